@@ -1,0 +1,100 @@
+"""The door: flags, dispatch, nothing else. `python main.py --helpshort` explains every flag."""
+
+import os
+import sys
+
+from absl import app, flags, logging
+
+from tf_ddpm import config as config_lib
+from tf_ddpm import presets
+from tf_ddpm.errors import UserError
+
+MODES = ("train", "sample", "export")
+
+flags.DEFINE_string("mode", None, "train, sample or export.")
+flags.DEFINE_string("preset", None, f"Configuration to start from: {', '.join(presets.PRESETS)}. Default: digits.")
+flags.DEFINE_string("run_dir", None, "Directory of the run. Default: runs/<preset>.")
+flags.DEFINE_multi_string(
+    "set", [], "One changed key of the configuration, for example --set=train.steps=2000. May be repeated."
+)
+flags.DEFINE_integer("num_images", 64, "sample: how many images to draw.", lower_bound=1)
+flags.DEFINE_string("sampler", None, "sample, export: ddpm or ddim. Default: as the run's configuration says.")
+flags.DEFINE_integer("sampling_steps", None, "sample, export: steps of the reverse chain. Default: all T.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "sample: seed of the first image; image i has seed + i.")
+flags.DEFINE_string("out_dir", None, "sample: where the images go. Default: <run_dir>/samples.")
+flags.DEFINE_string("export_dir", None, "export: where the versions go. Default: <run_dir>/serving/ddpm.")
+FLAGS = flags.FLAGS
+
+
+def _config(run_dir: str) -> config_lib.Config:
+    """What the command line asks for: the run's own configuration or a preset, with every --set applied."""
+    if FLAGS.preset is None and os.path.exists(os.path.join(run_dir, "config.json")):
+        config = config_lib.read(run_dir)
+    else:
+        config = presets.preset(FLAGS.preset or "digits")
+    return config_lib.validated(config_lib.with_settings(config, FLAGS["set"].value))
+
+
+def _sample_settings(run_dir: str) -> dict:
+    """The sampling settings of the command line, checked against the run before TensorFlow is imported."""
+    saved = config_lib.read(run_dir)
+    wanted = config_lib.with_settings(saved, FLAGS["set"].value)
+    changed = [key for key in config_lib.keys() if config_lib.get(saved, key) != config_lib.get(wanted, key)]
+    fixed = [key for key in changed if not key.startswith("sample.")]
+    if fixed:
+        raise UserError(f"--set={fixed[0]} cannot change a trained run; --mode={FLAGS.mode} takes sample.* keys only")
+    settings = {key.removeprefix("sample."): config_lib.get(wanted, key) for key in changed}
+    flagged = {"sampler": FLAGS.sampler, "steps": FLAGS.sampling_steps}
+    settings |= {name: value for name, value in flagged.items() if value is not None}
+    config_lib.validated(config_lib.with_values(saved, {f"sample.{k}": v for k, v in settings.items()}))
+    return settings
+
+
+def _dispatch() -> None:
+    if FLAGS.mode not in MODES:
+        raise UserError(f"--mode={FLAGS.mode or ''}: expected one of {', '.join(MODES)}")
+    if FLAGS.preset is not None:
+        presets.preset(FLAGS.preset)
+    run_dir = FLAGS.run_dir or os.path.join("runs", FLAGS.preset or "digits")
+    if FLAGS.mode == "train":
+        config = _config(run_dir)
+        from tf_ddpm import train_loop
+
+        train_loop.run(config, run_dir)
+        return
+    settings = _sample_settings(run_dir)
+    import tf_ddpm
+
+    run = tf_ddpm.load_run(run_dir, **settings)
+    if FLAGS.mode == "sample":
+        from tf_ddpm import generate
+
+        out_dir = FLAGS.out_dir or os.path.join(run_dir, "samples")
+        print(f"drawing {FLAGS.num_images} images with the weights of step {run.checkpoint_step}", flush=True)
+        print(f"wrote {generate.generate(run, out_dir, FLAGS.num_images, FLAGS.seed)}")
+    else:
+        from export import saved_model
+
+        export_dir = FLAGS.export_dir or os.path.join(run_dir, "serving", "ddpm")
+        print(f"wrote {saved_model.export_run(run, export_dir)}")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the mode that the flags ask for; 1 and at most three lines on stderr for wrong use."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
+        _dispatch()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)

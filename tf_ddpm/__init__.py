@@ -1,0 +1,23 @@
+"""Denoising diffusion probabilistic models (Ho et al. 2020) in TensorFlow and Keras 3.
+
+    run = tf_ddpm.load_run("runs/digits")
+    images = run.sample(seeds=range(16))  # uint8 [16, H, W, C]
+
+Importing this package imports no TensorFlow; the first use of `load_run` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tf_ddpm.sampling import Run
+
+__all__ = ["load_run"]
+
+
+def load_run(run_dir, **settings) -> Run:
+    """The trained run in `run_dir`: see `tf_ddpm.sampling.load_run`."""
+    from tf_ddpm import sampling
+
+    return sampling.load_run(run_dir, **settings)

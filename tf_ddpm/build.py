@@ -1,0 +1,86 @@
+"""The only place where words of the configuration become objects."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from tf_ddpm import samplers, schedules
+from tf_ddpm.config import Config, DiffusionConfig, SampleConfig, TrainConfig
+from tf_ddpm.errors import UserError
+from tf_ddpm.process import DiffusionProcess
+from tf_ddpm.unet import UNet
+
+
+def process(diffusion: DiffusionConfig) -> DiffusionProcess:
+    """The whole chain of T steps."""
+    betas = schedules.betas(diffusion.schedule, diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
+    return DiffusionProcess(betas, prediction=diffusion.prediction, variance=diffusion.variance)
+
+
+def network(config: Config, precision: str) -> UNet:
+    """A new U-Net for the images of `config.data` (whose size and channels are known), `float32` or `bfloat16`."""
+    model = config.model
+    return UNet(
+        image_channels=config.data.channels,
+        channels=model.channels,
+        multipliers=model.multipliers,
+        blocks=model.blocks,
+        attention_levels=model.attention_levels,
+        heads=model.heads,
+        groups=model.groups,
+        dropout=model.dropout,
+        dtype={"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision],
+    )
+
+
+def sampler(sample: SampleConfig, chain: DiffusionProcess) -> samplers.Sampler:
+    """The sampler of `sample` on `sample.steps` of the steps of `chain`."""
+    if sample.steps is not None:
+        chain = chain.respaced(schedules.strided_timesteps(len(chain), sample.steps))
+    if sample.sampler == "ddim":
+        return samplers.DDIM(chain, sample.clip, sample.eta)
+    return samplers.Ancestral(chain, sample.clip)
+
+
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """A linear rise over `warmup_steps`, then constant, or a half cosine that reaches 0 at `decay_steps`."""
+
+    def __init__(self, learning_rate: float, warmup_steps: int, decay_steps: int):
+        self.learning_rate, self.warmup_steps, self.decay_steps = learning_rate, warmup_steps, decay_steps
+
+    def __call__(self, step):
+        """The learning rate float32 of the update number `step`, counted from 0."""
+        step = tf.cast(step, tf.float32)
+        rate = self.learning_rate * tf.minimum((step + 1.0) / max(self.warmup_steps, 1), 1.0)
+        if self.decay_steps:
+            done = (step - self.warmup_steps) / (self.decay_steps - self.warmup_steps)
+            rate *= 0.5 * (1.0 + tf.cos(3.141592653589793 * tf.clip_by_value(done, 0.0, 1.0)))
+        return rate
+
+    def get_config(self) -> dict:
+        """The constructor's arguments."""
+        return {
+            "learning_rate": self.learning_rate,
+            "warmup_steps": self.warmup_steps,
+            "decay_steps": self.decay_steps,
+        }
+
+
+def optimizer(train: TrainConfig) -> keras.optimizers.Optimizer:
+    """Adam as Ho et al. 2020 use it (beta 0.9 and 0.999, epsilon 1e-8), or plain SGD."""
+    rate = WarmupCosine(train.learning_rate, train.warmup_steps, train.decay_steps)
+    if train.optimizer == "sgd":
+        return keras.optimizers.SGD(rate)
+    return keras.optimizers.Adam(rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8)
+
+
+def strategy() -> tf.distribute.Strategy:
+    """A MirroredStrategy over all GPUs, or over the one CPU."""
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        try:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError as error:  # a GPU is already in use by this process
+            raise UserError(f"cannot share the memory of {gpu.name}: {error}") from None
+    return tf.distribute.MirroredStrategy(None if gpus else ["/cpu:0"])

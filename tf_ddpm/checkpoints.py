@@ -1,0 +1,76 @@
+"""Saving and restoring: the whole training state, or the EMA network alone."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from tf_ddpm.errors import UserError
+from tf_ddpm.train_state import TrainState
+
+_PREFIX = "step"
+
+
+def manager(run_dir: str | os.PathLike, state: TrainState, keep: int) -> tf.train.CheckpointManager:
+    """The keeper of the last `keep` checkpoints of `run_dir`."""
+    return tf.train.CheckpointManager(state.checkpoint(), _folder(run_dir), keep, checkpoint_name=_PREFIX)
+
+
+def save(keeper: tf.train.CheckpointManager, step: int) -> None:
+    """Writes the checkpoint of `step`.
+
+    Raises:
+      UserError: where the disk does not take it; the checkpoints before it are intact.
+    """
+    try:
+        keeper.save(checkpoint_number=step)
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(
+            f"cannot write the checkpoint of step {step} in {keeper.directory}: {str(error).splitlines()[0]}\n"
+            f"The last good one is {keeper.latest_checkpoint or 'none'}."
+        ) from None
+
+
+def restore(keeper: tf.train.CheckpointManager) -> None:
+    """Brings the state to the latest checkpoint, if there is one.
+
+    Raises:
+      UserError: where the checkpoint cannot be read or does not fit.
+    """
+    if keeper.latest_checkpoint:
+        _read(keeper.checkpoint, keeper.latest_checkpoint)
+
+
+def restore_ema_network(network: keras.Model, run_dir: str | os.PathLike) -> int:
+    """Reads the EMA weights of the latest checkpoint into `network` and returns the checkpoint's step.
+
+    Raises:
+      UserError: where there is no checkpoint, or it cannot be read or does not fit.
+    """
+    latest = tf.train.latest_checkpoint(_folder(run_dir))
+    if latest is None:
+        raise UserError(
+            f"the run in {run_dir} has no checkpoint yet; train it with: python main.py --mode=train --run_dir={run_dir}"
+        )
+    _read(tf.train.Checkpoint(ema_network=network), latest)
+    return step_of(latest)
+
+
+def step_of(checkpoint: str) -> int:
+    """The step of a checkpoint's path."""
+    return int(re.search(rf"{_PREFIX}-(\d+)$", checkpoint).group(1))
+
+
+def _folder(run_dir: str | os.PathLike) -> str:
+    return str(Path(run_dir) / "checkpoints")
+
+
+def _read(checkpoint: tf.train.Checkpoint, path: str) -> None:
+    try:
+        checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
+    except (tf.errors.OpError, ValueError, AssertionError) as error:
+        raise UserError(f"cannot read the checkpoint {path}: {str(error).splitlines()[0][:200]}") from None

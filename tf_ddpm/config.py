@@ -1,0 +1,409 @@
+"""The words of a run: frozen dataclasses, `--set a.b=c`, and the JSON that is saved beside the weights.
+
+Imports no TensorFlow, so that a wrong word is answered at once. Each key carries its help text and its
+legal range; `tf_ddpm/build.py` is the only place that turns words into objects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+import math
+import os
+import types
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tf_ddpm.errors import UserError
+
+FORMAT_VERSION = 1
+
+
+def _key(default: Any, text: str, *, low=None, high=None, above=None, choices=None) -> Any:
+    """A config key: its default, what it means, and its range (`low` and `high` inclusive, `above` exclusive)."""
+    return dataclasses.field(
+        default=default,
+        metadata={"help": text, "low": low, "high": high, "above": above, "choices": choices},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The U-Net (Ho et al. 2020, appendix B)."""
+
+    channels: int = _key(32, "width of the first level, and size of the time embedding", low=2, high=4096)
+    multipliers: tuple[int, ...] = _key((1, 2), "width of each level, in units of channels", low=1, high=64)
+    blocks: int = _key(1, "residual blocks a level", low=1, high=64)
+    attention_levels: tuple[int, ...] = _key((1,), "levels with self-attention, 0 the finest", low=0, high=16)
+    heads: int = _key(1, "attention heads", low=1, high=1024)
+    groups: int = _key(8, "groups of each GroupNorm", low=1, high=4096)
+    dropout: float = _key(0.0, "dropout rate inside residual blocks", low=0.0, high=0.95)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionConfig:
+    """The chain: q(x_t | x_{t-1}) and what the network predicts about it."""
+
+    timesteps: int = _key(1000, "length T of the chain", low=1, high=100_000)
+    schedule: str = _key("linear", "beta schedule", choices=("linear", "cosine", "quadratic", "constant"))
+    beta_start: float = _key(1e-4, "first beta (linear, quadratic)", above=0.0, high=0.999)
+    beta_end: float = _key(0.02, "last beta (linear, quadratic), every beta (constant)", above=0.0, high=0.999)
+    prediction: str = _key("eps", "what the network outputs", choices=("eps", "x_0", "v"))
+    variance: str = _key("fixed_large", "reverse variance", choices=("fixed_small", "fixed_large"))
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The images. `none` for image_size or channels means: as the set has them."""
+
+    name: str = _key("digits", "digits, folder, or a TensorFlow Datasets name such as mnist or cifar10")
+    path: str | None = _key(None, "the folder of images, for name=folder")
+    data_dir: str | None = _key(None, "where TensorFlow Datasets keeps its sets (default: TFDS_DATA_DIR or its own)")
+    split: str = _key("train", "split of a TensorFlow Datasets set")
+    image_size: tuple[int, ...] | None = _key(None, "side, or height,width in pixels", low=1, high=4096)
+    channels: int | None = _key(None, "1 grey, 3 RGB, 4 RGBA", low=1, high=4096)
+    random_flip: bool = _key(False, "mirror half of the training images left to right")
+    memory_gb: float = _key(4.0, "decoded images above this size go to a file in cache_dir", low=0.0, high=1e6)
+    cache_dir: str = _key("~/.cache/tf_ddpm", "where decoded images too large for memory are kept")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One optimisation run."""
+
+    steps: int = _key(3000, "updates in all", low=1, high=10**9)
+    batch_size: int = _key(128, "images an update, over all devices", low=1, high=10**6)
+    optimizer: str = _key("adam", "update rule", choices=("adam", "sgd"))
+    learning_rate: float = _key(1e-3, "after the warm-up", above=0.0, high=100.0)
+    warmup_steps: int = _key(100, "updates over which the learning rate rises linearly", low=0, high=10**9)
+    decay_steps: int = _key(0, "updates of a cosine decay to zero that follows the warm-up; 0: none", low=0, high=10**9)
+    clip_norm: float = _key(1.0, "largest norm of the gradient of the global batch", above=0.0, high=1e9)
+    ema_decay: float = _key(0.999, "decay of the moving average of the weights", low=0.0, high=1.0)
+    ema_warmup: bool = _key(True, "let the decay rise as (1+n)/(10+n)")
+    seed: int = _key(0, "weights, order of the data, timesteps, noise, dropout", low=0, high=2**31 - 1)
+    precision: str = _key("float32", "arithmetic of the network", choices=("float32", "bfloat16"))
+    log_every: int = _key(50, "updates between two lines of metrics.jsonl", low=1, high=10**9)
+    checkpoint_every: int = _key(1000, "updates between two checkpoints", low=1, high=10**9)
+    preview_every: int = _key(1000, "updates between two preview grids", low=1, high=10**9)
+    keep: int = _key(3, "checkpoints kept", low=1, high=10**6)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """How images are drawn when the command line says nothing else."""
+
+    sampler: str = _key("ddpm", "reverse process", choices=("ddpm", "ddim"))
+    steps: int | None = _key(None, "steps of the reverse chain; none: all T", low=1, high=100_000)
+    eta: float = _key(0.0, "noise of ddim: 0 deterministic, 1 like ddpm", low=0.0, high=1.0)
+    clip: str = _key("static", "what holds x_0 in [-1, 1] at each step", choices=("none", "static"))
+    batch_size: int = _key(64, "images drawn at once", low=1, high=10**6)
+    precision: str = _key("float32", "arithmetic of the network", choices=("float32", "bfloat16"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All that a run needs; saved as `config.json` in its directory."""
+
+    model: ModelConfig = ModelConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    sample: SampleConfig = SampleConfig()
+
+
+# Keys that may change when a run goes on; any other would make it a different run.
+CHANGEABLE = frozenset(
+    {"data.path", "data.data_dir", "data.memory_gb", "data.cache_dir"}
+    | {f"train.{name}" for name in ("steps", "log_every", "checkpoint_every", "preview_every", "keep")}
+    | {f"sample.{field.name}" for field in dataclasses.fields(SampleConfig)}
+)
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """The names that a misspelt `word` may have meant, else all of them, as text."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return ", ".join(near or known)
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """What a key of the configuration may hold."""
+
+    kind: type
+    optional: bool
+    default: Any
+    help: str
+    low: float | None
+    high: float | None
+    above: float | None
+    choices: tuple[str, ...] | None
+
+    @property
+    def expected(self) -> str:
+        """In words, what the key takes."""
+        if self.choices:
+            text = "one of " + ", ".join(self.choices)
+        else:
+            words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+            text = words.get(self.kind, "whole numbers separated by commas")
+            if self.above is not None:
+                text += f" above {self.above:g} and at most {self.high:g}"
+            elif self.low is not None:
+                text += f" from {self.low} to {self.high}"
+        return text + (" or none" if self.optional else "")
+
+
+@functools.cache
+def keys() -> dict[str, Key]:
+    """All keys of the configuration, `section.name`, in order."""
+    found = {}
+    for section in dataclasses.fields(Config):
+        hints = typing.get_type_hints(type(section.default))
+        for field in dataclasses.fields(section.default):
+            hint = hints[field.name]
+            options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            kind = next(option for option in options if option is not type(None))
+            kind = typing.get_origin(kind) or kind
+            found[f"{section.name}.{field.name}"] = Key(kind, len(options) > 1, field.default, **field.metadata)
+    return found
+
+
+def get(config: Config, key: str) -> Any:
+    """The value of `section.name`."""
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name)
+
+
+def with_values(config: Config, values: dict[str, Any]) -> Config:
+    """A copy with typed `values` (`section.name` -> value), each checked on its own."""
+    known = keys()
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"unknown config key {key!r}; did you mean: {_closest_keys(key)}?")
+        section, name = key.split(".")
+        value = _checked(key, known[key], value)
+        config = dataclasses.replace(
+            config, **{section: dataclasses.replace(getattr(config, section), **{name: value})}
+        )
+    return config
+
+
+def with_settings(config: Config, settings: Iterable[str]) -> Config:
+    """A copy with each `section.name=value` of the command line applied."""
+    known = keys()
+    values = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        key = key.strip()
+        if not equals:
+            raise UserError(f"--set={setting}: expected section.key=value, for example --set=train.steps=2000")
+        if key not in known:
+            raise UserError(f"--set={setting}: unknown key {key!r}; did you mean: {_closest_keys(key)}?")
+        values[key] = _parsed(key, known[key], text.strip())
+    return with_values(config, values)
+
+
+def _closest_keys(key: str) -> str:
+    known = list(keys())
+    tail = key.rpartition(".")[2]
+    same_name = [name for name in known if name.endswith("." + tail)]
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+    found = list(dict.fromkeys(same_name + near))
+    return ", ".join(found) if found else "one of " + ", ".join(f.name for f in dataclasses.fields(Config)) + " .<name>"
+
+
+def _refuse(name: str, key: Key, value: Any) -> typing.NoReturn:
+    shown = value if isinstance(value, str) else repr(value)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    raise UserError(f"{name}={shown}: expected {key.expected} ({key.help})")
+
+
+def _parsed(name: str, key: Key, text: str) -> Any:
+    """The value that a word of the command line stands for."""
+    try:
+        if key.optional and text.lower() in ("none", "null"):
+            return None
+        if key.kind is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        if key.kind is tuple:
+            return tuple(int(part) for part in text.strip("()[]").split(",") if part.strip())
+        if key.kind is str and not text:
+            _refuse(name, key, text)
+        return key.kind(text)
+    except (ValueError, KeyError):
+        _refuse(name, key, text)
+
+
+def _checked(name: str, key: Key, value: Any) -> Any:
+    """`value` in the type of its key (a list becomes a tuple, an int a float), or a UserError."""
+    if value is None and key.optional:
+        return None
+    if key.kind is float and type(value) is int:
+        value = float(value)
+    if key.kind is tuple and isinstance(value, list):
+        value = tuple(value)
+    numbers = value if key.kind is tuple and isinstance(value, tuple) else ()
+    if type(value) is not key.kind or any(type(number) is not int for number in numbers):
+        _refuse(name, key, value)
+    if key.choices and value not in key.choices:
+        _refuse(name, key, value)
+    if key.kind in (int, float):
+        numbers = (value,)
+    for number in numbers:
+        too_low = (key.low is not None and number < key.low) or (key.above is not None and number <= key.above)
+        if not math.isfinite(number) or too_low or (key.high is not None and number > key.high):
+            _refuse(name, key, value)
+    if name == "data.image_size":
+        if len(value) not in (1, 2):
+            _refuse(name, key, value)
+        value = (value[0], value[-1])
+    return value
+
+
+def validated(config: Config) -> Config:
+    """`config` itself if its keys fit together.
+
+    Raises:
+      UserError: naming the keys that do not, and what would.
+    """
+    model, diffusion, data, train = config.model, config.diffusion, config.data, config.train
+    if not model.multipliers:
+        raise UserError("model.multipliers is empty: expected a width for each level, for example 1,2,2")
+    widths = [model.channels * multiplier for multiplier in model.multipliers]
+    for width in widths:
+        if width % model.groups:
+            fits = [g for g in range(1, model.channels + 1) if model.channels % g == 0 and model.channels // g >= 4]
+            raise UserError(
+                f"model.groups={model.groups} does not divide a level of {width} channels; "
+                f"model.groups={max(fits, default=1)} would"
+            )
+    if model.channels % 2:
+        raise UserError(f"model.channels={model.channels}: expected an even number (the embedding pairs sin and cos)")
+    for level in model.attention_levels:
+        if level >= len(widths):
+            raise UserError(f"model.attention_levels has {level}, but the last level is {len(widths) - 1}")
+    if any(width % model.heads for width in widths):
+        raise UserError(f"model.heads={model.heads} does not divide the widths {widths}; model.heads=1 would")
+    if diffusion.beta_start > diffusion.beta_end and diffusion.schedule in ("linear", "quadratic"):
+        raise UserError(
+            f"diffusion.beta_start={diffusion.beta_start} is above diffusion.beta_end={diffusion.beta_end}: "
+            "noise must grow along the chain"
+        )
+    if config.sample.steps is not None and config.sample.steps > diffusion.timesteps:
+        raise UserError(
+            f"sample.steps={config.sample.steps} is more than diffusion.timesteps={diffusion.timesteps}: "
+            f"expected 1 to {diffusion.timesteps}"
+        )
+    if train.decay_steps and train.decay_steps <= train.warmup_steps:
+        raise UserError(
+            f"train.decay_steps={train.decay_steps} counts from step 0 and must exceed "
+            f"train.warmup_steps={train.warmup_steps}"
+        )
+    if data.name == "folder":
+        if data.path is None:
+            raise UserError("data.name=folder needs the folder: --set=data.path=DIR")
+        if data.image_size is None:
+            raise UserError("data.name=folder needs a size to bring the images to: --set=data.image_size=32")
+        if data.channels not in (None, 1, 3, 4):
+            raise UserError(f"data.channels={data.channels}: a folder of images has 1 (grey), 3 (RGB) or 4 (RGBA)")
+    factor = 2 ** (len(widths) - 1)
+    if data.image_size is not None and any(side % factor for side in data.image_size):
+        nearest = ",".join(str(max(factor, round(side / factor) * factor)) for side in data.image_size)
+        raise UserError(
+            f"data.image_size={','.join(map(str, data.image_size))}: {len(widths)} levels need sides "
+            f"divisible by {factor}, for example {nearest}"
+        )
+    return config
+
+
+def warnings(config: Config) -> list[str]:
+    """What is legal but rarely meant, a line each."""
+    found = []
+    channels, groups = config.model.channels, config.model.groups
+    if channels // groups == 1:
+        found.append(
+            f"model.groups={groups} leaves one channel a group, and the normalisation then erases the time "
+            f"embedding; model.groups={max(1, channels // 4)} keeps it"
+        )
+    return found
+
+
+def to_json(config: Config) -> str:
+    """The text of `config.json`."""
+    return json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(config)}, indent=2) + "\n"
+
+
+def from_json(text: str, where: str = "config.json") -> Config:
+    """The inverse of `to_json`.
+
+    Raises:
+      UserError: for text that is no config, is of a newer format, or holds an unknown or wrong key.
+    """
+    try:
+        loaded = json.loads(text)
+        version = loaded.pop("format_version")
+        values = {f"{section}.{name}": value for section, keys_ in loaded.items() for name, value in keys_.items()}
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{where} is not a run's configuration (expected JSON with a format_version)") from None
+    if type(version) is not int or version < 1:
+        raise UserError(f"{where}: format_version={version!r} is not a version; expected 1 to {FORMAT_VERSION}")
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"{where} has format_version {version}; this program reads up to {FORMAT_VERSION}: use a newer one"
+        )
+    try:
+        return validated(with_values(Config(), values))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def read(run_dir: str | os.PathLike) -> Config:
+    """The configuration of the run in `run_dir`.
+
+    Raises:
+      UserError: where there is no run, or its config cannot be read.
+    """
+    path = Path(run_dir) / "config.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"no run in {run_dir} (it has no config.json); train one with: python main.py --mode=train --run_dir={run_dir}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    return from_json(text, str(path))
+
+
+def continued(saved: Config, wanted: Config) -> Config:
+    """The configuration with which the run of `saved` goes on when `wanted` is asked for.
+
+    Raises:
+      UserError: naming the keys that would make it a different run.
+    """
+    fixed, values = [], {}
+    for key in keys():
+        old, new = get(saved, key), get(wanted, key)
+        if new == old or (new is None and key in ("data.image_size", "data.channels")):
+            continue
+        if key in CHANGEABLE:
+            values[key] = new
+        else:
+            fixed.append(f"{key} is {_shown(old)}, not {_shown(new)}")
+    if fixed:
+        raise UserError(
+            "this run was started with another configuration: "
+            + "; ".join(fixed[:4])
+            + ("; ..." if len(fixed) > 4 else "")
+            + "\nGo on with its own values, or start a new run with another --run_dir."
+        )
+    return validated(with_values(saved, values))
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

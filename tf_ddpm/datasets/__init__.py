@@ -1,0 +1,23 @@
+"""One door to data: `load` gives an `ImageSet`, `batches` makes training batches of it."""
+
+from tf_ddpm.config import DataConfig
+from tf_ddpm.datasets.image_set import ImageSet
+from tf_ddpm.errors import UserError
+
+
+def load(data: DataConfig) -> ImageSet:
+    """The images of `data.name`, decoded, at `data.image_size` and with `data.channels`.
+
+    Raises:
+      UserError: where the set does not exist, cannot be downloaded, or holds no image.
+    """
+    if data.name == "digits":
+        from tf_ddpm.datasets import digits as source
+    elif data.name == "folder":
+        from tf_ddpm.datasets import folder as source
+    else:
+        from tf_ddpm.datasets import tfds_set as source
+    images = source.load(data)
+    if len(images) == 0:
+        raise UserError(f"data.name={data.name}: the set is empty")
+    return images

@@ -1,0 +1,53 @@
+"""Training batches as a function of (seed, step): no shuffle buffer, nothing to restore."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tf_ddpm import randomness
+
+
+def batch_dataset(
+    images: np.ndarray,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    random_flip: bool,
+    shards: int = 1,
+) -> tf.data.Dataset:
+    """An endless dataset of the shards of the global batches of `first_step`, `first_step` + 1, ...
+
+    The elements of a step follow each other, shard by shard; each is a dict of `image` uint8
+    [batch_size / shards, H, W, C] and `address` int64 [3] (seed, step, first row: `randomness.row_address`).
+
+    Args:
+      images: uint8 [N, H, W, C], an array or a memory-mapped file.
+      batch_size: of the global batch, divisible by `shards`.
+      random_flip: mirror each image with probability one half.
+    """
+    rows = batch_size // shards
+    row_shape = images.shape[1:]
+
+    def element(position):
+        step, shard = position // shards, position % shards
+        address = randomness.row_address(seed, step, shard * rows)
+        chosen = _shuffled(step * batch_size + shard * rows + tf.range(rows, dtype=tf.int64), len(images), seed)
+        (batch,) = tf.numpy_function(lambda index: [images[index]], [chosen], [tf.uint8], stateful=False)
+        batch = tf.ensure_shape(batch, [rows, *row_shape])
+        if random_flip:
+            flip = randomness.row_integers(address, randomness.FLIPS, rows, 2) == 1
+            batch = tf.where(flip[:, None, None, None], tf.reverse(batch, axis=[2]), batch)
+        return {"image": batch, "address": address}
+
+    positions = tf.data.Dataset.range(first_step * shards, np.iinfo(np.int64).max)
+    return positions.map(element, num_parallel_calls=2, deterministic=True).prefetch(4 * shards)
+
+
+def _shuffled(position: tf.Tensor, count: int, seed: int) -> tf.Tensor:
+    """The image int64 [B] at each position of an endless sequence that visits all `count` once an epoch."""
+    epoch, index = position // count, position % count
+    fixed = tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64))
+    key = tf.stack([fixed, epoch, tf.fill(tf.shape(epoch), tf.constant(randomness.ORDER, tf.int64))], axis=1)
+    last = tf.fill(tf.shape(index), tf.constant(count - 1, tf.int64))
+    return tf.raw_ops.RandomIndexShuffle(index=index, seed=key, max_index=last, rounds=8)

@@ -1,0 +1,81 @@
+"""Decoded images with random access: in memory, or in a file when they are too large for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from tf_ddpm.config import DataConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """`images` uint8 [N, H, W, C] (an array or a memory-mapped file), `labels` int32 [N], and their names."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    label_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return tuple(self.images.shape[1:])
+
+
+def collect(
+    rows: Iterable[tuple[np.ndarray, int]],
+    limit: int,
+    image_shape: tuple[int, int, int],
+    label_names: tuple[str, ...],
+    data: DataConfig,
+    key: str,
+) -> ImageSet:
+    """Gathers decoded (image uint8 [H, W, C], label) pairs.
+
+    Args:
+      rows: read only if they are not already kept under `key`.
+      limit: an upper bound of the number of rows.
+      key: names the content; images above `data.memory_gb` are kept in `data.cache_dir` under this name.
+    """
+    size_gb = limit * np.prod(image_shape, dtype=np.float64) / 1e9
+    if size_gb <= data.memory_gb:
+        images, labels = np.empty((limit, *image_shape), np.uint8), np.empty(limit, np.int32)
+        count = _fill(images, labels, rows)
+        return ImageSet(images[:count], labels[:count], label_names)
+
+    folder = Path(data.cache_dir).expanduser() / key
+    if not (folder / "meta.json").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+        try:
+            images = np.lib.format.open_memmap(aside / "images.npy", "w+", np.uint8, (limit, *image_shape))
+            labels = np.empty(limit, np.int32)
+            count = _fill(images, labels, rows)
+            images.flush()
+            np.save(aside / "labels.npy", labels[:count])
+            (aside / "meta.json").write_text(json.dumps({"count": count, "label_names": label_names}))
+            os.replace(aside, folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    meta = json.loads((folder / "meta.json").read_text())
+    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    labels = np.load(folder / "labels.npy", allow_pickle=False)
+    return ImageSet(images[: meta["count"]], labels, tuple(meta["label_names"]))
+
+
+def _fill(images: np.ndarray, labels: np.ndarray, rows: Iterable[tuple[np.ndarray, int]]) -> int:
+    count = 0
+    for image, label in rows:
+        images[count], labels[count] = image, label
+        count += 1
+    return count

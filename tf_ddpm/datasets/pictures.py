@@ -1,0 +1,45 @@
+"""One way to bring any picture to uint8 [H, W, C]: its mode, its size, its crop."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageOps
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def to_array(picture: Image.Image, size: tuple[int, int], channels: int) -> np.ndarray:
+    """`picture` as uint8 [*size, channels].
+
+    Transparency is laid on white (unless channels is 4), 16-bit grey is scaled to 8, the EXIF orientation is
+    applied; the shorter side is brought to `size` and the longer cropped around the centre.
+
+    Args:
+      size: (height, width) in pixels.
+
+    Raises:
+      ValueError: for a mode that has no agreed range (32-bit float).
+    """
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "F":
+        raise ValueError("32-bit float pixels have no agreed range")
+    if picture.mode.startswith("I"):  # 16 bits, or 32 that hold 16
+        values = np.clip(np.asarray(picture).astype(np.int64), 0, 65535)
+        picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if channels != 4 and (picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info):
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    picture = picture.convert(_MODES[channels])
+    height, width = size
+    if picture.size != (width, height):
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(picture).reshape(height, width, channels)
+
+
+def array_to_array(pixels: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarray:
+    """uint8 [H, W, C] brought to [*size, channels] by the same rules; unchanged if it already fits."""
+    if pixels.shape == (*size, channels):
+        return pixels
+    squeezed = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    return to_array(Image.fromarray(squeezed), size, channels)

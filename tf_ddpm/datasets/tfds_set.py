@@ -1,0 +1,110 @@
+"""Any image set of TensorFlow Datasets, by its name."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Iterator
+
+import numpy as np
+import requests
+import tensorflow_datasets as tfds
+from absl import logging
+from tqdm import tqdm
+
+from tf_ddpm import config as config_lib
+from tf_ddpm.config import DataConfig
+from tf_ddpm.datasets import pictures
+from tf_ddpm.datasets.image_set import ImageSet, collect
+from tf_ddpm.errors import UserError
+
+_PROBE_SECONDS = 5
+
+
+def load(data: DataConfig) -> ImageSet:
+    """The split `data.split` of the set `data.name`, downloaded first where it must be and can be.
+
+    Raises:
+      UserError: for an unknown set or split, a set without images, or a download that cannot happen.
+    """
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of folders that it has not made yet
+    builder = _builder(data)
+    features = dict(builder.info.features.items()) if isinstance(builder.info.features, tfds.features.FeaturesDict) else {}
+    feature = features.get("image")
+    if not isinstance(feature, tfds.features.Image):
+        raise UserError(f"data.name={data.name}: the set has no feature 'image'; expected a set of images")
+    if not builder.is_prepared():
+        _download(builder, data)
+    if data.split not in builder.info.splits:
+        splits = ", ".join(builder.info.splits)
+        raise UserError(f"data.split={data.split}: {data.name} has the splits {splits}")
+    height, width, native_channels = feature.shape
+    size, channels = data.image_size or (height, width), data.channels or native_channels or 3
+    if None in size:
+        raise UserError(f"data.name={data.name}: its images have many sizes; choose one with --set=data.image_size=64")
+    label_feature = features.get("label")
+    label_names = tuple(label_feature.names) if isinstance(label_feature, tfds.features.ClassLabel) else ()
+    count = builder.info.splits[data.split].num_examples
+    key = f"{builder.info.full_name.replace('/', '-')}-{data.split}-{size[0]}x{size[1]}x{channels}"
+    rows = _decoded(builder, data.split, tuple(size), channels, bool(label_names), count)
+    return collect(rows, count, (*size, channels), label_names, data, key)
+
+
+def _builder(data: DataConfig) -> tfds.core.DatasetBuilder:
+    try:
+        return tfds.builder(data.name, data_dir=data.data_dir)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, FileNotFoundError, TypeError) as error:
+        name = data.name.partition("/")[0].partition(":")[0]
+        known = tfds.list_builders(with_community_datasets=False)
+        if name in known:
+            raise UserError(f"data.name={data.name}: {str(error).splitlines()[0]}") from None
+        near = config_lib.closest(name, ["digits", "folder", *known])
+        near = near if len(near) < 200 else "digits, folder, mnist, fashion_mnist, cifar10"
+        raise UserError(
+            f"data.name={data.name}: no such set in TensorFlow Datasets; did you mean: {near}? "
+            "(a folder of your own images: --set=data.name=folder --set=data.path=DIR)"
+        ) from None
+
+
+def _download(builder: tfds.core.DatasetBuilder, data: DataConfig) -> None:
+    """Downloads and prepares the set; a host that does not answer is found out within seconds."""
+    where = f"{data.name} is not in {data.data_dir or tfds.core.constants.DATA_DIR}"
+    remedy = "set data.data_dir (or TFDS_DATA_DIR) to a folder that holds it prepared"
+    urls = [url for url in (builder.url_infos or {}) if url.startswith("http")]
+    if urls and not _answers(urls[0]):
+        raise UserError(f"{where} and cannot be downloaded (no answer from {urls[0].split('/')[2]}): {remedy}")
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # TFDS raises whatever its downloaders and parsers do
+        raise UserError(f"{where} and preparing it failed ({' '.join(str(error).split())[:200]}): {remedy}") from error
+
+
+def _answers(url: str) -> bool:
+    """Whether the host of `url` answers at all, within seconds; name resolution included."""
+
+    def probe() -> bool:
+        try:
+            requests.head(url, timeout=_PROBE_SECONDS).close()
+            return True
+        except requests.RequestException:
+            return False
+
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    try:
+        return pool.submit(probe).result(timeout=_PROBE_SECONDS + 2)
+    except concurrent.futures.TimeoutError:
+        return False
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _decoded(
+    builder: tfds.core.DatasetBuilder, split: str, size: tuple[int, int], channels: int, labelled: bool, count: int
+) -> Iterator[tuple[np.ndarray, int]]:
+    """(image, label) of each example, in the set's own order."""
+    examples = builder.as_dataset(split=split, shuffle_files=False, read_config=tfds.ReadConfig(interleave_cycle_length=1))
+    bar = tqdm(desc=f"reading {builder.name}", total=count, unit="", leave=False, disable=None)
+    wanted = examples.map(lambda row: (row["image"], row["label"] if labelled else -1))
+    for image, label in wanted.prefetch(64).as_numpy_iterator():
+        bar.update()
+        yield pictures.array_to_array(image, size, channels), label
+    bar.close()

@@ -1,0 +1,94 @@
+"""A run directory and seeds -> images on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tf_ddpm import image_files
+from tf_ddpm.errors import UserError
+from tf_ddpm.sampling import Run
+
+_FRAMES = 30  # of the animation
+_SHOWN = 64  # images in the grid and in the animation
+
+
+def generate(run: Run, out_dir: str | os.PathLike, num_images: int, seed: int, **settings) -> Path:
+    """Draws images with the seeds seed, seed+1, ... and writes them into `out_dir`.
+
+    Files: `000000.png`, ...; `grid.png` and `progress.gif` (the predicted image along the chain) of the first
+    64; `manifest.json`. They are written aside and moved into place together; files of an earlier generation
+    in the same folder, which its manifest names, are removed.
+
+    Args:
+      settings: changes to the run's `config.SampleConfig`; None leaves a setting as it is.
+
+    Returns:
+      The path of the grid.
+
+    Raises:
+      UserError: for a setting out of range, or a folder that cannot be written.
+    """
+    sample, out_dir = run.settings(**settings), Path(out_dir)
+    seeds = np.arange(seed, seed + num_images, dtype=np.int64)
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=out_dir))
+        try:
+            names = _write(run, sample, seeds, aside)
+            manifest = {
+                "files": names,
+                "seeds": {"first": seed, "count": num_images},
+                **dataclasses.asdict(sample),
+                "steps": sample.steps or run.config.diffusion.timesteps,
+                "checkpoint_step": run.checkpoint_step,
+                "image_shape": run.image_shape,
+            }
+            (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            _remove_earlier(out_dir)
+            for file in sorted(aside.iterdir()):
+                os.replace(file, out_dir / file.name)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"cannot write samples into {out_dir}: {error.strerror or error}") from None
+    return out_dir / names[-2]
+
+
+def _write(run: Run, sample, seeds: np.ndarray, folder: Path) -> list[str]:
+    """Writes all but the manifest; returns the file names, the grid and the animation last."""
+    names, shown, frames = [], [], None
+    bar = tqdm(total=len(seeds), unit="image", disable=True if len(seeds) <= sample.batch_size else None)
+    for images, batch_frames in run.batches(seeds, sample, _FRAMES):
+        frames = batch_frames if frames is None else frames
+        if sum(map(len, shown)) < _SHOWN:
+            shown.append(images)
+        for image in images:
+            names.append(image_files.save_image(image, folder / f"{len(names):06d}").name)
+        bar.update(len(images))
+    bar.close()
+    first = np.concatenate(shown)[:_SHOWN]
+    names.append(image_files.save_image(image_files.grid(first), folder / "grid").name)
+    if run.image_shape[-1] not in image_files.PNG_CHANNELS:
+        print(f"PNG has no form for {run.image_shape[-1]} channels: the images are saved as .npy, without animation")
+        return [*names[:-1], names[-1], names[-1]]
+    moments = [image_files.grid(frame[:_SHOWN]) for frame in frames]
+    image_files.save_gif([*moments, image_files.grid(first[: len(frames[0])])], folder / "progress.gif")
+    return [*names, "progress.gif"]
+
+
+def _remove_earlier(out_dir: Path) -> None:
+    try:
+        names = json.loads((out_dir / "manifest.json").read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for name in names:
+        if Path(name).name == name:
+            (out_dir / name).unlink(missing_ok=True)

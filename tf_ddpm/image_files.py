@@ -1,0 +1,52 @@
+"""Images on disk: PNG files, grids and animations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+PNG_CHANNELS = (1, 2, 3, 4)  # grey, grey with alpha, RGB, RGBA
+_TILE = 48  # smallest side, in pixels, at which an image is shown in a grid
+
+
+def save_image(image: np.ndarray, path: Path) -> Path:
+    """Writes uint8 [H, W, C] as `path`.png, or as `path`.npy where PNG has no form for C channels."""
+    if image.shape[-1] in PNG_CHANNELS:
+        target = path.with_suffix(".png")
+        _picture(image).save(target)
+    else:
+        target = path.with_suffix(".npy")
+        np.save(target, image)
+    return target
+
+
+def grid(images: np.ndarray) -> np.ndarray:
+    """uint8 [N, H, W, C] -> one image with the N of them in rows, near square, small ones enlarged."""
+    count, height, width, channels = images.shape
+    scale = max(1, math.ceil(_TILE / min(height, width)))
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    height, width = height * scale, width * scale
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    gap = 2
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
+    for i, image in enumerate(images):
+        top = gap + (i // columns) * (height + gap)
+        left = gap + (i % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def save_gif(frames: Sequence[np.ndarray], path: Path) -> None:
+    """Writes uint8 images [H, W, C] as an endless animation that rests on the last."""
+    pictures = [_picture(frame[..., :3] if frame.shape[-1] > 2 else frame[..., :1]) for frame in frames]
+    durations = [120] * (len(pictures) - 1) + [2500]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+
+
+def _picture(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

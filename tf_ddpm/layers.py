@@ -1,0 +1,238 @@
+"""The parts of the U-Net (Ho et al. 2020, appendix B): embedding, normalisation, residual block, attention.
+
+Each layer makes its weights in its constructor, from the widths given there, so that a network exists (and can
+be counted, restored or copied) before it has seen an image. Images are [B, H, W, C].
+"""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_ddpm import randomness
+
+
+def _initializer(scale: float = 1.0) -> keras.initializers.Initializer:
+    """Ho et al.'s default: variance scaling, fan average, uniform; scale 0 means 1e-10."""
+    return keras.initializers.VarianceScaling(max(scale, 1e-10), mode="fan_avg", distribution="uniform")
+
+
+def _sides(x: tf.Tensor) -> list:
+    """The sides of `x`, each an int where the graph knows it and a scalar tensor where it does not."""
+    dynamic = tf.shape(x)
+    return [dynamic[axis] if side is None else side for axis, side in enumerate(x.shape)]
+
+
+def _dense(width_in: int, width: int, name: str, dtype, scale: float = 1.0) -> keras.layers.Dense:
+    layer = keras.layers.Dense(width, kernel_initializer=_initializer(scale), name=name, dtype=dtype)
+    layer.build((None, width_in))
+    return layer
+
+
+def conv3x3(width_in: int, width: int, name: str, dtype, scale: float = 1.0, strides: int = 1) -> keras.layers.Conv2D:
+    """A 3x3 convolution, TensorFlow's `SAME` padding (asymmetric where strides is 2)."""
+    layer = keras.layers.Conv2D(
+        width, 3, strides, padding="same", kernel_initializer=_initializer(scale), name=name, dtype=dtype
+    )
+    layer.build((None, None, None, width_in))
+    return layer
+
+
+def sinusoidal_embedding(t: tf.Tensor, width: int) -> tf.Tensor:
+    """[sin, cos] of t at geometrically spaced frequencies (Vaswani et al. 2017, in Ho et al. 2020's form).
+
+    Args:
+      t: [B], any numeric dtype. width: even.
+
+    Returns:
+      [B, width] float32.
+    """
+    half = width // 2
+    frequencies = np.exp(-math.log(10_000) * np.arange(half) / max(half - 1, 1))
+    angles = tf.cast(t, tf.float32)[:, None] * tf.constant(frequencies, tf.float32)
+    return tf.concat([tf.sin(angles), tf.cos(angles)], axis=1)
+
+
+class TimeEmbedding(keras.layers.Layer):
+    """t [B] -> [B, 4 channels]: sinusoids, Dense, swish, Dense."""
+
+    def __init__(self, channels: int, **kwargs):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.dense_1 = _dense(channels, 4 * channels, "dense_1", self.dtype_policy)
+        self.dense_2 = _dense(4 * channels, 4 * channels, "dense_2", self.dtype_policy)
+        self.built = True
+
+    def call(self, t):
+        """[B] -> [B, 4 channels]."""
+        return self.dense_2(tf.nn.silu(self.dense_1(sinusoidal_embedding(t, self.channels))))
+
+
+class GroupNorm(keras.layers.Layer):
+    """Group normalisation (Wu & He 2018), eps 1e-6, with an optional swish in the same pass.
+
+    Statistics are float32 whatever the dtype of the images. The gradient is written by hand: it keeps one
+    tensor less in memory and takes half the time of the derived one.
+    """
+
+    def __init__(self, width: int, groups: int, swish: bool = False, epsilon: float = 1e-6, **kwargs):
+        super().__init__(**kwargs)
+        if width % groups:
+            raise ValueError(f"{groups} groups do not divide {width} channels")
+        self.width, self.groups, self.swish, self.epsilon = width, groups, swish, epsilon
+        self.gamma = self.add_weight(shape=(width,), initializer="ones", name="gamma", dtype="float32")
+        self.beta = self.add_weight(shape=(width,), initializer="zeros", name="beta", dtype="float32")
+        self.built = True
+
+    def call(self, x):
+        """[B, H, W, width] -> the same."""
+        shape = _sides(x)
+        flat = tf.reshape(x, [shape[0], shape[1] * shape[2], self.width])
+        gamma, beta = (tf.convert_to_tensor(weight.value) for weight in (self.gamma, self.beta))
+        y = _group_norm(flat, tf.cast(gamma, tf.float32), tf.cast(beta, tf.float32), self)
+        return tf.reshape(y, shape)
+
+
+def _group_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, layer: GroupNorm) -> tf.Tensor:
+    """swish(gamma (x - mean) / std + beta) for x [B, N, C], statistics over N and the channels of a group."""
+
+    def group_mean(values):  # [B, C] -> [B, C], each channel the mean of its group
+        grouped = tf.reshape(values, [-1, layer.groups, layer.width // layer.groups])
+        mean = tf.reduce_mean(grouped, axis=2, keepdims=True)
+        return tf.reshape(tf.broadcast_to(mean, tf.shape(grouped)), tf.shape(values))
+
+    @tf.custom_gradient
+    def normalise(x, gamma, beta):
+        x32 = tf.cast(x, tf.float32)
+        mean = group_mean(tf.reduce_mean(x32, axis=1))
+        variance = group_mean(tf.reduce_mean(tf.math.squared_difference(x32, mean[:, None]), axis=1))
+        rstd = tf.math.rsqrt(variance + layer.epsilon)
+        scale = tf.cast(gamma * rstd, x.dtype)[:, None]
+        z = x * scale + tf.cast(beta - mean * gamma * rstd, x.dtype)[:, None]
+        gate = tf.sigmoid(z) if layer.swish else None
+        y = z * gate if layer.swish else z
+
+        def grad(dy):
+            dz = dy * (gate + y * (1.0 - gate)) if layer.swish else dy
+            dz32 = tf.cast(dz, tf.float32)
+            dbeta = tf.reduce_mean(dz32, axis=1)  # means over N; [B, C]
+            dgamma = (tf.reduce_mean(dz32 * x32, axis=1) - mean * dbeta) * rstd
+            pull = rstd * rstd * group_mean(dgamma * gamma)
+            shift = mean * pull - rstd * group_mean(dbeta * gamma)
+            dx = dz * scale - x * tf.cast(pull, x.dtype)[:, None] + tf.cast(shift, x.dtype)[:, None]
+            count = tf.cast(tf.shape(x)[1], tf.float32)
+            return dx, count * tf.reduce_sum(dgamma, axis=0), count * tf.reduce_sum(dbeta, axis=0)
+
+        return y, grad
+
+    return normalise(x, gamma, beta)
+
+
+class Dropout(keras.layers.Layer):
+    """Dropout whose mask is a function of the row's address, so that it is the same on one device and on many.
+
+    Active exactly when a row address is given. The rate is honoured to one part in 65,536.
+    """
+
+    def __init__(self, rate: float, stream: int, **kwargs):
+        super().__init__(**kwargs)
+        self.rate, self.stream = rate, stream
+        self.built = True
+
+    def call(self, x, address=None):
+        """[B, H, W, C] and int64 [3] or None -> [B, H, W, C]."""
+        dropped = round(self.rate * 65536)
+        if address is None or dropped == 0:
+            return x
+        batch, *row_shape = _sides(x)
+        size = math.prod(row_shape)
+        words = randomness.row_bits(address, self.stream, batch, [-(-size // 2)])
+        bits = tf.reshape(tf.bitcast(words, tf.uint16), [batch, -1])[:, :size]
+        keep = tf.cast(tf.cast(bits, tf.int32) >= dropped, x.dtype) * (65536 / (65536 - dropped))
+        return x * tf.reshape(keep, [batch, *row_shape])
+
+
+class ResidualBlock(keras.layers.Layer):
+    """GroupNorm-swish-conv, + Dense(swish(time)), GroupNorm-swish-dropout-conv, + shortcut."""
+
+    def __init__(
+        self, width_in: int, width: int, time_width: int, groups: int, dropout: float, stream: int, **kwargs
+    ):
+        super().__init__(**kwargs)
+        dtype = self.dtype_policy
+        self.norm_1 = GroupNorm(width_in, groups, swish=True, name="norm_1", dtype=dtype)
+        self.conv_1 = conv3x3(width_in, width, "conv_1", dtype)
+        self.time = _dense(time_width, width, "time", dtype)
+        self.norm_2 = GroupNorm(width, groups, swish=True, name="norm_2", dtype=dtype)
+        self.dropout = Dropout(dropout, stream, name="dropout", dtype=dtype)
+        self.conv_2 = conv3x3(width, width, "conv_2", dtype, scale=0.0)
+        self.shortcut = _dense(width_in, width, "shortcut", dtype) if width_in != width else None
+        self.built = True
+
+    def call(self, x, time, address=None):
+        """x [B, H, W, width_in], swish(time) [B, time_width] -> [B, H, W, width]."""
+        h = self.conv_1(self.norm_1(x))
+        h = h + self.time(time)[:, None, None, :]
+        h = self.conv_2(self.dropout(self.norm_2(h), address))
+        return h + (x if self.shortcut is None else self.shortcut(x))
+
+
+class Attention(keras.layers.Layer):
+    """GroupNorm, softmax(q k^T / sqrt(width of a head)) v over all pixels, projection, + input."""
+
+    def __init__(self, width: int, heads: int, groups: int, **kwargs):
+        super().__init__(**kwargs)
+        dtype = self.dtype_policy
+        self.width, self.heads = width, heads
+        self.norm = GroupNorm(width, groups, name="norm", dtype=dtype)
+        self.query = _dense(width, width, "query", dtype)
+        self.key = _dense(width, width, "key", dtype)
+        self.value = _dense(width, width, "value", dtype)
+        self.out = _dense(width, width, "out", dtype, scale=0.0)
+        self.built = True
+
+    def call(self, x):
+        """[B, H, W, width] -> the same. The softmax is float32."""
+        shape = _sides(x)
+        pixels = tf.reshape(self.norm(x), [shape[0], shape[1] * shape[2], self.width])
+        query, key, value = (self._split(layer(pixels)) for layer in (self.query, self.key, self.value))
+        scores = tf.matmul(query, key, transpose_b=True) * (self.width // self.heads) ** -0.5
+        weights = tf.cast(tf.nn.softmax(tf.cast(scores, tf.float32)), value.dtype)
+        mixed = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])  # [B, HW, heads, width / heads]
+        return x + tf.reshape(self.out(tf.reshape(mixed, _sides(pixels))), shape)
+
+    def _split(self, pixels):  # [B, HW, width] -> [B, heads, HW, width / heads]
+        batch, count, _ = _sides(pixels)
+        split = tf.reshape(pixels, [batch, count, self.heads, self.width // self.heads])
+        return tf.transpose(split, [0, 2, 1, 3])
+
+
+class Downsample(keras.layers.Layer):
+    """A 3x3 convolution with stride 2, `SAME`: half the height and width."""
+
+    def __init__(self, width: int, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = conv3x3(width, width, "conv", self.dtype_policy, strides=2)
+        self.built = True
+
+    def call(self, x):
+        """[B, H, W, width] -> [B, H/2, W/2, width]."""
+        return self.conv(x)
+
+
+class Upsample(keras.layers.Layer):
+    """Each pixel repeated 2x2, then a 3x3 convolution: twice the height and width."""
+
+    def __init__(self, width: int, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = conv3x3(width, width, "conv", self.dtype_policy)
+        self.built = True
+
+    def call(self, x):
+        """[B, H, W, width] -> [B, 2H, 2W, width]."""
+        batch, height, width, channels = _sides(x)
+        pairs = tf.tile(x[:, :, None, :, None, :], [1, 1, 2, 1, 2, 1])
+        return self.conv(tf.reshape(pairs, [batch, 2 * height, 2 * width, channels]))

@@ -1,0 +1,79 @@
+"""Named configurations, each a small delta from the defaults of `config.py`."""
+
+from tf_ddpm import config as config_lib
+from tf_ddpm.errors import UserError
+
+# Ho et al. 2020, appendix B: optimizer, averaging and chain that all of their models share.
+_HO = {
+    "model.blocks": 2,
+    "model.groups": 32,
+    "train.learning_rate": 2e-4,
+    "train.warmup_steps": 5000,
+    "train.ema_decay": 0.9999,
+    "train.ema_warmup": False,
+    "train.checkpoint_every": 10_000,
+    "train.preview_every": 10_000,
+    "data.random_flip": True,
+}
+
+# Ho et al. 2020, the 256x256 models: six levels, attention at 16x16, small variance.
+_HO_256 = _HO | {
+    "model.channels": 128,
+    "model.multipliers": (1, 1, 2, 2, 4, 4),
+    "model.attention_levels": (4,),
+    "diffusion.variance": "fixed_small",
+    "data.image_size": (256, 256),
+    "data.channels": 3,
+    "train.learning_rate": 2e-5,
+    "train.batch_size": 64,
+    "sample.batch_size": 16,
+}
+
+_SMALL_28 = {
+    "model.channels": 32,
+    "model.multipliers": (1, 2, 2),
+    "model.attention_levels": (2,),
+    "model.groups": 8,
+    "train.precision": "bfloat16",
+    "train.learning_rate": 2e-3,
+    "train.steps": 6000,
+    "train.decay_steps": 6000,
+    "train.checkpoint_every": 500,
+    "train.preview_every": 500,
+}
+
+PRESETS: dict[str, dict[str, object]] = {
+    # 1,797 real 8x8 digits that come with scikit-learn: no download.
+    "digits": {},
+    # 60,000 handwritten digits, 28x28.
+    "mnist": _SMALL_28 | {"data.name": "mnist"},
+    # 60,000 pieces of clothing, 28x28.
+    "fashion_mnist": _SMALL_28 | {"data.name": "fashion_mnist"},
+    # Ho et al.'s CIFAR-10 model, 35.7 million parameters, 800,000 steps.
+    "cifar10": _HO
+    | {
+        "model.channels": 128,
+        "model.multipliers": (1, 2, 2, 2),
+        "model.attention_levels": (1,),
+        "model.dropout": 0.1,
+        "data.name": "cifar10",
+        "data.image_size": (32, 32),
+        "data.channels": 3,
+        "train.steps": 800_000,
+    },
+    # Ho et al.'s CelebA-HQ 256x256 model, 113.7 million parameters, 500,000 steps.
+    "celebahq256": _HO_256 | {"data.name": "celeb_a_hq/256", "train.steps": 500_000},
+    # Ho et al.'s LSUN Church 256x256 model: the same network, 1,200,000 steps.
+    "lsun256": _HO_256 | {"data.name": "lsun/church_outdoor", "train.steps": 1_200_000},
+}
+
+
+def preset(name: str) -> config_lib.Config:
+    """The configuration of that name.
+
+    Raises:
+      UserError: for an unknown name, with the closest known ones.
+    """
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}; did you mean: {config_lib.closest(name, PRESETS)}?")
+    return config_lib.with_values(config_lib.Config(), PRESETS[name])

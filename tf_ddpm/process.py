@@ -1,0 +1,143 @@
+"""The diffusion process: what noise does to an image, and what a denoiser says about the way back.
+
+Glossary (Ho et al. 2020; [B, ...] is a batch of images in [-1, 1]):
+  x_0         a clean image              x_t         the image after t steps of noise
+  eps         the standard normal noise in x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps
+  beta        variance added by a step   alpha_bar   share of the image's variance left after t steps
+  v           sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans & Ho 2022, appendix D)
+  t           index 0..T-1; the papers count 1..T, so our t is their t-1
+  q           the fixed forward process  p           the learned reverse process
+
+Tables are float64 and are cast once, to the dtype of the images, where they are looked up.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tf_ddpm import schedules
+
+
+class Gaussian(NamedTuple):
+    """A diagonal normal distribution: `mean` [B, ...] and `log_variance`, which broadcasts against it."""
+
+    mean: tf.Tensor
+    log_variance: tf.Tensor
+
+
+class DiffusionProcess:
+    """A chain of T steps, or a shorter one that visits some of its timesteps.
+
+    Args:
+      betas: [S] float64, the variances of the chain's own steps.
+      timesteps: [S] int, the timestep by which the denoiser knows each step; default 0..S-1.
+      prediction: what the denoiser outputs: `eps`, `x_0` or `v`.
+      variance: of p(x_{t-1} | x_t): `fixed_small` (beta_tilde) or `fixed_large` (beta).
+
+    Raises:
+      ValueError: for betas outside (0, 1], or an unknown prediction or variance.
+    """
+
+    def __init__(
+        self,
+        betas: np.ndarray,
+        timesteps: np.ndarray | None = None,
+        prediction: str = "eps",
+        variance: str = "fixed_large",
+    ):
+        betas = np.asarray(betas, np.float64)
+        if betas.ndim != 1 or not np.all((betas > 0) & (betas <= 1)):
+            raise ValueError("betas must be one row of numbers in (0, 1]")
+        if prediction not in ("eps", "x_0", "v"):
+            raise ValueError(f"unknown prediction {prediction!r}: expected eps, x_0 or v")
+        if variance not in ("fixed_small", "fixed_large"):
+            raise ValueError(f"unknown variance {variance!r}: expected fixed_small or fixed_large")
+        self.betas = betas
+        self.timesteps = np.arange(len(betas)) if timesteps is None else np.asarray(timesteps, np.int64)
+        self.prediction = prediction
+        self.variance = variance
+
+        self.alpha_bar = schedules.alpha_bars(betas)
+        self.alpha_bar_prev = np.concatenate([[1.0], self.alpha_bar[:-1]])
+        # Ho et al. 2020, eq. 7: beta_tilde, and the two weights of the posterior mean.
+        self.posterior_variance = betas * (1.0 - self.alpha_bar_prev) / (1.0 - self.alpha_bar)
+        self.posterior_weight_x_0 = betas * np.sqrt(self.alpha_bar_prev) / (1.0 - self.alpha_bar)
+        self.posterior_weight_x_t = np.sqrt(1.0 - betas) * (1.0 - self.alpha_bar_prev) / (1.0 - self.alpha_bar)
+        # beta_tilde is 0 at the first step; its logarithm takes the second step's value there.
+        first = self.posterior_variance[1:2] if len(betas) > 1 else betas[:1]
+        small = np.log(np.concatenate([first, self.posterior_variance[1:]]))
+        large = np.log(np.concatenate([first, betas[1:]]))
+        self.posterior_log_variance = small
+        self.reverse_log_variance = {"fixed_small": small, "fixed_large": large}[variance]
+
+    def __len__(self) -> int:
+        return len(self.betas)
+
+    def respaced(self, steps: np.ndarray) -> DiffusionProcess:
+        """The shorter chain over `steps` ([S] increasing indices into this one), with the same alpha_bar."""
+        return DiffusionProcess(
+            schedules.respaced_betas(self.betas, steps), self.timesteps[steps], self.prediction, self.variance
+        )
+
+    def q_mean_variance(self, x_0: tf.Tensor, t: tf.Tensor) -> Gaussian:
+        """q(x_t | x_0) (Ho et al. 2020, eq. 4). x_0 [B, ...], t int [B]."""
+        return Gaussian(
+            lookup(np.sqrt(self.alpha_bar), t, x_0) * x_0,
+            lookup(np.log(1.0 - self.alpha_bar), t, x_0),
+        )
+
+    def q_sample(self, x_0: tf.Tensor, t: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+        """x_t for the noise `eps` (Ho et al. 2020, eq. 4, reparametrised). x_0, eps [B, ...], t int [B]."""
+        return lookup(np.sqrt(self.alpha_bar), t, x_0) * x_0 + lookup(np.sqrt(1.0 - self.alpha_bar), t, x_0) * eps
+
+    def q_posterior(self, x_0: tf.Tensor, x_t: tf.Tensor, t: tf.Tensor) -> Gaussian:
+        """q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 6 and 7). x_0, x_t [B, ...], t int [B]."""
+        mean = lookup(self.posterior_weight_x_0, t, x_0) * x_0 + lookup(self.posterior_weight_x_t, t, x_0) * x_t
+        return Gaussian(mean, lookup(self.posterior_log_variance, t, x_0))
+
+    def p_step(self, x_0: tf.Tensor, x_t: tf.Tensor, t: tf.Tensor) -> Gaussian:
+        """p(x_{t-1} | x_t) for the predicted image `x_0` (Ho et al. 2020, eq. 11 with section 3.2's variance)."""
+        return Gaussian(self.q_posterior(x_0, x_t, t).mean, lookup(self.reverse_log_variance, t, x_0))
+
+    def x_0_from_eps(self, x_t: tf.Tensor, t: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+        """x_0 = (x_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar) (Ho et al. 2020, eq. 9 and 15)."""
+        return (x_t - lookup(np.sqrt(1.0 - self.alpha_bar), t, x_t) * eps) / lookup(np.sqrt(self.alpha_bar), t, x_t)
+
+    def eps_from_x_0(self, x_t: tf.Tensor, t: tf.Tensor, x_0: tf.Tensor) -> tf.Tensor:
+        """eps = (x_t - sqrt(alpha_bar) x_0) / sqrt(1 - alpha_bar), the inverse of `x_0_from_eps`."""
+        return (x_t - lookup(np.sqrt(self.alpha_bar), t, x_t) * x_0) / lookup(np.sqrt(1.0 - self.alpha_bar), t, x_t)
+
+    def x_0_from_v(self, x_t: tf.Tensor, t: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+        """x_0 = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v (Salimans & Ho 2022, appendix D)."""
+        return lookup(np.sqrt(self.alpha_bar), t, x_t) * x_t - lookup(np.sqrt(1.0 - self.alpha_bar), t, x_t) * v
+
+    def v_from(self, x_0: tf.Tensor, t: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+        """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans & Ho 2022, appendix D)."""
+        return lookup(np.sqrt(self.alpha_bar), t, x_0) * eps - lookup(np.sqrt(1.0 - self.alpha_bar), t, x_0) * x_0
+
+    def target(self, x_0: tf.Tensor, t: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+        """What the denoiser should output for x_t = q_sample(x_0, t, eps)."""
+        return {"eps": lambda: eps, "x_0": lambda: x_0, "v": lambda: self.v_from(x_0, t, eps)}[self.prediction]()
+
+    def x_0_from_output(self, x_t: tf.Tensor, t: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+        """The image that the denoiser's `output` [B, ...] stands for."""
+        if self.prediction == "eps":
+            return self.x_0_from_eps(x_t, t, output)
+        if self.prediction == "v":
+            return self.x_0_from_v(x_t, t, output)
+        return output
+
+    def denoiser_timesteps(self, t: tf.Tensor) -> tf.Tensor:
+        """The names int32 [B] by which the denoiser knows the steps `t` int [B] of this chain."""
+        return tf.gather(tf.constant(self.timesteps, tf.int32), t)
+
+
+def lookup(table: np.ndarray, t: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """table[t] as [B, 1, 1, ...] in the dtype of `like` [B, ...]; a scalar t gives a scalar."""
+    values = tf.gather(tf.constant(table, like.dtype), t)
+    if values.shape.rank == 0:
+        return values
+    return tf.reshape(values, [-1] + [1] * (like.shape.rank - 1))

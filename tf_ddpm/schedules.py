@@ -1,0 +1,66 @@
+"""The noise schedule: betas, their running products, and shorter chains. NumPy float64 only."""
+
+import numpy as np
+
+
+def betas(schedule: str, timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> np.ndarray:
+    """The variances beta_t of q(x_t | x_{t-1}) (Ho et al. 2020, eq. 2).
+
+    Args:
+      schedule: `linear` (Ho et al. 2020, section 4), `quadratic` (linear in the square root),
+        `constant` (beta_end everywhere) or `cosine` (Nichol & Dhariwal 2021, eq. 17; ignores the end points).
+      timesteps: T, the length of the chain.
+
+    Returns:
+      [T] float64; index t holds the beta of the papers' step t+1.
+
+    Raises:
+      ValueError: for an unknown schedule.
+    """
+    if schedule == "linear":
+        return np.linspace(beta_start, beta_end, timesteps, dtype=np.float64)
+    if schedule == "quadratic":
+        return np.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=np.float64) ** 2
+    if schedule == "constant":
+        return np.full(timesteps, beta_end, dtype=np.float64)
+    if schedule == "cosine":
+        time = np.arange(timesteps + 1, dtype=np.float64) / timesteps
+        alpha_bar = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
+        return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    raise ValueError(f"unknown schedule {schedule!r}: expected linear, quadratic, constant or cosine")
+
+
+def alpha_bars(beta: np.ndarray) -> np.ndarray:
+    """alpha_bar_t = prod_{s<=t} (1 - beta_s) (Ho et al. 2020, eq. 4). [T] float64 in and out."""
+    return np.cumprod(1.0 - beta)
+
+
+def strided_timesteps(timesteps: int, steps: int) -> np.ndarray:
+    """`steps` of the T timesteps, evenly spread from the first to the last (Nichol & Dhariwal 2021, section 4).
+
+    Returns:
+      [steps] int64, strictly increasing, from 0 to T-1 (a single step is T-1).
+
+    Raises:
+      ValueError: unless 1 <= steps <= timesteps.
+    """
+    if not 1 <= steps <= timesteps:
+        raise ValueError(f"steps={steps}: expected 1 to {timesteps}")
+    if steps == 1:
+        return np.array([timesteps - 1], dtype=np.int64)
+    return np.round(np.linspace(0, timesteps - 1, steps)).astype(np.int64)
+
+
+def respaced_betas(beta: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Betas of the chain that visits only the timesteps `kept`, with the same alpha_bar there.
+
+    Nichol & Dhariwal 2021, eq. 19: beta_{S_i} = 1 - alpha_bar_{S_i} / alpha_bar_{S_{i-1}}.
+
+    Args:
+      beta: [T] float64. kept: [S] int64, strictly increasing.
+
+    Returns:
+      [S] float64.
+    """
+    alpha_bar = alpha_bars(beta)[kept]
+    return 1.0 - alpha_bar / np.concatenate([[1.0], alpha_bar[:-1]])
