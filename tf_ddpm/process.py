@@ -130,6 +130,12 @@ class DiffusionProcess:
             return self.x_0_from_v(x_t, t, output)
         return output
 
+    def eps_from_output(self, x_t: tf.Tensor, t: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+        """The noise that the denoiser's `output` [B, ...] stands for."""
+        if self.prediction == "eps":
+            return output
+        return self.eps_from_x_0(x_t, t, self.x_0_from_output(x_t, t, output))
+
     def denoiser_timesteps(self, t: tf.Tensor) -> tf.Tensor:
         """The names int32 [B] by which the denoiser knows the steps `t` int [B] of this chain."""
         return tf.gather(tf.constant(self.timesteps, tf.int32), t)

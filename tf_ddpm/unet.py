@@ -52,18 +52,23 @@ class UNet(keras.Model):
         widths = [channels * multiplier for multiplier in multipliers]
         made = 0  # residual blocks so far: each has a random stream of its own
 
+        # TensorFlow's checkpoints follow attributes, not lists, so every layer is an attribute as well.
+        def attribute(layer):
+            setattr(self, layer.name, layer)
+            return layer
+
         def residual(width_in, width, name):
             nonlocal made
             made += 1
             stream = randomness.FIRST_LAYER + made
-            return layers.ResidualBlock(
-                width_in, width, 4 * channels, groups, dropout, stream, name=name, dtype=dtype
+            return attribute(
+                layers.ResidualBlock(width_in, width, 4 * channels, groups, dropout, stream, name=name, dtype=dtype)
             )
 
         def attention(level, name):
             if level not in attention_levels:
                 return None
-            return layers.Attention(widths[level], heads, groups, name=name, dtype=dtype)
+            return attribute(layers.Attention(widths[level], heads, groups, name=name, dtype=dtype))
 
         self.embedding = layers.TimeEmbedding(channels, name="embedding", dtype=dtype)
         self.conv_in = layers.conv3x3(image_channels, channels, "conv_in", dtype)
@@ -80,12 +85,14 @@ class UNet(keras.Model):
                 skips.append(width)
             self.down.append(stage)
             if level + 1 < len(widths):
-                self.downsample.append(layers.Downsample(width, name=f"downsample_{level}", dtype=dtype))
+                self.downsample.append(
+                    attribute(layers.Downsample(width, name=f"downsample_{level}", dtype=dtype))
+                )
                 skips.append(width)
 
-        self.middle_1 = residual(width, width, "middle_1")
-        self.middle_attention = layers.Attention(width, heads, groups, name="middle_attention", dtype=dtype)
-        self.middle_2 = residual(width, width, "middle_2")
+        residual(width, width, "middle_1")
+        attribute(layers.Attention(width, heads, groups, name="middle_attention", dtype=dtype))
+        residual(width, width, "middle_2")
 
         self.up = []  # from the coarsest level to the finest
         self.upsample = []
@@ -101,7 +108,7 @@ class UNet(keras.Model):
                 width = level_width
             self.up.append(stage)
             if level:
-                self.upsample.append(layers.Upsample(width, name=f"upsample_{level}", dtype=dtype))
+                self.upsample.append(attribute(layers.Upsample(width, name=f"upsample_{level}", dtype=dtype)))
 
         self.norm_out = layers.GroupNorm(width, groups, swish=True, name="norm_out", dtype=dtype)
         # The output stays float32 in every precision: it is what the equations work on.

@@ -1,0 +1,1 @@
+"""Everything that turns a finished run into something TF Serving serves."""

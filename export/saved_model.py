@@ -1,0 +1,74 @@
+"""A run -> a versioned SavedModel: written aside, loaded in a fresh process, compared, then renamed into place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from export import verify
+from export.signatures import ServingModule
+from tf_ddpm.errors import UserError
+from tf_ddpm.sampling import Run
+
+_SEEDS = (0, 1)
+
+
+def export_run(run: Run, export_dir: str | os.PathLike) -> Path:
+    """Writes `export_dir`/<next free integer> with the signatures `serving_default` and `denoise`.
+
+    Returns:
+      The version's folder.
+
+    Raises:
+      UserError: where the folder cannot be written, or the reloaded model draws other images than the run.
+    """
+    export_dir = Path(export_dir)
+    try:
+        export_dir.mkdir(parents=True, exist_ok=True)
+        # TF Serving looks at integer names only, so the half-written folder beside them is invisible to it.
+        aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=export_dir))
+    except OSError as error:
+        raise UserError(f"cannot write into {export_dir}: {error.strerror}") from None
+    try:
+        module = ServingModule(run)
+        tf.saved_model.save(module, str(aside / "model"), signatures=module.signatures)
+        _compare(run, aside)
+        return _publish(aside / "model", export_dir)
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(f"cannot write into {export_dir}: {str(error).splitlines()[0]}") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _compare(run: Run, aside: Path) -> None:
+    """Loads the model in a fresh process that knows TensorFlow alone, and compares its images with the run's."""
+    out = aside / "images.npy"
+    command = [sys.executable, verify.__file__, str(aside / "model"), ",".join(map(str, _SEEDS)), str(out)]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=aside, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"the exported model does not load:\n{done.stderr.strip().splitlines()[-1][:300]}")
+    served, live = np.load(out).astype(int), run.sample(_SEEDS).astype(int)
+    worst = int(np.abs(served - live).max())
+    if worst > 1:
+        raise UserError(f"the exported model draws other images than the run: up to {worst} grey levels apart")
+
+
+def _publish(model: Path, export_dir: Path) -> Path:
+    """Renames `model` to the next free version."""
+    while True:
+        taken = [int(path.name) for path in export_dir.iterdir() if path.name.isdecimal()]
+        target = export_dir / str(max(taken, default=0) + 1)
+        try:
+            os.rename(model, target)
+            return target
+        except OSError:
+            if not target.exists():  # another export did not take the number: a real failure
+                raise

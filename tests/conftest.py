@@ -1,0 +1,49 @@
+"""Four logical CPU devices, and one tiny trained run that many tests look at."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration() for _ in range(4)]
+)
+
+from tf_ddpm import config as config_lib
+
+TINY = {
+    "model.channels": 8,
+    "model.groups": 2,
+    "diffusion.timesteps": 20,
+    "diffusion.schedule": "cosine",
+    "train.steps": 8,
+    "train.batch_size": 16,
+    "train.warmup_steps": 2,
+    "train.log_every": 2,
+    "train.checkpoint_every": 4,
+    "train.preview_every": 8,
+}
+
+
+@pytest.fixture
+def tiny_config():
+    """A function of changed keys that gives the configuration of a run of seconds."""
+    return make_tiny_config
+
+
+def make_tiny_config(**changes):
+    """Keys are written with __ for the dot."""
+    values = TINY | {key.replace("__", "."): value for key, value in changes.items()}
+    return config_lib.validated(config_lib.with_values(config_lib.Config(), values))
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory):
+    """The directory of a tiny run trained on the digits."""
+    from tf_ddpm import train_loop
+
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    train_loop.run(make_tiny_config(), path)
+    return path

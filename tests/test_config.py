@@ -1,0 +1,147 @@
+"""Words, ranges, presets, JSON."""
+
+import dataclasses
+import json
+
+import pytest
+
+from tf_ddpm import config as config_lib
+from tf_ddpm import presets
+from tf_ddpm.errors import UserError
+
+
+def set_(*settings):
+    return config_lib.with_settings(config_lib.Config(), settings)
+
+
+def test_settings_reach_their_keys_in_their_types():
+    config = set_(
+        "train.steps=2000", "train.learning_rate=1e-3", "data.random_flip=true", "model.multipliers=1,2,4",
+        "data.image_size=32", "data.path=a=b", "sample.steps=none", "data.channels=3",
+    )  # fmt: skip
+    assert config.train.steps == 2000 and config.train.learning_rate == 1e-3
+    assert config.data.random_flip is True and config.model.multipliers == (1, 2, 4)
+    assert config.data.image_size == (32, 32) and config.data.path == "a=b"
+    assert config.sample.steps is None and config.data.channels == 3
+    assert set_("data.image_size=32,48").data.image_size == (32, 48)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("train.stepz=3", ["unknown key 'train.stepz'", "train.steps"]),
+        ("steps=3", ["unknown key 'steps'", "train.steps", "sample.steps"]),
+        ("train.steps", ["expected section.key=value"]),
+        ("train.steps=ten", ["train.steps=ten", "a whole number from 1"]),
+        ("train.steps=1.5", ["a whole number"]),
+        ("train.steps=0", ["from 1 to"]),
+        ("train.learning_rate=nan", ["a number above 0"]),
+        ("train.learning_rate=0", ["above 0"]),
+        ("train.precision=float16", ["one of float32, bfloat16"]),
+        ("data.random_flip=maybe", ["true or false"]),
+        ("model.multipliers=1,x", ["whole numbers separated by commas"]),
+        ("data.image_size=1,2,3", ["data.image_size=(1, 2, 3)"]),
+        ("model.dropout=1", ["from 0.0 to 0.95"]),
+    ],
+)
+def test_a_wrong_setting_says_what_would_be_right(setting, words):
+    with pytest.raises(UserError) as error:
+        set_(setting)
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert str(error.value).count("\n") < 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["model.groups=3"], ["model.groups=3", "model.groups=8 would"]),
+        (["model.channels=7", "model.groups=1"], ["even number"]),
+        (["model.attention_levels=5"], ["the last level is 1"]),
+        (["model.heads=3"], ["model.heads=1 would"]),
+        (["diffusion.beta_start=0.5"], ["above diffusion.beta_end"]),
+        (["sample.steps=2000"], ["expected 1 to 1000"]),
+        (["train.decay_steps=10"], ["must exceed train.warmup_steps"]),
+        (["data.name=folder"], ["--set=data.path=DIR"]),
+        (["data.name=folder", "data.path=x"], ["--set=data.image_size"]),
+        (["data.name=folder", "data.path=x", "data.image_size=32", "data.channels=2"], ["1 (grey), 3 (RGB) or 4"]),
+        (["data.image_size=9"], ["divisible by 2"]),
+        (["model.multipliers=,"], ["model.multipliers is empty"]),
+    ],
+)
+def test_keys_that_do_not_fit_together_are_named(settings, words):
+    with pytest.raises(UserError) as error:
+        config_lib.validated(set_(*settings))
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_one_channel_a_group_is_warned_of():
+    assert "model.groups=8" in config_lib.warnings(set_("model.groups=32"))[0]
+    assert not config_lib.warnings(config_lib.Config())
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_presets_are_valid_and_survive_json(name):
+    config = config_lib.validated(presets.preset(name))
+    assert config_lib.from_json(config_lib.to_json(config)) == config
+
+
+def test_small_presets_keep_at_least_four_channels_a_group():
+    for name in presets.PRESETS:
+        model = presets.preset(name).model
+        assert model.channels // model.groups >= 4, name
+
+
+def test_cifar10_preset_is_hos():
+    config = presets.preset("cifar10")
+    assert config.model == config_lib.ModelConfig(128, (1, 2, 2, 2), 2, (1,), 1, 32, 0.1)
+    assert config.diffusion == config_lib.DiffusionConfig(1000, "linear", 1e-4, 0.02, "eps", "fixed_large")
+    train = config.train
+    assert (train.learning_rate, train.warmup_steps, train.decay_steps, train.batch_size) == (2e-4, 5000, 0, 128)
+    assert (train.ema_decay, train.ema_warmup, train.clip_norm, train.optimizer) == (0.9999, False, 1.0, "adam")
+    assert config.data.random_flip and presets.preset("celebahq256").diffusion.variance == "fixed_small"
+
+
+def test_unknown_preset_names_the_closest():
+    with pytest.raises(UserError, match="fashion_mnist"):
+        presets.preset("fashion-mnist")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "not a run's configuration"),
+        ("[]", "not a run's configuration"),
+        ('{"format_version": 99}', "use a newer one"),
+        ('{"format_version": "1"}', "not a version"),
+        ('{"format_version": 1, "train": 3}', "not a run's configuration"),
+        ('{"format_version": 1, "train": {"stepz": 3}}', "train.stepz"),
+        ('{"format_version": 1, "train": {"steps": "3"}}', "train.steps=3"),
+        ('{"format_version": 1, "train": {"steps": true}}', "train.steps=True"),
+        ('{"format_version": 1, "train": {"learning_rate": NaN}}', "train.learning_rate=nan"),
+        ('{"format_version": 1, "data": {"image_size": [8, "8"]}}', "data.image_size"),
+    ],
+)
+def test_a_damaged_config_is_one_clear_line(text, words):
+    with pytest.raises(UserError, match=words):
+        config_lib.from_json(text)
+
+
+def test_every_key_has_help_and_a_range_or_a_word():
+    for name, key in config_lib.keys().items():
+        assert key.help, name
+        assert key.kind in (bool, str) or key.high is not None, name
+
+
+def test_a_run_goes_on_with_more_steps_and_refuses_another_model():
+    saved = set_("data.image_size=8", "data.channels=1")
+    assert config_lib.continued(saved, set_("train.steps=9000")).train.steps == 9000
+    assert config_lib.continued(saved, set_("train.steps=9000")).data.image_size == (8, 8)
+    with pytest.raises(UserError, match=r"model.channels is 32, not 64"):
+        config_lib.continued(saved, set_("model.channels=64"))
+
+
+def test_the_saved_form_holds_every_key():
+    saved = json.loads(config_lib.to_json(config_lib.Config()))
+    assert saved.pop("format_version") == config_lib.FORMAT_VERSION
+    assert {f"{s}.{n}" for s, names in saved.items() for n in names} == set(config_lib.keys())
+    assert list(saved) == [field.name for field in dataclasses.fields(config_lib.Config)]

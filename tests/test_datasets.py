@@ -1,0 +1,190 @@
+"""Images from every source, and batches as a function of (seed, step)."""
+
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from tf_ddpm import datasets
+from tf_ddpm.config import DataConfig
+from tf_ddpm.datasets.batches import batch_dataset
+from tf_ddpm.errors import UserError
+
+
+def test_digits_are_scikit_learns_scaled_to_bytes():
+    images = datasets.load(DataConfig())
+    assert images.images.shape == (1797, 8, 8, 1) and images.images.dtype == np.uint8
+    np.testing.assert_array_equal(images.images[5, ..., 0], np.round(load_digits().images[5] / 16 * 255))
+    assert images.labels[5] == load_digits().target[5] and images.label_names == tuple("0123456789")
+
+
+def test_digits_at_another_size():
+    assert datasets.load(DataConfig(image_size=(16, 12), channels=3)).image_shape == (16, 12, 3)
+
+
+def rows(dataset, count):
+    return np.concatenate([element["image"].numpy() for element in dataset.take(count)])
+
+
+NUMBERED = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
+
+
+def test_each_epoch_visits_every_image_once_in_an_order_of_its_own():
+    seen = rows(batch_dataset(NUMBERED, 20, 0, 0, False), 10).ravel()
+    epochs = seen.reshape(4, 50)
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(50))
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert tuple(rows(batch_dataset(NUMBERED, 20, 1, 0, False), 10).ravel()) != tuple(seen)
+
+
+def test_batches_resume_at_any_step_and_shard_without_changing():
+    images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), np.uint8)
+    whole = rows(batch_dataset(images, 12, 7, 0, True), 9)
+    np.testing.assert_array_equal(whole[5 * 12 :], rows(batch_dataset(images, 12, 7, 5, True), 4))
+    np.testing.assert_array_equal(whole, rows(batch_dataset(images, 12, 7, 0, True, shards=3), 27))
+
+
+def test_each_shard_knows_its_address():
+    addresses = [e["address"].numpy().tolist() for e in batch_dataset(NUMBERED, 12, 7, 5, False, shards=2).take(4)]
+    assert addresses == [[7, 5, 0], [7, 5, 6], [7, 6, 0], [7, 6, 6]]
+
+
+def test_flips_mirror_half_of_the_images():
+    images = np.tile(np.arange(4, dtype=np.uint8).reshape(1, 1, 4, 1), (10, 2, 1, 1))
+    flipped = rows(batch_dataset(images, 100, 0, 0, True), 20)[:, 0, 0, 0] == 3
+    assert abs(flipped.mean() - 0.5) < 0.05
+    assert not np.any(rows(batch_dataset(images, 100, 0, 0, False), 2)[:, 0, 0, 0] == 3)
+
+
+@pytest.fixture
+def mixed_folder(tmp_path):
+    """Images of every mode in nested folders, one corrupt, one that is no image."""
+    rng = np.random.default_rng(0)
+    for name in ("cats", "dogs"):
+        (tmp_path / name).mkdir()
+    grey = rng.integers(0, 256, (20, 30), np.uint8)
+    rgb = rng.integers(0, 256, (40, 21, 3), np.uint8)
+    Image.fromarray(grey).save(tmp_path / "cats/grey.png")
+    Image.fromarray(rgb).save(tmp_path / "cats/rgb.jpg")
+    Image.fromarray(rgb).convert("CMYK").save(tmp_path / "cats/cmyk.jpg")
+    Image.fromarray(rgb).quantize(16).save(tmp_path / "cats/palette.gif")
+    Image.fromarray(np.dstack([rgb, np.zeros((40, 21), np.uint8)])).save(tmp_path / "dogs/clear.png")
+    Image.fromarray((grey.astype(np.uint16) << 8) | grey).save(tmp_path / "dogs/deep.png")
+    Image.fromarray(rgb).save(tmp_path / "dogs/wrong_extension.txt", format="PNG")
+    (tmp_path / "dogs/corrupt.png").write_bytes((tmp_path / "dogs/clear.png").read_bytes()[:60])
+    (tmp_path / "notes.md").write_text("not an image")
+    return tmp_path
+
+
+def folder(path, **changes):
+    return DataConfig(name="folder", path=str(path), **{"image_size": (16, 16), **changes})
+
+
+def test_a_folder_of_mixed_images_loads_and_names_the_bad_files(mixed_folder, capsys):
+    images = datasets.load(folder(mixed_folder))
+    assert images.images.shape == (7, 16, 16, 3)
+    assert images.label_names == (".", "cats", "dogs")
+    assert np.bincount(images.labels).tolist() == [0, 4, 3]
+    warning = capsys.readouterr().err
+    assert "2 of 9 files" in warning and "corrupt.png" in warning and "notes.md" in warning
+    assert "clear.png" not in warning
+
+
+def test_transparency_becomes_white_and_sixteen_bits_become_eight(mixed_folder):
+    images = datasets.load(folder(mixed_folder, image_size=(20, 30))).images
+    (clear, deep, _) = images[4:]
+    assert np.all(clear == 255)
+    grey = np.asarray(Image.open(mixed_folder / "cats/grey.png"))
+    assert np.abs(deep[..., 0].astype(int) - grey).max() <= 1
+
+
+def test_grey_and_rgba_folders(mixed_folder):
+    assert datasets.load(folder(mixed_folder, channels=1)).image_shape == (16, 16, 1)
+    assert np.all(datasets.load(folder(mixed_folder, channels=4)).images[4, ..., 3] == 0)
+
+
+def test_large_folders_are_kept_in_a_file_and_read_from_it(mixed_folder, tmp_path):
+    in_memory = datasets.load(folder(mixed_folder))
+    cache = tmp_path / ".cache"
+    for _ in range(2):
+        in_file = datasets.load(folder(mixed_folder, memory_gb=0.0, cache_dir=str(cache)))
+        assert isinstance(in_file.images, np.memmap)
+        np.testing.assert_array_equal(in_file.images, in_memory.images)
+        np.testing.assert_array_equal(in_file.labels, in_memory.labels)
+        assert len(list(cache.iterdir())) == 1
+    assert rows(batch_dataset(in_file.images, 7, 0, 0, False), 1).shape == (7, 16, 16, 3)
+
+
+def test_images_are_cropped_around_their_centre(tmp_path):
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = 200
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    assert np.all(datasets.load(folder(tmp_path, image_size=(10, 10))).images == 200)
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "no_images"])
+def test_a_folder_without_images_is_one_clear_line(tmp_path, kind):
+    if kind == "no_images":
+        (tmp_path / "a.txt").write_text("x")
+    path = tmp_path / "nowhere" if kind == "missing" else tmp_path
+    with pytest.raises(UserError, match=str(path)) as error:
+        datasets.load(folder(path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def tfds_dir(tmp_path):
+    """A set of ten 6x6 images in the format of TensorFlow Datasets, prepared without a network."""
+    images = np.arange(10 * 36 * 3, dtype=np.int64).reshape(10, 6, 6, 3) % 251
+    examples = [{"image": image.astype(np.uint8), "label": i % 2} for i, image in enumerate(images)]
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="tiny_set",
+        version="1.0.0",
+        data_dir=tmp_path,
+        split_datasets={"train": examples},
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(6, 6, 3)),
+                "label": tfds.features.ClassLabel(names=["even", "odd"]),
+            }
+        ),
+        disable_shuffling=True,
+    )
+    return tmp_path, images.astype(np.uint8)
+
+
+def test_a_prepared_tensorflow_dataset_loads_without_a_network(tfds_dir):
+    path, expected = tfds_dir
+    images = datasets.load(DataConfig(name="tiny_set", data_dir=str(path)))
+    np.testing.assert_array_equal(images.images, expected)
+    assert images.labels.tolist() == [0, 1] * 5 and images.label_names == ("even", "odd")
+    assert datasets.load(DataConfig(name="tiny_set", data_dir=str(path), image_size=(4, 8))).image_shape == (4, 8, 3)
+    with pytest.raises(UserError, match="has the splits train"):
+        datasets.load(DataConfig(name="tiny_set", data_dir=str(path), split="test"))
+
+
+def test_a_download_that_cannot_happen_is_found_out_within_ten_seconds(tmp_path, monkeypatch):
+    # A proxy that nobody listens on stands for a machine without a network.
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    start = time.perf_counter()
+    with pytest.raises(UserError, match=r"data\.data_dir") as error:
+        datasets.load(DataConfig(name="cifar10", data_dir=str(tmp_path)))
+    assert time.perf_counter() - start < 10
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_an_unknown_set_names_the_closest(tmp_path):
+    with pytest.raises(UserError, match="fashion_mnist"):
+        datasets.load(DataConfig(name="fasion_mnist", data_dir=str(tmp_path)))
+
+
+def test_batches_are_the_same_in_graph_and_eager():
+    eager = rows(batch_dataset(NUMBERED, 5, 0, 0, False), 1)
+    graph = tf.function(lambda: next(iter(batch_dataset(NUMBERED, 5, 0, 0, False)))["image"])
+    np.testing.assert_array_equal(eager, graph())

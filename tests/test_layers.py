@@ -1,0 +1,126 @@
+"""Each layer against its definition."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_ddpm import layers, randomness
+
+
+def test_embedding_is_sines_then_cosines_at_hos_frequencies():
+    t, width = 37.0, 8
+    frequency = [10_000 ** (-i / 3) for i in range(4)]
+    expected = [np.sin(t * f) for f in frequency] + [np.cos(t * f) for f in frequency]
+    np.testing.assert_allclose(layers.sinusoidal_embedding(tf.constant([t]), width)[0], expected, atol=1e-5)
+
+
+def group_norm_reference(x, gamma, beta, groups, swish):
+    """Written for autodiff, in float64, from the definition."""
+    batch, height, width, channels = x.shape
+    grouped = tf.reshape(x, [batch, height, width, groups, channels // groups])
+    mean = tf.reduce_mean(grouped, axis=[1, 2, 4], keepdims=True)
+    variance = tf.reduce_mean((grouped - mean) ** 2, axis=[1, 2, 4], keepdims=True)
+    y = tf.reshape((grouped - mean) / tf.sqrt(variance + 1e-6), x.shape) * gamma + beta
+    return y * tf.sigmoid(y) if swish else y
+
+
+@pytest.mark.parametrize("swish", [False, True])
+@pytest.mark.parametrize("shape", [(2, 6, 4, 8), (3, 1, 1, 8)])
+def test_group_norm_and_its_hand_written_gradient_equal_the_definition(shape, swish):
+    rng = np.random.default_rng(0)
+    layer = layers.GroupNorm(8, 2, swish=swish)
+    gamma, beta = rng.normal(1, 0.3, 8), rng.normal(0, 0.3, 8)
+    layer.gamma.assign(gamma)
+    layer.beta.assign(beta)
+    x, dy = rng.normal(2, 3, shape), rng.normal(size=shape)
+    x32, x64 = tf.constant(x, tf.float32), tf.constant(x)
+    g64, b64 = tf.constant(gamma), tf.constant(beta)
+    with tf.GradientTape() as tape:
+        tape.watch(x32)
+        y = layer(x32)
+    ours = [y, *tape.gradient(y, [x32, layer.gamma.value, layer.beta.value], tf.constant(dy, tf.float32))]
+    with tf.GradientTape() as tape:
+        tape.watch([x64, g64, b64])
+        y = group_norm_reference(x64, g64, b64, 2, swish)
+    for mine, exact in zip(ours, [y, *tape.gradient(y, [x64, g64, b64], tf.constant(dy))], strict=True):
+        np.testing.assert_allclose(mine, exact, atol=2e-5 * max(1.0, np.abs(exact).max()))
+
+
+def test_group_norm_survives_a_mean_far_above_the_spread():
+    x = tf.random.stateless_normal([1, 8, 8, 4], [0, 1]) + 300.0
+    y = layers.GroupNorm(4, 2)(x).numpy()
+    assert abs(y.std() - 1) < 1e-2 and abs(y.mean()) < 1e-2
+
+
+def test_dropout_mask_of_a_replica_is_its_part_of_the_global_mask():
+    layer, x = layers.Dropout(0.3, stream=20), tf.ones([8, 5, 5, 3])
+    whole = layer(x, randomness.row_address(0, 4, 0)).numpy()
+    half = layer(x[:4], randomness.row_address(0, 4, 4)).numpy()
+    np.testing.assert_array_equal(whole[4:], half)
+    assert not np.array_equal(whole[:4], half)
+
+
+def test_dropout_keeps_the_mean_drops_its_rate_and_differs_between_layers_and_steps():
+    x = tf.ones([64, 16, 16, 4])
+    y = layers.Dropout(0.1, stream=20)(x, randomness.row_address(0, 1, 0)).numpy()
+    assert abs((y == 0).mean() - 0.1) < 0.005 and abs(y.mean() - 1) < 0.005
+    assert not np.array_equal(y, layers.Dropout(0.1, stream=21)(x, randomness.row_address(0, 1, 0)).numpy())
+    assert not np.array_equal(y, layers.Dropout(0.1, stream=20)(x, randomness.row_address(0, 2, 0)).numpy())
+
+
+def test_dropout_is_off_without_an_address():
+    x = tf.ones([2, 4, 4, 1])
+    np.testing.assert_array_equal(layers.Dropout(0.5, stream=20)(x), x)
+
+
+def test_downsampling_pads_like_tensorflow_same():
+    layer = layers.Downsample(1)
+    layer.conv.set_weights([np.arange(9.0).reshape(3, 3, 1, 1), np.zeros(1)])
+    x = tf.reshape(tf.range(16.0), [1, 4, 4, 1])
+    padded = np.pad(x.numpy(), [(0, 0), (0, 1), (0, 1), (0, 0)])[0, :, :, 0]  # one row below, one column right
+    expected = [[(padded[i : i + 3, j : j + 3] * np.arange(9.0).reshape(3, 3)).sum() for j in (0, 2)] for i in (0, 2)]
+    np.testing.assert_allclose(layer(x)[0, :, :, 0], expected)
+
+
+def test_upsampling_repeats_each_pixel_before_its_convolution():
+    layer = layers.Upsample(1)
+    kernel = np.zeros((3, 3, 1, 1))
+    kernel[1, 1] = 1
+    layer.conv.set_weights([kernel, np.zeros(1)])
+    x = np.arange(6.0).reshape(1, 2, 3, 1)
+    np.testing.assert_array_equal(layer(tf.constant(x, tf.float32)), x.repeat(2, 1).repeat(2, 2))
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_attention_is_softmax_of_scaled_products(heads):
+    layer = layers.Attention(8, heads, groups=2)
+    for dense in (layer.query, layer.key, layer.value, layer.out):
+        dense.kernel.assign(keras.random.normal((8, 8), seed=3))
+    x = tf.random.stateless_normal([2, 3, 5, 8], [1, 1])
+    flat = layer.norm(x).numpy().reshape(2, 15, 8).astype(np.float64)
+    q, k, v = (flat @ d.kernel.numpy() + d.bias.numpy() for d in (layer.query, layer.key, layer.value))
+    mixed = np.zeros_like(q)
+    for head in range(heads):
+        part = slice(head * 8 // heads, (head + 1) * 8 // heads)
+        scores = q[..., part] @ k[..., part].transpose(0, 2, 1) / np.sqrt(8 / heads)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        mixed[..., part] = weights / weights.sum(-1, keepdims=True) @ v[..., part]
+    expected = x.numpy() + (mixed @ layer.out.kernel.numpy()).reshape(x.shape)
+    np.testing.assert_allclose(layer(x), expected, atol=2e-4)
+
+
+def test_initial_weights_are_hos():
+    block = layers.ResidualBlock(64, 128, 256, groups=32, dropout=0.0, stream=20)
+    fan_average = 9 * (64 + 128) / 2
+    kernel = block.conv_1.kernel.numpy()
+    assert kernel.std() == pytest.approx(np.sqrt(1 / fan_average), rel=0.02)
+    assert np.abs(kernel).max() <= np.sqrt(3 / fan_average)
+    assert np.abs(block.conv_2.kernel.numpy()).max() < 1e-6
+    assert np.abs(layers.Attention(64, 1, 32).out.kernel.numpy()).max() < 1e-5
+    assert all(np.all(layer.bias.numpy() == 0) for layer in (block.conv_1, block.conv_2, block.time, block.shortcut))
+
+
+def test_groups_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(ValueError, match="3 groups do not divide 8 channels"):
+        layers.GroupNorm(8, 3)
