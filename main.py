@@ -19,7 +19,9 @@ flags.DEFINE_multi_string(
 )
 flags.DEFINE_integer("num_images", 64, "sample: how many images to draw.", lower_bound=1)
 flags.DEFINE_string("sampler", None, "sample, export: ddpm or ddim. Default: as the run's configuration says.")
-flags.DEFINE_integer("sampling_steps", None, "sample, export: steps of the reverse chain. Default: all T.", lower_bound=1)
+flags.DEFINE_integer(
+    "sampling_steps", None, "sample, export: steps of the reverse chain. Default: all T.", lower_bound=1
+)
 flags.DEFINE_integer("seed", 0, "sample: seed of the first image; image i has seed + i.")
 flags.DEFINE_string("out_dir", None, "sample: where the images go. Default: <run_dir>/samples.")
 flags.DEFINE_string("export_dir", None, "export: where the versions go. Default: <run_dir>/serving/ddpm.")

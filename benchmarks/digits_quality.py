@@ -41,7 +41,9 @@ def measure(samples: np.ndarray, seed: int = 0) -> dict[str, object]:
         flat, real.labels, train_size=1200, random_state=seed, stratify=real.labels
     )
     classifier = CalibratedClassifierCV(SVC(kernel="rbf", gamma="scale", C=10), ensemble=False).fit(train, labels)
-    sure = {name: (classifier.predict_proba(x).max(1) > 0.8).mean() for name, x in (("real", test), ("samples", drawn))}
+    sure = {
+        name: (classifier.predict_proba(x).max(1) > 0.8).mean() for name, x in (("real", test), ("samples", drawn))
+    }
     classes = np.bincount(classifier.predict(drawn), minlength=10) / len(drawn)
     to_real, among_real = nearest(drawn, flat, same=False), nearest(flat, flat, same=True)
     percentiles = (1, 5, 25, 50, 75)

@@ -29,7 +29,7 @@ def export_run(run: Run, export_dir: str | os.PathLike) -> Path:
     Raises:
       UserError: where the folder cannot be written, or the reloaded model draws other images than the run.
     """
-    export_dir = Path(export_dir)
+    export_dir = Path(export_dir).absolute()
     try:
         export_dir.mkdir(parents=True, exist_ok=True)
         # TF Serving looks at integer names only, so the half-written folder beside them is invisible to it.
@@ -38,7 +38,7 @@ def export_run(run: Run, export_dir: str | os.PathLike) -> Path:
         raise UserError(f"cannot write into {export_dir}: {error.strerror}") from None
     try:
         module = ServingModule(run)
-        tf.saved_model.save(module, str(aside / "model"), signatures=module.signatures)
+        tf.saved_model.save(module, str(aside / "model"), signatures=module.endpoints)
         _compare(run, aside)
         return _publish(aside / "model", export_dir)
     except (OSError, tf.errors.OpError) as error:

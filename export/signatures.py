@@ -49,4 +49,4 @@ class ServingModule(tf.Module):
                 "x_0": process.x_0_from_output(x_t, t, output),
             }
 
-        self.signatures = {"serving_default": sample, "denoise": denoise}
+        self.endpoints = {"serving_default": sample, "denoise": denoise}

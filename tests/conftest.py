@@ -27,6 +27,16 @@ TINY = {
 }
 
 
+def mirrored(devices):
+    """A MirroredStrategy of logical CPUs, as often as wanted in one process.
+
+    With its default reduction TensorFlow numbers the collective operations of every strategy from 100 on, and
+    those of two strategies over the same devices collide.
+    """
+    names = [f"/cpu:{i}" for i in range(devices)]
+    return tf.distribute.MirroredStrategy(names, cross_device_ops=tf.distribute.ReductionToOneDevice())
+
+
 @pytest.fixture
 def tiny_config():
     """A function of changed keys that gives the configuration of a run of seconds."""

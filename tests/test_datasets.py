@@ -141,7 +141,7 @@ def test_a_folder_without_images_is_one_clear_line(tmp_path, kind):
 def tfds_dir(tmp_path):
     """A set of ten 6x6 images in the format of TensorFlow Datasets, prepared without a network."""
     images = np.arange(10 * 36 * 3, dtype=np.int64).reshape(10, 6, 6, 3) % 251
-    examples = [{"image": image.astype(np.uint8), "label": i % 2} for i, image in enumerate(images)]
+    examples = tf.data.Dataset.from_tensor_slices({"image": images.astype(np.uint8), "label": np.arange(10) % 2})
     tfds.dataset_builders.store_as_tfds_dataset(
         name="tiny_set",
         version="1.0.0",

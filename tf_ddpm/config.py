@@ -80,7 +80,9 @@ class TrainConfig:
     optimizer: str = _key("adam", "update rule", choices=("adam", "sgd"))
     learning_rate: float = _key(1e-3, "after the warm-up", above=0.0, high=100.0)
     warmup_steps: int = _key(100, "updates over which the learning rate rises linearly", low=0, high=10**9)
-    decay_steps: int = _key(0, "updates of a cosine decay to zero that follows the warm-up; 0: none", low=0, high=10**9)
+    decay_steps: int = _key(
+        0, "updates of a cosine decay to zero that follows the warm-up; 0: none", low=0, high=10**9
+    )
     clip_norm: float = _key(1.0, "largest norm of the gradient of the global batch", above=0.0, high=1e9)
     ema_decay: float = _key(0.999, "decay of the moving average of the weights", low=0.0, high=1.0)
     ema_warmup: bool = _key(True, "let the decay rise as (1+n)/(10+n)")
@@ -89,6 +91,7 @@ class TrainConfig:
     log_every: int = _key(50, "updates between two lines of metrics.jsonl", low=1, high=10**9)
     checkpoint_every: int = _key(1000, "updates between two checkpoints", low=1, high=10**9)
     preview_every: int = _key(1000, "updates between two preview grids", low=1, high=10**9)
+    preview_images: int = _key(64, "images in a preview grid", low=1, high=10_000)
     keep: int = _key(3, "checkpoints kept", low=1, high=10**6)
 
 
@@ -118,7 +121,7 @@ class Config:
 # Keys that may change when a run goes on; any other would make it a different run.
 CHANGEABLE = frozenset(
     {"data.path", "data.data_dir", "data.memory_gb", "data.cache_dir"}
-    | {f"train.{name}" for name in ("steps", "log_every", "checkpoint_every", "preview_every", "keep")}
+    | {f"train.{n}" for n in ("steps", "log_every", "checkpoint_every", "preview_every", "preview_images", "keep")}
     | {f"sample.{field.name}" for field in dataclasses.fields(SampleConfig)}
 )
 
@@ -214,7 +217,9 @@ def _closest_keys(key: str) -> str:
     same_name = [name for name in known if name.endswith("." + tail)]
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
     found = list(dict.fromkeys(same_name + near))
-    return ", ".join(found) if found else "one of " + ", ".join(f.name for f in dataclasses.fields(Config)) + " .<name>"
+    return (
+        ", ".join(found) if found else "one of " + ", ".join(f.name for f in dataclasses.fields(Config)) + " .<name>"
+    )
 
 
 def _refuse(name: str, key: Key, value: Any) -> typing.NoReturn:

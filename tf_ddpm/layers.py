@@ -158,9 +158,7 @@ class Dropout(keras.layers.Layer):
 class ResidualBlock(keras.layers.Layer):
     """GroupNorm-swish-conv, + Dense(swish(time)), GroupNorm-swish-dropout-conv, + shortcut."""
 
-    def __init__(
-        self, width_in: int, width: int, time_width: int, groups: int, dropout: float, stream: int, **kwargs
-    ):
+    def __init__(self, width_in: int, width: int, time_width: int, groups: int, dropout: float, stream: int, **kwargs):
         super().__init__(**kwargs)
         dtype = self.dtype_policy
         self.norm_1 = GroupNorm(width_in, groups, swish=True, name="norm_1", dtype=dtype)

@@ -26,6 +26,7 @@ _HO_256 = _HO | {
     "data.channels": 3,
     "train.learning_rate": 2e-5,
     "train.batch_size": 64,
+    "train.preview_images": 16,
     "sample.batch_size": 16,
 }
 
@@ -44,7 +45,13 @@ _SMALL_28 = {
 
 PRESETS: dict[str, dict[str, object]] = {
     # 1,797 real 8x8 digits that come with scikit-learn: no download.
-    "digits": {},
+    "digits": {
+        "train.steps": 2000,
+        "train.learning_rate": 2e-3,
+        "train.decay_steps": 2000,
+        "train.checkpoint_every": 500,
+        "train.preview_every": 500,
+    },
     # 60,000 handwritten digits, 28x28.
     "mnist": _SMALL_28 | {"data.name": "mnist"},
     # 60,000 pieces of clothing, 28x28.

@@ -22,9 +22,7 @@ class Sampler(Protocol):
     process: DiffusionProcess
     stochastic: bool
 
-    def step(
-        self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def step(self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """(x_{t-1}, x_0 predicted) from x_t [B, ...], the scalar step t and standard normal noise [B, ...]."""
 
 

@@ -141,13 +141,12 @@ def _stop_if_not_finite(state: TrainState, keeper: tf.train.CheckpointManager) -
 def _previewer(config: Config, state: TrainState, run_dir: Path):
     """step -> a grid uint8 of the same seeds each time, drawn by the EMA network in a few steps, also on disk."""
     settings = config_lib.with_values(
-        config, {"sample.sampler": "ddim", "sample.eta": 0.0, "sample.steps": min(_PREVIEW_STEPS, config.diffusion.timesteps)}
+        config,
+        {"sample.sampler": "ddim", "sample.eta": 0.0, "sample.steps": min(_PREVIEW_STEPS, config.diffusion.timesteps)},
     ).sample
     shape = (*config.data.image_size, config.data.channels)
-    sample = sampling.compiled(
-        build.sampler(settings, build.process(config.diffusion)), state.ema_network, shape
-    )
-    seeds = tf.range(64 if max(shape[:2]) <= 64 else 16, dtype=tf.int64)
+    sample = sampling.compiled(build.sampler(settings, build.process(config.diffusion)), state.ema_network, shape)
+    seeds = tf.range(config.train.preview_images, dtype=tf.int64)
 
     def preview(step: int) -> np.ndarray:
         images, _ = sample(seeds)

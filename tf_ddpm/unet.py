@@ -79,15 +79,16 @@ class UNet(keras.Model):
             stage = []
             for i in range(blocks):
                 stage.append(
-                    [residual(width, level_width, f"down_{level}_{i}"), attention(level, f"down_attention_{level}_{i}")]
+                    [
+                        residual(width, level_width, f"down_{level}_{i}"),
+                        attention(level, f"down_attention_{level}_{i}"),
+                    ]
                 )
                 width = level_width
                 skips.append(width)
             self.down.append(stage)
             if level + 1 < len(widths):
-                self.downsample.append(
-                    attribute(layers.Downsample(width, name=f"downsample_{level}", dtype=dtype))
-                )
+                self.downsample.append(attribute(layers.Downsample(width, name=f"downsample_{level}", dtype=dtype)))
                 skips.append(width)
 
         residual(width, width, "middle_1")
@@ -130,7 +131,9 @@ class UNet(keras.Model):
           ValueError: for an image whose static size the levels cannot halve.
         """
         height, width, channels = x.shape[1:]
-        if channels != self.settings["image_channels"] or any(s is not None and s % self.factor for s in (height, width)):
+        if channels != self.settings["image_channels"] or any(
+            s is not None and s % self.factor for s in (height, width)
+        ):
             raise ValueError(
                 f"image of shape {tuple(x.shape[1:])}: expected height and width divisible by {self.factor} "
                 f"and {self.settings['image_channels']} channels"

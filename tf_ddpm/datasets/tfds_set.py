@@ -28,7 +28,9 @@ def load(data: DataConfig) -> ImageSet:
     """
     logging.set_verbosity(logging.ERROR)  # TFDS warns of folders that it has not made yet
     builder = _builder(data)
-    features = dict(builder.info.features.items()) if isinstance(builder.info.features, tfds.features.FeaturesDict) else {}
+    features = (
+        dict(builder.info.features.items()) if isinstance(builder.info.features, tfds.features.FeaturesDict) else {}
+    )
     feature = features.get("image")
     if not isinstance(feature, tfds.features.Image):
         raise UserError(f"data.name={data.name}: the set has no feature 'image'; expected a set of images")
@@ -101,7 +103,9 @@ def _decoded(
     builder: tfds.core.DatasetBuilder, split: str, size: tuple[int, int], channels: int, labelled: bool, count: int
 ) -> Iterator[tuple[np.ndarray, int]]:
     """(image, label) of each example, in the set's own order."""
-    examples = builder.as_dataset(split=split, shuffle_files=False, read_config=tfds.ReadConfig(interleave_cycle_length=1))
+    examples = builder.as_dataset(
+        split=split, shuffle_files=False, read_config=tfds.ReadConfig(interleave_cycle_length=1)
+    )
     bar = tqdm(desc=f"reading {builder.name}", total=count, unit="", leave=False, disable=None)
     wanted = examples.map(lambda row: (row["image"], row["label"] if labelled else -1))
     for image, label in wanted.prefetch(64).as_numpy_iterator():

@@ -1,0 +1,117 @@
+"""The floor plan: who imports whom, both ways. A new arrow is drawn here before it is used."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+PLAN = {
+    "main": {"tf_ddpm", "config", "presets", "errors", "train_loop", "generate", "export.saved_model"},
+    "export": set(),
+    "export.signatures": {"build", "sampling"},
+    "export.verify": set(),
+    "export.saved_model": {"export.signatures", "export.verify", "errors", "sampling"},
+    "tf_ddpm": {"sampling"},
+    "errors": set(),
+    "config": {"errors"},
+    "presets": {"config", "errors"},
+    # The equations: they know neither network nor configuration, and see the network as denoiser(x_t, t).
+    "schedules": set(),
+    "process": {"schedules"},
+    "objectives": {"process"},
+    "samplers": {"objectives", "process"},
+    "randomness": set(),
+    "pixels": set(),
+    # The network: it does not know what diffusion is.
+    "layers": {"randomness"},
+    "unet": {"layers", "randomness"},
+    # Data, which sampling and exporting do without.
+    "datasets": {"config", "errors", "datasets.image_set", "datasets.digits", "datasets.folder", "datasets.tfds_set"},
+    "datasets.image_set": {"config"},
+    "datasets.pictures": set(),
+    "datasets.digits": {"config", "datasets.pictures", "datasets.image_set"},
+    "datasets.folder": {"config", "errors", "datasets.pictures", "datasets.image_set"},
+    "datasets.tfds_set": {"config", "errors", "datasets.pictures", "datasets.image_set"},
+    "datasets.batches": {"randomness"},
+    # From words to objects, and what is done with them.
+    "build": {"config", "errors", "process", "samplers", "schedules", "unet"},
+    "train_state": {"objectives", "pixels", "process", "randomness"},
+    "checkpoints": {"errors", "train_state"},
+    "run_log": set(),
+    "image_files": set(),
+    "sampling": {"build", "checkpoints", "config", "errors", "objectives", "pixels", "randomness", "samplers"},
+    "train_loop": {
+        "build", "checkpoints", "config", "datasets", "datasets.batches", "errors", "image_files", "run_log", "sampling",
+        "train_state",
+    },
+    "generate": {"errors", "image_files", "sampling"},
+}  # fmt: skip
+
+
+def rooms():
+    """Module name as in the plan -> file."""
+    files = [ROOT / "main.py", *sorted((ROOT / "tf_ddpm").rglob("*.py")), *sorted((ROOT / "export").rglob("*.py"))]
+    names = {}
+    for file in files:
+        parts = list(file.relative_to(ROOT).with_suffix("").parts)
+        if parts[-1] == "__init__":
+            parts.pop()
+        names[".".join(parts[1:] if parts[0] == "tf_ddpm" and len(parts) > 1 else parts)] = file
+    return names
+
+
+def imports(file, known):
+    """The rooms that a file imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        else:
+            continue
+        for name in names:
+            short = name.removeprefix("tf_ddpm.") if name != "tf_ddpm" else name
+            if short in known and name.split(".")[0] in ("tf_ddpm", "export"):
+                found.add(short)
+    # `from tf_ddpm import config` names the package only as the way to a room.
+    text = file.read_text()
+    if "import tf_ddpm\n" not in text:
+        found.discard("tf_ddpm")
+    if not any(line.strip().startswith(("from tf_ddpm import datasets", "from tf_ddpm import build, checkpoints, datasets"))
+               for line in text.splitlines()):  # fmt: skip
+        found.discard("datasets")
+    found.discard("export")
+    return found
+
+
+def test_the_imports_are_those_of_the_plan():
+    known = rooms()
+    assert set(known) == set(PLAN), "a room without a place in the plan, or a place without a room"
+    for name, file in known.items():
+        assert imports(file, known) == PLAN[name], name
+
+
+def test_there_are_no_cycles():
+    done, path = set(), []
+
+    def visit(name):
+        assert name not in path, " -> ".join([*path, name])
+        if name in done:
+            return
+        path.append(name)
+        for other in PLAN[name]:
+            visit(other)
+        path.pop()
+        done.add(name)
+
+    for name in PLAN:
+        visit(name)
+
+
+def test_the_configuration_imports_no_tensorflow():
+    import subprocess
+    import sys
+
+    code = "import sys; sys.modules['tensorflow'] = None; import tf_ddpm, tf_ddpm.presets, tf_ddpm.config"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

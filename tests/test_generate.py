@@ -1,0 +1,76 @@
+"""Images on disk."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tf_ddpm
+from tf_ddpm import build, image_files, sampling
+from tf_ddpm.errors import UserError
+from tf_ddpm.generate import generate
+
+
+@pytest.fixture(scope="module")
+def run(run_dir):
+    return tf_ddpm.load_run(run_dir)
+
+
+def test_a_generation_is_pngs_a_grid_an_animation_and_a_manifest(run, tmp_path):
+    grid = generate(run, tmp_path, 6, seed=40, batch_size=4)
+    assert grid == tmp_path / "grid.png"
+    names = [f"{i:06d}.png" for i in range(6)]
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "grid.png", "progress.gif", "manifest.json"}
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["seeds"] == {"first": 40, "count": 6} and manifest["steps"] == 20
+    assert manifest["sampler"] == "ddpm" and manifest["checkpoint_step"] == 8
+    pixels = np.asarray(Image.open(tmp_path / "000003.png"))
+    assert np.abs(pixels.astype(int) - run.sample([43])[0, ..., 0]).max() <= 1
+    with Image.open(tmp_path / "progress.gif") as gif:
+        assert gif.n_frames >= 20
+
+
+def test_a_smaller_generation_replaces_a_larger_one_and_nothing_else(run, tmp_path):
+    generate(run, tmp_path, 5, seed=0, steps=2)
+    (tmp_path / "mine.txt").write_text("keep")
+    generate(run, tmp_path, 2, seed=0, steps=2)
+    assert {p.name for p in tmp_path.glob("0*.png")} == {"000000.png", "000001.png"}
+    assert (tmp_path / "mine.txt").exists()
+
+
+def test_a_generation_that_fails_leaves_the_earlier_one(run, tmp_path, monkeypatch):
+    generate(run, tmp_path, 2, seed=0, steps=2)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(image_files, "save_gif", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(UserError, match="No space left"):
+        generate(run, tmp_path, 3, seed=9, steps=2)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_channels_without_a_png_form_are_saved_as_npy(tiny_config, tmp_path, capsys):
+    config = tiny_config(data__image_size=(4, 8), data__channels=5)
+    run = sampling.Run(config, build.network(config, "float32"), 0)
+    grid = generate(run, tmp_path, 2, seed=0, steps=2)
+    assert grid.name == "grid.npy" and np.load(tmp_path / "000001.npy").shape == (4, 8, 5)
+    assert ".npy" in capsys.readouterr().out
+
+
+def test_an_unwritable_folder_is_one_clear_line(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write samples"):
+        generate(run, tmp_path / "file", 1, seed=0, steps=2)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_pngs_hold_the_very_pixels(channels, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8)
+    with Image.open(image_files.save_image(image, tmp_path / "x")) as loaded:
+        np.testing.assert_array_equal(np.asarray(loaded).reshape(image.shape), image)
+
+
+def test_a_grid_shows_every_image_once():
+    images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1).repeat(64, 1).repeat(64, 2) * 10
+    sheet = image_files.grid(images)
+    assert sheet.shape == (2 * 66 + 2, 3 * 66 + 2, 1)
+    assert [int(sheet[10 + 66 * (i // 3), 10 + 66 * (i % 3), 0]) for i in range(5)] == [0, 10, 20, 30, 40]

@@ -1,0 +1,96 @@
+"""The command line, as a person uses it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def command(*flags, cwd, block_tensorflow=False):
+    code = "import sys, runpy\n"
+    if block_tensorflow:
+        code += "sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
+    code += (
+        f"sys.argv = ['main.py', *{list(flags)!r}]\nrunpy.run_path({str(ROOT / 'main.py')!r}, run_name='__main__')\n"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=env, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], ["--mode", "train, sample, export"]),
+        (["--mode=trian"], ["trian", "train, sample, export"]),
+        (["--mode=train", "--preset=mnits"], ["mnits", "mnist"]),
+        (["--mode=train", "--set=train.stpes=3"], ["train.stpes", "train.steps"]),
+        (["--mode=train", "--set=train.steps=x"], ["train.steps=x", "whole number"]),
+        (["--mode=train", "--set=train.steps=-1"], ["train.steps=-1", "from 1"]),
+        (["--mode=train", "--set=model.groups=3"], ["model.groups=3"]),
+        (["--mode=train", "--set=data.name=folder"], ["data.path"]),
+        (["--mode=sample"], ["no run in runs/digits", "--mode=train"]),
+        (["--mode=export", "--run_dir=nowhere"], ["no run in nowhere"]),
+        (["--mode=sample", "--num_images=0"], ["num_images"]),
+        (["--mode=train", "extra"], ["unexpected argument 'extra'"]),
+        (["--mode=train", "--stepz=3"], ["stepz"]),
+        (["--mode=train", "--seed=x"], ["seed"]),
+    ],
+)
+def test_wrong_use_is_at_most_three_lines_exit_code_1_and_nothing_written(flags, words, tmp_path):
+    done = command(*flags, cwd=tmp_path, block_tensorflow=True)
+    assert done.returncode == 1, done.stderr
+    assert 1 <= len(done.stderr.strip().splitlines()) <= 3, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--sampling_steps=21"], ["expected 1 to 20"]),
+        (["--sampling_steps=0"], ["sampling_steps"]),
+        (["--sampler=eulr"], ["one of ddpm, ddim"]),
+        (["--set=model.channels=16"], ["model.channels", "sample.*"]),
+        (["--set=sample.eta=2"], ["sample.eta=2"]),
+    ],
+)
+def test_wrong_sampling_flags_are_found_before_tensorflow_is_imported(flags, words, run_dir, tmp_path):
+    done = command("--mode=sample", f"--run_dir={run_dir}", *flags, cwd=tmp_path, block_tensorflow=True)
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) <= 3, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert not (run_dir / "samples").exists()
+
+
+def test_helpshort_explains_every_flag(tmp_path):
+    text = command("--helpshort", cwd=tmp_path).stdout
+    flags = (
+        "mode",
+        "preset",
+        "run_dir",
+        "set",
+        "num_images",
+        "sampler",
+        "sampling_steps",
+        "seed",
+        "out_dir",
+        "export_dir",
+    )
+    assert all(f"--{flag}" in text or f"--[no]{flag}" in text for flag in flags), text
+
+
+def test_train_sample_export_work_one_after_the_other_with_the_mode_alone(tmp_path):
+    tiny = ["model.channels=8", "model.groups=2", "diffusion.timesteps=10", "train.steps=3", "train.batch_size=8"]
+    trained = command("--mode=train", *[f"--set={setting}" for setting in tiny], cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    run_dir = tmp_path / "runs/digits"
+    assert (run_dir / "config.json").exists()
+    again = command("--mode=train", cwd=tmp_path)
+    assert again.returncode == 0 and "already at step 3" in again.stdout, again.stderr
+    sampled = command("--mode=sample", "--num_images=3", cwd=tmp_path)
+    assert sampled.returncode == 0 and (run_dir / "samples/grid.png").exists(), sampled.stderr
+    exported = command("--mode=export", cwd=tmp_path)
+    assert exported.returncode == 0 and (run_dir / "serving/ddpm/1/saved_model.pb").exists(), exported.stderr

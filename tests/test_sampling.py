@@ -1,0 +1,113 @@
+"""Images from a run and seeds."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_ddpm
+from tf_ddpm import build, sampling
+from tf_ddpm.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def run(run_dir):
+    return tf_ddpm.load_run(run_dir)
+
+
+def close(a, b):
+    """At most one grey level apart: another batch size may round differently."""
+    return np.abs(a.astype(int) - b.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"steps": 5}, {"sampler": "ddim", "steps": 5}, {"sampler": "ddim", "eta": 0.5}]
+)
+def test_an_image_depends_on_its_seed_alone(run, settings):
+    together = run.sample(range(5), **settings)
+    assert together.shape == (5, 8, 8, 1) and together.dtype == np.uint8
+    np.testing.assert_array_equal(together, run.sample(range(5), **settings))
+    assert close(together, run.sample(range(5), batch_size=2, **settings))
+    assert close(together[3:4], run.sample([3], **settings))
+    assert close(together[[4, 0]], run.sample([4, 0], **settings))
+    assert not close(together[0], together[1])
+
+
+def test_the_denoiser_is_the_ema_network(run, run_dir):
+    x_t, t = tf.random.stateless_normal([2, 8, 8, 1], [0, 0]), [0, 19]
+    np.testing.assert_allclose(run.denoiser(x_t, t), run.network(x_t, tf.constant(t)), atol=1e-6)
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(run_dir / "checkpoints")))
+    saved = reader.get_tensor("ema_network/up_0_0/conv_1/_kernel/.ATTRIBUTES/VARIABLE_VALUE")
+    np.testing.assert_array_equal(run.network.up_0_0.conv_1.kernel.numpy(), saved)
+
+
+def test_the_compiled_loop_is_algorithm_2_by_hand(run):
+    """A plain NumPy loop over the same noises, with the textbook formulas."""
+    from tf_ddpm import randomness
+
+    seeds, process = tf.constant([11, 12], tf.int64), run.process
+    x = randomness.image_normal(seeds, 0, [8, 8, 1]).numpy().astype(np.float64)
+    alpha, alpha_bar = 1 - process.betas, process.alpha_bar
+    for k, t in enumerate(reversed(range(len(process)))):
+        eps = run.denoiser(x, [t, t]).numpy().astype(np.float64)
+        x_0 = np.clip((x - np.sqrt(1 - alpha_bar[t]) * eps) / np.sqrt(alpha_bar[t]), -1, 1)
+        before = alpha_bar[t - 1] if t else 1.0
+        weight_x_0 = np.sqrt(before) * process.betas[t] / (1 - alpha_bar[t])
+        weight_x_t = np.sqrt(alpha[t]) * (1 - before) / (1 - alpha_bar[t])
+        noise = randomness.image_normal(seeds, k + 1, [8, 8, 1]).numpy()
+        x = weight_x_0 * x_0 + weight_x_t * x + (np.sqrt(process.betas[t]) * noise if t else 0)
+    by_hand = np.clip(np.round((x + 1) * 127.5), 0, 255)
+    assert np.abs(by_hand - run.sample([11, 12]).astype(int)).max() <= 1
+
+
+def test_frames_end_with_the_image(run):
+    settings = run.settings(sampler="ddim")
+    ((images, frames),) = run.batches(np.arange(3), settings, num_frames=6)
+    assert frames.shape == (6, 3, 8, 8, 1)
+    np.testing.assert_array_equal(frames[-1], images)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"steps": 0}, "from 1 to"), ({"steps": 21}, "expected 1 to 20"), ({"sampler": "euler"}, "one of ddpm, ddim"),
+     ({"eta": 2.0}, "sample.eta"), ({"step": 2}, "sample.steps")],
+)  # fmt: skip
+def test_wrong_settings_are_one_clear_line(run, settings, words):
+    with pytest.raises(UserError, match=words):
+        run.sample([0], **settings)
+
+
+@pytest.mark.parametrize("seeds", [[], [0.5], ["a"]])
+def test_wrong_seeds_are_refused(run, seeds):
+    with pytest.raises(UserError, match="seeds"):
+        run.sample(seeds)
+
+
+def test_a_bfloat16_run_samples_near_the_float32_one(run, run_dir):
+    fast = tf_ddpm.load_run(run_dir, precision="bfloat16")
+    assert fast.network.dtype_policy.name == "mixed_bfloat16"
+    difference = np.abs(fast.sample(range(8)).astype(int) - run.sample(range(8)).astype(int))
+    assert np.median(difference) <= 8
+
+
+def test_loading_needs_no_dataset(run_dir, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    assert tf_ddpm.load_run(run_dir).sample([0], steps=2).shape == (1, 8, 8, 1)
+
+
+def test_no_run_is_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match="no run in .*--mode=train"):
+        tf_ddpm.load_run(tmp_path)
+
+
+def test_a_chain_of_full_length_is_not_respaced(tiny_config):
+    process = build.process(tiny_config().diffusion)
+    assert build.sampler(tiny_config().sample, process).process is process
+
+
+def test_any_number_of_channels_can_be_drawn(tiny_config):
+    config = tiny_config(data__image_size=(4, 8), data__channels=5)
+    run = sampling.Run(config, build.network(config, "float32"), 0)
+    assert run.sample([0], steps=2).shape == (1, 4, 8, 5)

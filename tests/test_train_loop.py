@@ -1,0 +1,114 @@
+"""A run from its configuration to its directory, and on from there."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import mirrored
+from PIL import Image
+
+from tf_ddpm import config as config_lib
+from tf_ddpm import train_loop
+from tf_ddpm.errors import UserError
+
+
+def lines(run_dir):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_config_checkpoints_metrics_previews_and_logs(run_dir):
+    config = config_lib.read(run_dir)
+    assert config.data.image_size == (8, 8) and config.data.channels == 1  # resolved from the data
+    assert [line["step"] for line in lines(run_dir)] == [2, 4, 6, 8]
+    assert {"step", "loss", "images_per_second", "gradient_norm"} <= set(lines(run_dir)[0])
+    assert Image.open(run_dir / "previews/step_0000008.png").size[0] > 300
+    assert list((run_dir / "logs").glob("events.*"))
+    assert {p.name for p in (run_dir / "checkpoints").glob("*.index")} == {"step-4.index", "step-8.index"}
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(tiny_config, run_dir, tmp_path, capsys):
+    config = tiny_config(model__dropout=0.1)
+    whole = train_loop.run(config, tmp_path / "whole")
+    train_loop.run(config_lib.with_values(config, {"train.steps": 4}), tmp_path / "parts")
+    again = train_loop.run(config, tmp_path / "parts")
+    assert "from step 4 to 8" in capsys.readouterr().out
+    for a, b in zip(whole.network.weights, again.network.weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    for a, b in zip(whole.ema_network.weights, again.ema_network.weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    losses = [[line["loss"] for line in lines(tmp_path / name)] for name in ("whole", "parts")]
+    assert losses[0] == losses[1]
+
+
+def test_a_finished_run_says_so_and_changes_nothing(tiny_config, run_dir, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    state = train_loop.run(tiny_config(), run_dir)
+    assert "already at step 8" in capsys.readouterr().out and state.updates == 8
+    assert before == {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+
+
+def test_another_model_in_the_same_directory_is_refused(tiny_config, run_dir):
+    with pytest.raises(UserError, match="model.dropout is 0.0, not 0.2"):
+        train_loop.run(tiny_config(model__dropout=0.2), run_dir)
+
+
+def test_metrics_of_lost_updates_are_dropped(tiny_config, tmp_path):
+    train_loop.run(tiny_config(train__steps=4), tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "loss": 9.0}\n{"step": 7, "lo')
+    train_loop.run(tiny_config(train__steps=8), tmp_path)
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6, 8]
+    assert all(line["loss"] < 9.0 for line in lines(tmp_path))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(tiny_config, tmp_path):
+    train_loop.run(tiny_config(train__steps=4), tmp_path)
+    wild = {"train.optimizer": "sgd", "train.learning_rate": 100.0, "train.clip_norm": 1e9, "train.steps": 40}
+    text = (tmp_path / "config.json").read_text()
+    fresh = tmp_path / "wild"
+    with pytest.raises(UserError, match=r"not finite at step \d+.*none was written"):
+        train_loop.run(
+            config_lib.with_values(config_lib.from_json(text), wild | {"train.checkpoint_every": 40}), fresh
+        )
+    assert not list(fresh.glob("checkpoints/*.index"))
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(tiny_config, tmp_path):
+    strategy = mirrored(3)
+    with pytest.raises(UserError, match="train.batch_size=18 can"):
+        train_loop.run(tiny_config(), tmp_path, strategy)
+
+
+def test_nothing_is_written_when_the_data_cannot_be_read(tiny_config, tmp_path):
+    config = tiny_config(data__name="folder", data__path=str(tmp_path / "nowhere"), data__image_size=(8, 8))
+    with pytest.raises(UserError, match="no such folder"):
+        train_loop.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_devices_train_a_whole_run(tiny_config, tmp_path):
+    strategy = mirrored(2)
+    assert train_loop.run(tiny_config(train__steps=4), tmp_path, strategy).updates == 4
+    assert train_loop.run(tiny_config(train__steps=8), tmp_path).updates == 8  # and on with one
+
+
+def test_the_cifar10_preset_trains_and_samples_on_a_cpu(tmp_path):
+    """Two updates and two sampling steps of the published model, on synthetic images of that shape."""
+    from tf_ddpm import presets, sampling
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, image in enumerate(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    values = {
+        "data.name": "folder",
+        "data.path": str(folder),
+        "train.steps": 2,
+        "train.batch_size": 2,
+        "train.keep": 1,
+    }
+    config = config_lib.with_values(presets.preset("cifar10"), values | {"train.preview_images": 1})
+    state = train_loop.run(config, tmp_path / "run")
+    assert state.updates == 2 and state.network.count_params() == 35_746_307
+    images = sampling.load_run(tmp_path / "run").sample([0, 1], steps=2)
+    assert images.shape == (2, 32, 32, 3) and images.dtype == np.uint8 and images.std() > 10

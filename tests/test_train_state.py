@@ -1,0 +1,155 @@
+"""One update: the same on one device and on many, and what it is made of."""
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import make_tiny_config, mirrored
+
+from tf_ddpm import build, objectives, pixels, randomness
+from tf_ddpm.datasets.batches import batch_dataset
+from tf_ddpm.train_state import TrainState, make_update
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+
+
+def train(config, devices, updates, clip_norm=None, strategy=None, poison_at=None):
+    """The state after some updates on so many logical devices, and the metrics of each."""
+    strategy = strategy or mirrored(devices)
+    with strategy.scope():
+        tf.keras.utils.set_random_seed(0)
+        state = TrainState(lambda: build.network(config, "float32"), build.optimizer(config.train))
+    settings = config.train
+    update = make_update(
+        state,
+        build.process(config.diffusion),
+        strategy,
+        settings.batch_size,
+        clip_norm or settings.clip_norm,
+        settings.ema_decay,
+        settings.ema_warmup,
+    )
+    batches = iter(
+        strategy.distribute_datasets_from_function(
+            lambda context: batch_dataset(
+                IMAGES, settings.batch_size, settings.seed, 0, True, context.num_replicas_in_sync
+            )
+        )
+    )
+    metrics = []
+    for n in range(updates):
+        if n == poison_at:
+            state.network.conv_out.bias.assign([np.nan])
+        metrics.append({k: float(v) for k, v in update(next(batches)).items()})
+        metrics[-1]["output_kernel"] = state.network.conv_out.kernel.numpy()
+    return state, metrics
+
+
+def config_for(tiny_config, **changes):
+    return tiny_config(
+        model__multipliers=(1,),
+        model__attention_levels=(),
+        model__dropout=0.3,
+        data__image_size=(8, 8),
+        data__channels=1,
+        train__batch_size=8,
+        train__warmup_steps=0,
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def sgd():
+    """devices -> the state after four clipped SGD updates, trained once."""
+
+    def default(devices):  # one strategy in a process may use the default reduction: see `mirrored`
+        return tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]) if devices == 2 else None
+
+    config = config_for(make_tiny_config, train__optimizer="sgd", train__learning_rate=0.5)
+    return functools.cache(lambda devices, updates=4: train(config, devices, updates, 0.1, default(devices)))
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_sgd_on_many_devices_gives_the_weights_of_one(sgd, devices):
+    # The clipping bound is far below the gradient's norm, and dropout is on.
+    one, one_metrics = sgd(1)
+    many, many_metrics = sgd(devices)
+    for a, b in zip(one_metrics, many_metrics, strict=True):
+        assert a["gradient_norm"] > 0.2
+        assert a["loss"] == pytest.approx(b["loss"], rel=2e-4)
+        assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=2e-4)
+    moved = 0.0
+    fresh, _ = sgd(1, 0)
+    for start, a, b in zip(fresh.network.weights, one.network.weights, many.network.weights, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-6)
+        moved = max(moved, np.abs(a.numpy() - start.numpy()).max())
+    assert moved > 1e-3
+    for a, b in zip(one.ema_network.weights, many.ema_network.weights, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-6)
+
+
+def test_adam_on_many_devices_gives_the_outputs_of_one(tiny_config):
+    config = config_for(tiny_config)
+    one, _ = train(config, 1, 5)
+    many, _ = train(config, 4, 5)
+    x, t = tf.random.stateless_normal([4, 8, 8, 1], [0, 1]), tf.constant([0, 5, 10, 19])
+    np.testing.assert_allclose(one.network(x, t), many.network(x, t), atol=1e-3)
+    assert np.abs(one.network(x, t)).max() > 0.01
+
+
+def test_loss_and_clipped_step_are_those_of_algorithm_1(tiny_config):
+    config = config_for(tiny_config, train__optimizer="sgd", train__learning_rate=0.5)
+    clip_norm = 0.1
+    before, _ = train(config, 1, 0)
+    after, (metrics,) = train(config, 1, 1, clip_norm=clip_norm)
+    batch = next(iter(batch_dataset(IMAGES, 8, config.train.seed, 0, True)))
+    x_0, address = pixels.to_unit(batch["image"]), batch["address"]
+    process = build.process(config.diffusion)
+    t = randomness.row_integers(address, randomness.TIMESTEPS, 8, len(process))
+    eps = randomness.row_normal(address, randomness.NOISE, 8, [8, 8, 1])
+    assert len(set(t.numpy())) > 3
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(objectives.simple_loss(process, lambda x, t: before.network(x, t, address), x_0, t, eps))
+    gradients = tape.gradient(loss, before.network.trainable_variables)
+    norm = np.sqrt(sum(np.sum(g.numpy().astype(np.float64) ** 2) for g in gradients))
+    assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert metrics["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+    for g, a, b in zip(gradients, before.network.trainable_variables, after.network.trainable_variables, strict=True):
+        np.testing.assert_allclose(b.numpy(), a.numpy() - 0.5 * g.numpy() * clip_norm / norm, atol=1e-6)
+
+
+def test_a_gradient_below_the_bound_is_not_scaled(tiny_config):
+    config = config_for(tiny_config, train__optimizer="sgd", train__learning_rate=0.01)
+    loose, _ = train(config, 1, 1, clip_norm=1e3)
+    looser, _ = train(config, 1, 1, clip_norm=1e6)
+    for a, b in zip(loose.network.weights, looser.network.weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+@pytest.mark.parametrize(("warmup", "decay"), [(True, 0.9), (False, 0.75)])
+def test_ema_is_the_average_with_or_without_its_warm_up(tiny_config, warmup, decay):
+    config = config_for(tiny_config, train__ema_decay=decay, train__ema_warmup=warmup)
+    expected = train(config, 1, 0)[0].network.conv_out.kernel.numpy()
+    state, metrics = train(config, 1, 3)
+    for n, metric in enumerate(metrics):
+        share = min(decay, (1 + n) / (10 + n)) if warmup else decay
+        expected = share * expected + (1 - share) * metric["output_kernel"]
+    average = state.ema_network.conv_out.kernel.numpy()
+    np.testing.assert_allclose(average, expected, rtol=1e-4, atol=1e-7)
+    assert not np.allclose(average, metrics[-1]["output_kernel"], rtol=1e-3, atol=1e-7)
+
+
+def test_a_loss_that_is_not_finite_is_remembered_by_its_first_step(tiny_config):
+    state, metrics = train(config_for(tiny_config), 1, 5, poison_at=2)
+    assert [bool(np.isfinite(metric["loss"])) for metric in metrics] == [True, True, False, False, False]
+    assert state.first_bad_update == 3
+
+
+def test_learning_rate_rises_then_stays_or_decays(tiny_config):
+    constant = build.WarmupCosine(2e-4, 10, 0)
+    assert float(constant(0)) == pytest.approx(2e-5) and float(constant(4)) == pytest.approx(1e-4)
+    assert float(constant(9)) == float(constant(10**6)) == pytest.approx(2e-4)
+    decaying = build.WarmupCosine(2e-4, 10, 110)
+    assert float(decaying(60)) == pytest.approx(1e-4) and float(decaying(110)) == pytest.approx(0, abs=1e-12)
+    assert float(decaying(10**6)) == pytest.approx(0, abs=1e-12)
