@@ -41,7 +41,7 @@ def _sample_settings(run_dir: str) -> dict:
     """The sampling settings of the command line, checked against the run before TensorFlow is imported."""
     saved = config_lib.read(run_dir)
     wanted = config_lib.with_settings(saved, FLAGS["set"].value)
-    changed = [key for key in config_lib.keys() if config_lib.get(saved, key) != config_lib.get(wanted, key)]
+    changed = config_lib.changed(saved, wanted)
     fixed = [key for key in changed if not key.startswith("sample.")]
     if fixed:
         raise UserError(f"--set={fixed[0]} cannot change a trained run; --mode={FLAGS.mode} takes sample.* keys only")

@@ -58,7 +58,7 @@ def measure(samples: np.ndarray, seed: int = 0) -> dict[str, object]:
     }
 
 
-def main(_) -> None:
+def main(_: list[str]) -> None:
     """Draws and prints."""
     run = tf_ddpm.load_run(FLAGS.run_dir)
     seeds = np.arange(FLAGS.seed, FLAGS.seed + FLAGS.num_images)

@@ -27,11 +27,11 @@ class ServingModule(tf.Module):
             input_signature=[tf.TensorSpec([None, *shape], tf.float32), tf.TensorSpec([None], tf.int32)],
             autograph=False,
         )
-        def denoiser(x_t, t):
+        def denoiser(x_t: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
             return self.network(x_t, t)
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, name="seed")], autograph=False)
-        def sample(seed):
+        def sample(seed: tf.Tensor) -> dict[str, tf.Tensor]:
             image, _ = sampling.draw(sampler, denoiser, shape, seed)
             return {"image": image, "seed": tf.identity(seed)}
 
@@ -42,7 +42,7 @@ class ServingModule(tf.Module):
             ],
             autograph=False,
         )
-        def denoise(x_t, t):
+        def denoise(x_t: tf.Tensor, t: tf.Tensor) -> dict[str, tf.Tensor]:
             output = denoiser(x_t, t)
             return {
                 "eps": process.eps_from_output(x_t, t, output),

@@ -89,7 +89,10 @@ def test_v_is_the_velocity_along_the_circle_of_image_and_noise():
     process, t = DiffusionProcess(LINEAR, prediction="v"), tf.constant([400])
     x_0, eps = column(0.3), column(-0.8)
     angle = np.arccos(np.sqrt(np.cumprod(1 - LINEAR)[400]))
-    at = lambda phi: np.cos(phi) * 0.3 + np.sin(phi) * -0.8
+
+    def at(phi):
+        return np.cos(phi) * 0.3 + np.sin(phi) * -0.8
+
     derivative = (at(angle + 1e-6) - at(angle - 1e-6)) / 2e-6
     np.testing.assert_allclose(process.v_from(x_0, t, eps).numpy().item(), derivative, rtol=1e-8)
 

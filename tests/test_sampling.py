@@ -98,7 +98,7 @@ def test_loading_needs_no_dataset(run_dir, monkeypatch):
 
 
 def test_no_run_is_one_clear_line(tmp_path):
-    with pytest.raises(UserError, match="no run in .*--mode=train"):
+    with pytest.raises(UserError, match=r"no run in .*--mode=train"):
         tf_ddpm.load_run(tmp_path)
 
 

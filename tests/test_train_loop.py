@@ -48,7 +48,7 @@ def test_a_finished_run_says_so_and_changes_nothing(tiny_config, run_dir, capsys
 
 
 def test_another_model_in_the_same_directory_is_refused(tiny_config, run_dir):
-    with pytest.raises(UserError, match="model.dropout is 0.0, not 0.2"):
+    with pytest.raises(UserError, match=r"model\.dropout is 0\.0, not 0\.2"):
         train_loop.run(tiny_config(model__dropout=0.2), run_dir)
 
 
@@ -75,7 +75,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(t
 
 def test_a_batch_that_devices_cannot_share_is_refused(tiny_config, tmp_path):
     strategy = mirrored(3)
-    with pytest.raises(UserError, match="train.batch_size=18 can"):
+    with pytest.raises(UserError, match=r"train\.batch_size=18 can"):
         train_loop.run(tiny_config(), tmp_path, strategy)
 
 

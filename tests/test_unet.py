@@ -13,8 +13,13 @@ from tf_ddpm.unet import UNet
 
 def small(**changes):
     settings = {
-        "image_channels": 2, "channels": 8, "multipliers": (1, 2, 2), "blocks": 1, "attention_levels": (1,), "groups": 2,
-    }  # fmt: skip
+        "image_channels": 2,
+        "channels": 8,
+        "multipliers": (1, 2, 2),
+        "blocks": 1,
+        "attention_levels": (1,),
+        "groups": 2,
+    }
     return UNet(**{**settings, **changes})
 
 

@@ -8,6 +8,7 @@ Importing this package imports no TensorFlow; the first use of `load_run` does.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["load_run"]
 
 
-def load_run(run_dir, **settings) -> Run:
+def load_run(run_dir: str | os.PathLike, **settings) -> Run:
     """The trained run in `run_dir`: see `tf_ddpm.sampling.load_run`."""
     from tf_ddpm import sampling
 

@@ -49,7 +49,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     def __init__(self, learning_rate: float, warmup_steps: int, decay_steps: int):
         self.learning_rate, self.warmup_steps, self.decay_steps = learning_rate, warmup_steps, decay_steps
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """The learning rate float32 of the update number `step`, counted from 0."""
         step = tf.cast(step, tf.float32)
         rate = self.learning_rate * tf.minimum((step + 1.0) / max(self.warmup_steps, 1), 1.0)

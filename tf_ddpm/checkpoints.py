@@ -54,7 +54,8 @@ def restore_ema_network(network: keras.Model, run_dir: str | os.PathLike) -> int
     latest = tf.train.latest_checkpoint(_folder(run_dir))
     if latest is None:
         raise UserError(
-            f"the run in {run_dir} has no checkpoint yet; train it with: python main.py --mode=train --run_dir={run_dir}"
+            f"the run in {run_dir} has no checkpoint yet; "
+            f"train it with: python main.py --mode=train --run_dir={run_dir}"
         )
     _read(tf.train.Checkpoint(ema_network=network), latest)
     return step_of(latest)

@@ -23,7 +23,15 @@ from tf_ddpm.errors import UserError
 FORMAT_VERSION = 1
 
 
-def _key(default: Any, text: str, *, low=None, high=None, above=None, choices=None) -> Any:
+def _key(
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
     """A config key: its default, what it means, and its range (`low` and `high` inclusive, `above` exclusive)."""
     return dataclasses.field(
         default=default,
@@ -180,6 +188,12 @@ def get(config: Config, key: str) -> Any:
     """The value of `section.name`."""
     section, name = key.split(".")
     return getattr(getattr(config, section), name)
+
+
+def changed(before: Config, after: Config) -> list[str]:
+    """The keys that the two do not share, in order."""
+    names = list(keys())
+    return [name for name in names if get(before, name) != get(after, name)]
 
 
 def with_values(config: Config, values: dict[str, Any]) -> Config:
@@ -378,7 +392,8 @@ def read(run_dir: str | os.PathLike) -> Config:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"no run in {run_dir} (it has no config.json); train one with: python main.py --mode=train --run_dir={run_dir}"
+            f"no run in {run_dir} (it has no config.json); "
+            f"train one with: python main.py --mode=train --run_dir={run_dir}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
@@ -392,10 +407,10 @@ def continued(saved: Config, wanted: Config) -> Config:
       UserError: naming the keys that would make it a different run.
     """
     fixed, values = [], {}
-    for key in keys():
+    for key in changed(saved, wanted):
         old, new = get(saved, key), get(wanted, key)
-        if new == old or (new is None and key in ("data.image_size", "data.channels")):
-            continue
+        if new is None and key in ("data.image_size", "data.channels"):
+            continue  # they were resolved from the data
         if key in CHANGEABLE:
             values[key] = new
         else:

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tf_ddpm import image_files
+from tf_ddpm.config import SampleConfig
 from tf_ddpm.errors import UserError
 from tf_ddpm.sampling import Run
 
@@ -62,7 +63,7 @@ def generate(run: Run, out_dir: str | os.PathLike, num_images: int, seed: int, *
     return out_dir / names[-2]
 
 
-def _write(run: Run, sample, seeds: np.ndarray, folder: Path) -> list[str]:
+def _write(run: Run, sample: SampleConfig, seeds: np.ndarray, folder: Path) -> list[str]:
     """Writes all but the manifest; returns the file names, the grid and the animation last."""
     names, shown, frames = [], [], None
     bar = tqdm(total=len(seeds), unit="image", disable=True if len(seeds) <= sample.batch_size else None)

@@ -14,6 +14,8 @@ import tensorflow as tf
 
 from tf_ddpm import randomness
 
+DType = str | keras.DTypePolicy
+
 
 def _initializer(scale: float = 1.0) -> keras.initializers.Initializer:
     """Ho et al.'s default: variance scaling, fan average, uniform; scale 0 means 1e-10."""
@@ -26,13 +28,15 @@ def _sides(x: tf.Tensor) -> list:
     return [dynamic[axis] if side is None else side for axis, side in enumerate(x.shape)]
 
 
-def _dense(width_in: int, width: int, name: str, dtype, scale: float = 1.0) -> keras.layers.Dense:
+def _dense(width_in: int, width: int, name: str, dtype: DType, scale: float = 1.0) -> keras.layers.Dense:
     layer = keras.layers.Dense(width, kernel_initializer=_initializer(scale), name=name, dtype=dtype)
     layer.build((None, width_in))
     return layer
 
 
-def conv3x3(width_in: int, width: int, name: str, dtype, scale: float = 1.0, strides: int = 1) -> keras.layers.Conv2D:
+def conv3x3(
+    width_in: int, width: int, name: str, dtype: DType, scale: float = 1.0, strides: int = 1
+) -> keras.layers.Conv2D:
     """A 3x3 convolution, TensorFlow's `SAME` padding (asymmetric where strides is 2)."""
     layer = keras.layers.Conv2D(
         width, 3, strides, padding="same", kernel_initializer=_initializer(scale), name=name, dtype=dtype
@@ -66,7 +70,7 @@ class TimeEmbedding(keras.layers.Layer):
         self.dense_2 = _dense(4 * channels, 4 * channels, "dense_2", self.dtype_policy)
         self.built = True
 
-    def call(self, t):
+    def call(self, t: tf.Tensor) -> tf.Tensor:
         """[B] -> [B, 4 channels]."""
         return self.dense_2(tf.nn.silu(self.dense_1(sinusoidal_embedding(t, self.channels))))
 
@@ -87,7 +91,7 @@ class GroupNorm(keras.layers.Layer):
         self.beta = self.add_weight(shape=(width,), initializer="zeros", name="beta", dtype="float32")
         self.built = True
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         """[B, H, W, width] -> the same."""
         shape = _sides(x)
         flat = tf.reshape(x, [shape[0], shape[1] * shape[2], self.width])
@@ -99,13 +103,13 @@ class GroupNorm(keras.layers.Layer):
 def _group_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, layer: GroupNorm) -> tf.Tensor:
     """swish(gamma (x - mean) / std + beta) for x [B, N, C], statistics over N and the channels of a group."""
 
-    def group_mean(values):  # [B, C] -> [B, C], each channel the mean of its group
+    def group_mean(values: tf.Tensor) -> tf.Tensor:  # [B, C] -> [B, C], each channel the mean of its group
         grouped = tf.reshape(values, [-1, layer.groups, layer.width // layer.groups])
         mean = tf.reduce_mean(grouped, axis=2, keepdims=True)
         return tf.reshape(tf.broadcast_to(mean, tf.shape(grouped)), tf.shape(values))
 
     @tf.custom_gradient
-    def normalise(x, gamma, beta):
+    def normalise(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple:
         x32 = tf.cast(x, tf.float32)
         mean = group_mean(tf.reduce_mean(x32, axis=1))
         variance = group_mean(tf.reduce_mean(tf.math.squared_difference(x32, mean[:, None]), axis=1))
@@ -115,7 +119,7 @@ def _group_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, layer: GroupNor
         gate = tf.sigmoid(z) if layer.swish else None
         y = z * gate if layer.swish else z
 
-        def grad(dy):
+        def grad(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             dz = dy * (gate + y * (1.0 - gate)) if layer.swish else dy
             dz32 = tf.cast(dz, tf.float32)
             dbeta = tf.reduce_mean(dz32, axis=1)  # means over N; [B, C]
@@ -142,7 +146,7 @@ class Dropout(keras.layers.Layer):
         self.rate, self.stream = rate, stream
         self.built = True
 
-    def call(self, x, address=None):
+    def call(self, x: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
         """[B, H, W, C] and int64 [3] or None -> [B, H, W, C]."""
         dropped = round(self.rate * 65536)
         if address is None or dropped == 0:
@@ -170,7 +174,7 @@ class ResidualBlock(keras.layers.Layer):
         self.shortcut = _dense(width_in, width, "shortcut", dtype) if width_in != width else None
         self.built = True
 
-    def call(self, x, time, address=None):
+    def call(self, x: tf.Tensor, time: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
         """x [B, H, W, width_in], swish(time) [B, time_width] -> [B, H, W, width]."""
         h = self.conv_1(self.norm_1(x))
         h = h + self.time(time)[:, None, None, :]
@@ -192,7 +196,7 @@ class Attention(keras.layers.Layer):
         self.out = _dense(width, width, "out", dtype, scale=0.0)
         self.built = True
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         """[B, H, W, width] -> the same. The softmax is float32."""
         shape = _sides(x)
         pixels = tf.reshape(self.norm(x), [shape[0], shape[1] * shape[2], self.width])
@@ -202,7 +206,7 @@ class Attention(keras.layers.Layer):
         mixed = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])  # [B, HW, heads, width / heads]
         return x + tf.reshape(self.out(tf.reshape(mixed, _sides(pixels))), shape)
 
-    def _split(self, pixels):  # [B, HW, width] -> [B, heads, HW, width / heads]
+    def _split(self, pixels: tf.Tensor) -> tf.Tensor:  # [B, HW, width] -> [B, heads, HW, width / heads]
         batch, count, _ = _sides(pixels)
         split = tf.reshape(pixels, [batch, count, self.heads, self.width // self.heads])
         return tf.transpose(split, [0, 2, 1, 3])
@@ -216,7 +220,7 @@ class Downsample(keras.layers.Layer):
         self.conv = conv3x3(width, width, "conv", self.dtype_policy, strides=2)
         self.built = True
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         """[B, H, W, width] -> [B, H/2, W/2, width]."""
         return self.conv(x)
 
@@ -229,7 +233,7 @@ class Upsample(keras.layers.Layer):
         self.conv = conv3x3(width, width, "conv", self.dtype_policy)
         self.built = True
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         """[B, H, W, width] -> [B, 2H, 2W, width]."""
         batch, height, width, channels = _sides(x)
         pairs = tf.tile(x[:, :, None, :, None, :], [1, 1, 2, 1, 2, 1])

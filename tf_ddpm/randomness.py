@@ -50,7 +50,7 @@ def row_integers(address: tf.Tensor, stream: int, rows: tf.Tensor, limit: int) -
 def image_normal(seeds: tf.Tensor, count: tf.Tensor, image_shape: list[int]) -> tf.Tensor:
     """Standard normal float32 [B, *image_shape]: row i is the draw number `count` of the seed int64 seeds[i]."""
 
-    def draw(seed):
+    def draw(seed: tf.Tensor) -> tf.Tensor:
         pair = tf.stack([seed, tf.cast(count, tf.int64)])
         return tf.random.stateless_normal(image_shape, pair, alg="philox")
 

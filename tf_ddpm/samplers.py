@@ -35,7 +35,7 @@ class Ancestral:
         self.process = process
         self.clip = clip
 
-    def step(self, denoiser, x_t, t, noise):
+    def step(self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """x_{t-1} = mean + sigma_t noise, and no noise in the last step (t = 0)."""
         x_0 = predicted_x_0(self.process, denoiser, x_t, t, self.clip)
         mean, log_variance = self.process.p_step(x_0, x_t, t)
@@ -54,7 +54,7 @@ class DDIM:
         self.sigma = eta * np.sqrt(process.posterior_variance)
         self.direction = np.sqrt(np.maximum(1.0 - process.alpha_bar_prev - self.sigma**2, 0.0))
 
-    def step(self, denoiser, x_t, t, noise):
+    def step(self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """x_{t-1} = sqrt(alpha_bar_prev) x_0 + sqrt(1 - alpha_bar_prev - sigma^2) eps + sigma noise."""
         x_0 = predicted_x_0(self.process, denoiser, x_t, t, self.clip)
         eps = self.process.eps_from_x_0(x_t, t, x_0)
@@ -94,7 +94,7 @@ def sample_loop(
     is_frame[moments] = True
     frames = tf.TensorArray(x_T.dtype, size=len(moments) if num_frames else 0, element_shape=x_T.shape)
 
-    def body(k, slot, x_t, frames):
+    def body(k: tf.Tensor, slot: tf.Tensor, x_t: tf.Tensor, frames: tf.TensorArray) -> tuple:
         t = steps - 1 - k
         drawn = noise(k) if sampler.stochastic else tf.zeros([], x_t.dtype)
         x_prev, x_0 = sampler.step(denoiser, x_t, t, drawn)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from tf_ddpm import build, checkpoints, pixels, randomness, samplers
 from tf_ddpm import config as config_lib
@@ -46,7 +47,7 @@ def compiled(
     """`draw` as one graph for any number of seeds int64 [B]."""
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, name="seed")], autograph=False)
-    def sample(seeds):
+    def sample(seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return draw(sampler, network, image_shape, seeds, num_frames)
 
     return sample
@@ -68,7 +69,7 @@ class Run:
         """(height, width, channels)."""
         return (*self.config.data.image_size, self.config.data.channels)
 
-    def denoiser(self, x_t, t) -> tf.Tensor:
+    def denoiser(self, x_t: ArrayLike, t: ArrayLike) -> tf.Tensor:
         """The network's prediction float32 [B, H, W, C] (eps, unless the run says otherwise).
 
         Args:

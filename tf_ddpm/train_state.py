@@ -75,7 +75,7 @@ def make_update(
     replicas = strategy.num_replicas_in_sync
     variables = state.network.trainable_variables
 
-    def replica_step(batch):
+    def replica_step(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         x_0, address = pixels.to_unit(batch["image"]), batch["address"]
         rows = tf.shape(x_0)[0]
         t = randomness.row_integers(address, randomness.TIMESTEPS, rows, len(process))
@@ -92,7 +92,7 @@ def make_update(
         return loss, norm
 
     @tf.function
-    def train_step(batch):
+    def train_step(batch: dict) -> dict[str, tf.Tensor]:
         loss, norm = strategy.run(replica_step, args=(batch,))
         loss = strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None)
         norm = strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None)

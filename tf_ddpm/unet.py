@@ -53,11 +53,11 @@ class UNet(keras.Model):
         made = 0  # residual blocks so far: each has a random stream of its own
 
         # TensorFlow's checkpoints follow attributes, not lists, so every layer is an attribute as well.
-        def attribute(layer):
+        def attribute(layer: keras.layers.Layer) -> keras.layers.Layer:
             setattr(self, layer.name, layer)
             return layer
 
-        def residual(width_in, width, name):
+        def residual(width_in: int, width: int, name: str) -> layers.ResidualBlock:
             nonlocal made
             made += 1
             stream = randomness.FIRST_LAYER + made
@@ -65,7 +65,7 @@ class UNet(keras.Model):
                 layers.ResidualBlock(width_in, width, 4 * channels, groups, dropout, stream, name=name, dtype=dtype)
             )
 
-        def attention(level, name):
+        def attention(level: int, name: str) -> layers.Attention | None:
             if level not in attention_levels:
                 return None
             return attribute(layers.Attention(widths[level], heads, groups, name=name, dtype=dtype))
@@ -116,7 +116,7 @@ class UNet(keras.Model):
         self.conv_out = layers.conv3x3(width, image_channels, "conv_out", "float32", scale=0.0)
         self.built = True
 
-    def call(self, x, t, address=None):
+    def call(self, x: tf.Tensor, t: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
         """The network's output.
 
         Args:

@@ -29,7 +29,7 @@ def batch_dataset(
     rows = batch_size // shards
     row_shape = images.shape[1:]
 
-    def element(position):
+    def element(position: tf.Tensor) -> dict[str, tf.Tensor]:
         step, shard = position // shards, position % shards
         address = randomness.row_address(seed, step, shard * rows)
         chosen = _shuffled(step * batch_size + shard * rows + tf.range(rows, dtype=tf.int64), len(images), seed)
