@@ -28,28 +28,16 @@ flags.DEFINE_string("export_dir", None, "export: where the versions go. Default:
 FLAGS = flags.FLAGS
 
 
-def _config(run_dir: str) -> config_lib.Config:
-    """What the command line asks for: the run's own configuration or a preset, with every --set applied."""
-    if FLAGS.preset is None and os.path.exists(os.path.join(run_dir, "config.json")):
-        config = config_lib.read(run_dir)
-    else:
-        config = presets.preset(FLAGS.preset or "digits")
-    return config_lib.validated(config_lib.with_settings(config, FLAGS["set"].value))
-
-
-def _sample_settings(run_dir: str) -> dict:
-    """The sampling settings of the command line, checked against the run before TensorFlow is imported."""
+def _train_config(run_dir: str) -> config_lib.Config:
+    """The preset with every --set applied; for a run that exists already its own configuration, so applied."""
+    asked = config_lib.with_settings(presets.preset(FLAGS.preset or "digits"), FLAGS["set"].value)
+    asked = config_lib.validated(asked)
+    if not os.path.exists(os.path.join(run_dir, "config.json")):
+        return asked
     saved = config_lib.read(run_dir)
-    wanted = config_lib.with_settings(saved, FLAGS["set"].value)
-    changed = config_lib.changed(saved, wanted)
-    fixed = [key for key in changed if not key.startswith("sample.")]
-    if fixed:
-        raise UserError(f"--set={fixed[0]} cannot change a trained run; --mode={FLAGS.mode} takes sample.* keys only")
-    settings = {key.removeprefix("sample."): config_lib.get(wanted, key) for key in changed}
-    flagged = {"sampler": FLAGS.sampler, "steps": FLAGS.sampling_steps}
-    settings |= {name: value for name, value in flagged.items() if value is not None}
-    config_lib.validated(config_lib.with_values(saved, {f"sample.{k}": v for k, v in settings.items()}))
-    return settings
+    if FLAGS.preset is not None:
+        config_lib.continued(saved, asked)  # another preset is another run
+    return config_lib.continued(saved, config_lib.with_settings(saved, FLAGS["set"].value))
 
 
 def _dispatch() -> None:
@@ -59,12 +47,13 @@ def _dispatch() -> None:
         presets.preset(FLAGS.preset)
     run_dir = FLAGS.run_dir or os.path.join("runs", FLAGS.preset or "digits")
     if FLAGS.mode == "train":
-        config = _config(run_dir)
+        config = _train_config(run_dir)
         from tf_ddpm import train_loop
 
         train_loop.run(config, run_dir)
         return
-    settings = _sample_settings(run_dir)
+    flagged = {"sampler": FLAGS.sampler, "steps": FLAGS.sampling_steps}
+    settings = config_lib.sample_changes(config_lib.read(run_dir), FLAGS["set"].value, flagged)
     import tf_ddpm
 
     run = tf_ddpm.load_run(run_dir, **settings)

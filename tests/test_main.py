@@ -88,6 +88,8 @@ def test_train_sample_export_work_one_after_the_other_with_the_mode_alone(tmp_pa
     assert trained.returncode == 0, trained.stderr
     run_dir = tmp_path / "runs/digits"
     assert (run_dir / "config.json").exists()
+    other = command("--mode=train", "--preset=mnist", "--run_dir=runs/digits", cwd=tmp_path, block_tensorflow=True)
+    assert other.returncode == 1 and "another configuration" in other.stderr, other.stderr
     again = command("--mode=train", cwd=tmp_path)
     assert again.returncode == 0 and "already at step 3" in again.stdout, again.stderr
     sampled = command("--mode=sample", "--num_images=3", cwd=tmp_path)

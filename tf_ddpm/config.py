@@ -425,5 +425,20 @@ def continued(saved: Config, wanted: Config) -> Config:
     return validated(with_values(saved, values))
 
 
+def sample_changes(saved: Config, settings: Iterable[str], flags: dict[str, Any]) -> dict[str, Any]:
+    """What `--set=sample.*` and the sampling flags (None: not given) change in the sampling of a run, checked.
+
+    Raises:
+      UserError: for any other key, or a value that does not fit the run.
+    """
+    wanted = with_settings(saved, settings)
+    fixed = [key for key in changed(saved, wanted) if not key.startswith("sample.")]
+    if fixed:
+        raise UserError(f"--set={fixed[0]} cannot change a trained run: sampling and export take sample.* keys only")
+    given = {f"sample.{name}": value for name, value in flags.items() if value is not None}
+    wanted = validated(with_values(wanted, given))
+    return {key.removeprefix("sample."): get(wanted, key) for key in changed(saved, wanted)}
+
+
 def _shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,40 @@
+# `make train` and `make test` create the virtual environment, install the pinned requirements and run.
+PYTHON ?= python3
+VENV ?= .venv
+PRESET ?= digits
+
+.PHONY: train sample export test lint format slow
+
+train: $(VENV)/runtime
+	$(VENV)/bin/python main.py --mode=train --preset=$(PRESET)
+	$(VENV)/bin/python main.py --mode=sample --preset=$(PRESET)
+
+sample export: $(VENV)/runtime
+	$(VENV)/bin/python main.py --mode=$@ --preset=$(PRESET)
+
+test: lint
+	$(VENV)/bin/python -m pytest
+
+slow: $(VENV)/development
+	$(VENV)/bin/python -m pytest -m slow
+
+lint: $(VENV)/development
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+format: $(VENV)/development
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+$(VENV)/python:
+	$(PYTHON) -c "import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else 'Python 3.11 to 3.13 is needed, this is ' + sys.version.split()[0] + '; choose another with: make PYTHON=python3.12')"
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/runtime: requirements.txt | $(VENV)/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/development: requirements-dev.txt requirements.txt | $(VENV)/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
