@@ -5,8 +5,9 @@ import sys
 
 from absl import app, flags, logging
 
+import tf_ddpm
 from tf_ddpm import config as config_lib
-from tf_ddpm import presets
+from tf_ddpm import datasets, presets, quiet_tensorflow
 from tf_ddpm.errors import UserError
 
 MODES = ("train", "sample", "export")
@@ -30,14 +31,16 @@ FLAGS = flags.FLAGS
 
 def _train_config(run_dir: str) -> config_lib.Config:
     """The preset with every --set applied; for a run that exists already its own configuration, so applied."""
-    asked = config_lib.with_settings(presets.preset(FLAGS.preset or "digits"), FLAGS["set"].value)
-    asked = config_lib.validated(asked)
-    if not os.path.exists(os.path.join(run_dir, "config.json")):
-        return asked
-    saved = config_lib.read(run_dir)
-    if FLAGS.preset is not None:
+    settings, saved = FLAGS["set"].value, None
+    if os.path.exists(os.path.join(run_dir, "config.json")):
+        saved = config_lib.read(run_dir)
+    if saved is None or FLAGS.preset is not None:
+        preset = presets.preset(FLAGS.preset or "digits")
+        asked = config_lib.validated(config_lib.with_settings(preset, settings))
+        if saved is None:
+            return asked
         config_lib.continued(saved, asked)  # another preset is another run
-    return config_lib.continued(saved, config_lib.with_settings(saved, FLAGS["set"].value))
+    return config_lib.continued(saved, config_lib.with_settings(saved, settings))
 
 
 def _dispatch() -> None:
@@ -48,14 +51,15 @@ def _dispatch() -> None:
     run_dir = FLAGS.run_dir or os.path.join("runs", FLAGS.preset or "digits")
     if FLAGS.mode == "train":
         config = _train_config(run_dir)
+        datasets.check(config.data)
+        quiet_tensorflow.import_tensorflow()
         from tf_ddpm import train_loop
 
         train_loop.run(config, run_dir)
         return
     flagged = {"sampler": FLAGS.sampler, "steps": FLAGS.sampling_steps}
     settings = config_lib.sample_changes(config_lib.read(run_dir), FLAGS["set"].value, flagged)
-    import tf_ddpm
-
+    quiet_tensorflow.import_tensorflow()
     run = tf_ddpm.load_run(run_dir, **settings)
     if FLAGS.mode == "sample":
         from tf_ddpm import generate
@@ -72,7 +76,6 @@ def _dispatch() -> None:
 
 def main(argv: list[str]) -> int:
     """Runs the mode that the flags ask for; 1 and at most three lines on stderr for wrong use."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.WARNING)
     try:
         if len(argv) > 1:
@@ -82,7 +85,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; a training run goes on from its last checkpoint with the same command", file=sys.stderr)
         return 130
     return 0
 

@@ -6,13 +6,17 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 PLAN = {
-    "main": {"tf_ddpm", "config", "presets", "errors", "train_loop", "generate", "export.saved_model"},
+    "main": {
+        "tf_ddpm", "config", "datasets", "presets", "errors", "quiet_tensorflow", "train_loop", "generate",
+        "export.saved_model",
+    },
     "export": set(),
     "export.signatures": {"build", "sampling"},
     "export.verify": set(),
     "export.saved_model": {"export.signatures", "export.verify", "errors", "sampling"},
     "tf_ddpm": {"sampling"},
     "errors": set(),
+    "quiet_tensorflow": set(),
     "config": {"errors"},
     "presets": {"config", "errors"},
     # The equations: they know neither network nor configuration, and see the network as denoiser(x_t, t).

@@ -18,6 +18,7 @@ def command(*flags, cwd, block_tensorflow=False):
         f"sys.argv = ['main.py', *{list(flags)!r}]\nrunpy.run_path({str(ROOT / 'main.py')!r}, run_name='__main__')\n"
     )
     env = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
+    env.pop("TF_CPP_MIN_LOG_LEVEL", None)
     return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=env, capture_output=True, text=True)
 
 
@@ -32,6 +33,10 @@ def command(*flags, cwd, block_tensorflow=False):
         (["--mode=train", "--set=train.steps=-1"], ["train.steps=-1", "from 1"]),
         (["--mode=train", "--set=model.groups=3"], ["model.groups=3"]),
         (["--mode=train", "--set=data.name=folder"], ["data.path"]),
+        (
+            ["--mode=train", "--set=data.name=folder", "--set=data.path=nowhere", "--set=data.image_size=8"],
+            ["nowhere"],
+        ),
         (["--mode=sample"], ["no run in runs/digits", "--mode=train"]),
         (["--mode=export", "--run_dir=nowhere"], ["no run in nowhere"]),
         (["--mode=sample", "--num_images=0"], ["num_images"]),
@@ -46,6 +51,12 @@ def test_wrong_use_is_at_most_three_lines_exit_code_1_and_nothing_written(flags,
     assert 1 <= len(done.stderr.strip().splitlines()) <= 3, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
     assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+
+
+def test_an_unknown_set_is_one_clear_line_in_spite_of_tensorflow(tmp_path):
+    done = command("--mode=train", "--set=data.name=mnits", "--set=data.data_dir=sets", cwd=tmp_path)
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "mnits" in done.stderr and "mnist" in done.stderr and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

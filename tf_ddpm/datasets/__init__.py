@@ -1,8 +1,20 @@
 """One door to data: `load` gives an `ImageSet`, `batches` makes training batches of it."""
 
+from pathlib import Path
+
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.errors import UserError
+
+
+def check(data: DataConfig) -> None:
+    """What can be said of `data` at once, before TensorFlow is imported.
+
+    Raises:
+      UserError: where there is no such folder.
+    """
+    if data.name == "folder" and not Path(data.path).expanduser().is_dir():
+        raise UserError(f"data.path={data.path}: no such folder")
 
 
 def load(data: DataConfig) -> ImageSet:
@@ -11,6 +23,7 @@ def load(data: DataConfig) -> ImageSet:
     Raises:
       UserError: where the set does not exist, cannot be downloaded, or holds no image.
     """
+    check(data)
     if data.name == "digits":
         from tf_ddpm.datasets import digits as source
     elif data.name == "folder":

@@ -29,11 +29,9 @@ def load(data: DataConfig) -> ImageSet:
     have the label "."); hidden files are passed over, links are followed once.
 
     Raises:
-      UserError: where there is no such folder, or no image in it.
+      UserError: where there is no image in it.
     """
     root = Path(data.path).expanduser()
-    if not root.is_dir():
-        raise UserError(f"data.path={data.path}: no such folder")
     files = sorted(_files(root))
     folders = [os.path.relpath(file.parent, root) for file in files]
     label_names = tuple(sorted(set(folders)))

@@ -17,7 +17,7 @@ from tf_ddpm.datasets import pictures
 from tf_ddpm.datasets.image_set import ImageSet, collect
 from tf_ddpm.errors import UserError
 
-_PROBE_SECONDS = 5
+_PROBE_SECONDS = 3
 
 
 def load(data: DataConfig) -> ImageSet:
@@ -92,7 +92,7 @@ def _answers(url: str) -> bool:
 
     pool = concurrent.futures.ThreadPoolExecutor(1)
     try:
-        return pool.submit(probe).result(timeout=_PROBE_SECONDS + 2)
+        return pool.submit(probe).result(timeout=_PROBE_SECONDS + 1)
     except concurrent.futures.TimeoutError:
         return False
     finally:
