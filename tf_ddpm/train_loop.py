@@ -55,6 +55,7 @@ def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Stra
     images = images or datasets.load(config.data)
     print(f"training {run_dir} from step {step} to {train.steps} on {len(images)} images, {replicas} device(s)")
     _train(config, run_dir, strategy, state, keeper, images.images)
+    print(f"finished at step {state.updates}: {run_dir / 'previews'} shows what it learned")
     return state
 
 
