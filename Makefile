@@ -1,16 +1,16 @@
 # `make train` and `make test` create the virtual environment, install the pinned requirements and run.
 PYTHON ?= python3
 VENV ?= .venv
-PRESET ?= digits
+PRESET ?=
 
 .PHONY: train sample export test lint format slow
 
 train: $(VENV)/runtime
-	$(VENV)/bin/python main.py --mode=train --preset=$(PRESET)
-	$(VENV)/bin/python main.py --mode=sample --preset=$(PRESET)
+	$(VENV)/bin/python main.py --mode=train $(if $(PRESET),--preset=$(PRESET))
+	$(VENV)/bin/python main.py --mode=sample $(if $(PRESET),--preset=$(PRESET))
 
 sample export: $(VENV)/runtime
-	$(VENV)/bin/python main.py --mode=$@ --preset=$(PRESET)
+	$(VENV)/bin/python main.py --mode=$@ $(if $(PRESET),--preset=$(PRESET))
 
 test: lint
 	$(VENV)/bin/python -m pytest

@@ -18,39 +18,37 @@ flags.DEFINE_string("run_dir", None, "Directory of the run. Default: runs/<prese
 flags.DEFINE_multi_string(
     "set", [], "One changed key of the configuration, for example --set=train.steps=2000. May be repeated."
 )
-flags.DEFINE_integer("num_images", 64, "sample: how many images to draw.", lower_bound=1)
+flags.DEFINE_integer("num_images", 64, "sample: how many images to draw.", lower_bound=1, upper_bound=10**9)
 flags.DEFINE_string("sampler", None, "sample, export: ddpm or ddim. Default: as the run's configuration says.")
 flags.DEFINE_integer(
     "sampling_steps", None, "sample, export: steps of the reverse chain. Default: all T.", lower_bound=1
 )
-flags.DEFINE_integer("seed", 0, "sample: seed of the first image; image i has seed + i.")
+flags.DEFINE_integer("seed", 0, "sample: image i has the seed --seed + i.", lower_bound=-(2**62), upper_bound=2**62)
 flags.DEFINE_string("out_dir", None, "sample: where the images go. Default: <run_dir>/samples.")
 flags.DEFINE_string("export_dir", None, "export: where the versions go. Default: <run_dir>/serving/ddpm.")
 FLAGS = flags.FLAGS
-
-
-def _train_config(run_dir: str) -> config_lib.Config:
-    """The preset with every --set applied; for a run that exists already its own configuration, so applied."""
-    settings, saved = FLAGS["set"].value, None
-    if os.path.exists(os.path.join(run_dir, "config.json")):
-        saved = config_lib.read(run_dir)
-    if saved is None or FLAGS.preset is not None:
-        preset = presets.preset(FLAGS.preset or "digits")
-        asked = config_lib.validated(config_lib.with_settings(preset, settings))
-        if saved is None:
-            return asked
-        config_lib.continued(saved, asked)  # another preset is another run
-    return config_lib.continued(saved, config_lib.with_settings(saved, settings))
+_ONLY = {  # flags that some modes alone understand
+    "num_images": ("sample",),
+    "seed": ("sample",),
+    "out_dir": ("sample",),
+    "sampler": ("sample", "export"),
+    "sampling_steps": ("sample", "export"),
+    "export_dir": ("export",),
+}
 
 
 def _dispatch() -> None:
     if FLAGS.mode not in MODES:
         raise UserError(f"--mode={FLAGS.mode or ''}: expected one of {', '.join(MODES)}")
+    for name, modes in _ONLY.items():
+        if FLAGS[name].present and FLAGS.mode not in modes:
+            hint = " (a training run's seed: --set=train.seed=N)" if name == "seed" else ""
+            raise UserError(f"--{name} belongs to --mode={' or '.join(modes)}, not to --mode={FLAGS.mode}{hint}")
     if FLAGS.preset is not None:
         presets.preset(FLAGS.preset)
     run_dir = FLAGS.run_dir or os.path.join("runs", FLAGS.preset or "digits")
     if FLAGS.mode == "train":
-        config = _train_config(run_dir)
+        config = presets.training_config(run_dir, FLAGS.preset, FLAGS["set"].value)
         datasets.check(config.data)
         quiet_tensorflow.import_tensorflow()
         from tf_ddpm import train_loop

@@ -37,14 +37,19 @@ def export_run(run: Run, export_dir: str | os.PathLike) -> Path:
     except OSError as error:
         raise UserError(f"cannot write into {export_dir}: {error.strerror}") from None
     try:
-        module = ServingModule(run)
-        tf.saved_model.save(module, str(aside / "model"), signatures=module.endpoints)
+        _save(run, aside / "model")
         _compare(run, aside)
         return _publish(aside / "model", export_dir)
-    except (OSError, tf.errors.OpError) as error:
-        raise UserError(f"cannot write into {export_dir}: {str(error).splitlines()[0]}") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _save(run: Run, target: Path) -> None:
+    module = ServingModule(run)
+    try:
+        tf.saved_model.save(module, str(target), signatures=module.endpoints)
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(f"cannot write into {target.parent.parent}: {str(error).splitlines()[0]}") from None
 
 
 def _compare(run: Run, aside: Path) -> None:
@@ -52,9 +57,11 @@ def _compare(run: Run, aside: Path) -> None:
     out = aside / "images.npy"
     command = [sys.executable, verify.__file__, str(aside / "model"), ",".join(map(str, _SEEDS)), str(out)]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # this process holds memory of the same GPU
     done = subprocess.run(command, cwd=aside, env=env, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"the exported model does not load:\n{done.stderr.strip().splitlines()[-1][:300]}")
+        last = (done.stderr.strip().splitlines() or [f"its process ended with code {done.returncode}"])[-1]
+        raise UserError(f"the exported model does not load:\n{last[:300]}")
     served, live = np.load(out).astype(int), run.sample(_SEEDS).astype(int)
     worst = int(np.abs(served - live).max())
     if worst > 1:

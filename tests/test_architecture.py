@@ -17,7 +17,7 @@ PLAN = {
     "tf_ddpm": {"sampling"},
     "errors": set(),
     "quiet_tensorflow": set(),
-    "config": {"errors"},
+    "config": {"errors", "schedules"},
     "presets": {"config", "errors"},
     # The equations: they know neither network nor configuration, and see the network as denoiser(x_t, t).
     "schedules": set(),
@@ -33,7 +33,7 @@ PLAN = {
     "datasets": {
         "config", "errors", "datasets.image_set", "datasets.digits", "datasets.folder", "datasets.tfds_set",
     },
-    "datasets.image_set": {"config"},
+    "datasets.image_set": {"config", "errors"},
     "datasets.pictures": set(),
     "datasets.digits": {"config", "datasets.pictures", "datasets.image_set"},
     "datasets.folder": {"config", "errors", "datasets.pictures", "datasets.image_set"},
@@ -73,6 +73,7 @@ def imports(file, known):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
             # `from room import thing` is an arrow to the room, `from package import room` to the room alone.
             inner = [f"{node.module}.{alias.name}" for alias in node.names]
             names = [name if room(name) in known else node.module for name in inner]

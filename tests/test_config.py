@@ -42,6 +42,10 @@ def test_settings_reach_their_keys_in_their_types():
         ("model.multipliers=1,x", ["whole numbers separated by commas"]),
         ("data.image_size=1,2,3", ["data.image_size=(1, 2, 3)"]),
         ("model.dropout=1", ["from 0.0 to 0.95"]),
+        ("train.steps=1" + 400 * "0", ["train.steps=1000", "from 1 to"]),
+        ("model.multipliers=1" + 400 * "0", ["model.multipliers"]),
+        ("train.learning_rate=1e999", ["train.learning_rate=inf"]),
+        ("train.steps=a\nb\nc\nd", ["train.steps=a b c d"]),
     ],
 )
 def test_a_wrong_setting_says_what_would_be_right(setting, words):
@@ -66,6 +70,10 @@ def test_a_wrong_setting_says_what_would_be_right(setting, words):
         (["data.name=folder", "data.path=x", "data.image_size=32", "data.channels=2"], ["1 (grey), 3 (RGB) or 4"]),
         (["data.image_size=9"], ["divisible by 2"]),
         (["model.multipliers=,"], ["model.multipliers is empty"]),
+        (["data.channels=5"], ["expected 1 (grey), 3 (RGB) or 4"]),
+        (["diffusion.timesteps=20000"], ["alpha_bar=", "lower diffusion.beta_end=0.02"]),
+        (["diffusion.beta_end=0.999"], ["lower diffusion.beta_end=0.999"]),
+        (["diffusion.schedule=constant", "diffusion.beta_end=0.999"], ["lower diffusion.beta_end"]),
     ],
 )
 def test_keys_that_do_not_fit_together_are_named(settings, words):
@@ -115,6 +123,8 @@ def test_unknown_preset_names_the_closest():
         ('{"format_version": "1"}', "not a version"),
         ('{"format_version": 1, "train": 3}', "not a run's configuration"),
         ('{"format_version": 1, "train": {"stepz": 3}}', "train.stepz"),
+        ('{"format_version": 1, "bogus": {}}', "unknown section 'bogus'"),
+        ('{"format_version": 1, "train": {"learning_rate": 1' + 400 * "0" + "}}", "train.learning_rate=1000"),
         ('{"format_version": 1, "train": {"steps": "3"}}', "train.steps=3"),
         ('{"format_version": 1, "train": {"steps": true}}', "train.steps=True"),
         ('{"format_version": 1, "train": {"learning_rate": NaN}}', "train.learning_rate=nan"),
@@ -130,6 +140,31 @@ def test_every_key_has_help_and_a_range_or_a_word():
     for name, key in config_lib.keys().items():
         assert key.help, name
         assert key.kind in (bool, str) or key.high is not None, name
+
+
+def test_a_config_without_the_images_sizes_is_no_run(tmp_path):
+    (tmp_path / "config.json").write_text(config_lib.to_json(config_lib.Config()))
+    with pytest.raises(UserError, match="is missing"):
+        config_lib.read(tmp_path)
+
+
+def test_a_learning_rate_of_zero_is_warned_of():
+    assert "learning rate is 0" in config_lib.warnings(set_("train.decay_steps=500", "train.steps=501"))[0]
+
+
+@pytest.mark.parametrize("timesteps", [1, 2, 10, 1000, 4000, 20_000])
+def test_chains_of_any_usual_length_are_accepted(timesteps):
+    config_lib.validated(set_(f"diffusion.timesteps={timesteps}", "diffusion.schedule=cosine"))
+
+
+def test_training_goes_on_with_the_runs_own_configuration(tmp_path):
+    asked = presets.training_config(tmp_path, None, ["data.image_size=8", "data.channels=1", "model.dropout=0.2"])
+    assert asked.train.steps == presets.preset("digits").train.steps
+    (tmp_path / "config.json").write_text(config_lib.to_json(asked))
+    again = presets.training_config(tmp_path, None, ["train.steps=9000"])
+    assert again.model.dropout == 0.2 and again.train.steps == 9000
+    with pytest.raises(UserError, match="another configuration"):
+        presets.training_config(tmp_path, "mnist", [])
 
 
 def test_a_run_goes_on_with_more_steps_and_refuses_another_model():

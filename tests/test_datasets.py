@@ -1,5 +1,6 @@
 """Images from every source, and batches as a function of (seed, step)."""
 
+import os
 import time
 
 import numpy as np
@@ -78,6 +79,9 @@ def mixed_folder(tmp_path):
     Image.fromarray(rgb).save(tmp_path / "dogs/wrong_extension.txt", format="PNG")
     (tmp_path / "dogs/corrupt.png").write_bytes((tmp_path / "dogs/clear.png").read_bytes()[:60])
     (tmp_path / "notes.md").write_text("not an image")
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "dogs/again").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
     return tmp_path
 
 
@@ -88,11 +92,11 @@ def folder(path, **changes):
 def test_a_folder_of_mixed_images_loads_and_names_the_bad_files(mixed_folder, capsys):
     images = datasets.load(folder(mixed_folder))
     assert images.images.shape == (7, 16, 16, 3)
-    assert images.label_names == (".", "cats", "dogs")
-    assert np.bincount(images.labels).tolist() == [0, 4, 3]
+    assert images.label_names == ("cats", "dogs")
+    assert np.bincount(images.labels).tolist() == [4, 3]
     warning = capsys.readouterr().err
-    assert "2 of 9 files" in warning and "corrupt.png" in warning and "notes.md" in warning
-    assert "clear.png" not in warning
+    assert "4 of 11 files" in warning and "clear.png" not in warning
+    assert all(name in warning for name in ("corrupt.png", "notes.md", "dangling.png", "pipe.png"))
 
 
 def test_transparency_becomes_white_and_sixteen_bits_become_eight(mixed_folder):
@@ -118,6 +122,23 @@ def test_large_folders_are_kept_in_a_file_and_read_from_it(mixed_folder, tmp_pat
         np.testing.assert_array_equal(in_file.labels, in_memory.labels)
         assert len(list(cache.iterdir())) == 1
     assert rows(batch_dataset(in_file.images, 7, 0, 0, False), 1).shape == (7, 16, 16, 3)
+
+
+@pytest.mark.parametrize("where", ["a_file", "/proc/nope"])
+def test_a_cache_that_cannot_be_written_is_one_clear_line(mixed_folder, where):
+    cache = mixed_folder / "notes.md" if where == "a_file" else where
+    with pytest.raises(UserError, match=r"data\.cache_dir"):
+        datasets.load(folder(mixed_folder, memory_gb=0.0, cache_dir=str(cache)))
+
+
+def test_damaged_exif_data_loses_no_image(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    data = (tmp_path / "a.jpg").read_bytes()
+    start = data.index(b"Exif")
+    (tmp_path / "a.jpg").write_bytes(data[: start + 10] + b"\xff" * 16 + data[start + 26 :])
+    assert len(datasets.load(folder(tmp_path))) == 1
 
 
 def test_images_are_cropped_around_their_centre(tmp_path):
@@ -177,6 +198,12 @@ def test_a_download_that_cannot_happen_is_found_out_within_ten_seconds(tmp_path,
         datasets.load(DataConfig(name="cifar10", data_dir=str(tmp_path)))
     assert time.perf_counter() - start < 10
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["mnist:9.9.9", "mnist:x", "mnist/none", "huggingface:mnist", "Mnist!"])
+def test_a_name_that_tfds_does_not_understand_is_one_clear_line(name, tmp_path):
+    with pytest.raises(UserError, match=r"data\.name="):
+        datasets.load(DataConfig(name=name, data_dir=str(tmp_path)))
 
 
 def test_an_unknown_set_names_the_closest(tmp_path):

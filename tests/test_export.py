@@ -93,7 +93,6 @@ def test_the_weights_stand_once_in_the_model(run, version):
 
 
 def test_a_model_that_draws_other_images_is_not_published(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(saved_model, "_SEEDS", (0, 1))
     monkeypatch.setattr(type(run), "sample", lambda self, seeds: np.zeros((2, 8, 8, 1), np.uint8))
     with pytest.raises(UserError, match="other images than the run"):
         saved_model.export_run(run, tmp_path)

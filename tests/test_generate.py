@@ -39,6 +39,23 @@ def test_a_smaller_generation_replaces_a_larger_one_and_nothing_else(run, tmp_pa
     assert (tmp_path / "mine.txt").exists()
 
 
+@pytest.mark.parametrize("manifest", ['{"files": ["mine.txt"]}', '{"files": [1]}', "[]", "x"])
+def test_a_foreign_manifest_is_refused_and_no_file_of_it_removed(run, tmp_path, manifest):
+    (tmp_path / "mine.txt").write_text("keep")
+    (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(UserError, match="--out_dir"):
+        generate(run, tmp_path, 1, seed=0, steps=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "mine.txt"]
+
+
+def test_a_manifest_cannot_remove_files_that_are_no_samples(run, tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    (tmp_path / "manifest.json").write_text('{"made_by": "tf_ddpm", "files": ["mine.txt", "../x", "000009.png"]}')
+    (tmp_path / "000009.png").write_text("old")
+    generate(run, tmp_path, 1, seed=0, steps=2)
+    assert (tmp_path / "mine.txt").exists() and not (tmp_path / "000009.png").exists()
+
+
 def test_a_generation_that_fails_leaves_the_earlier_one(run, tmp_path, monkeypatch):
     generate(run, tmp_path, 2, seed=0, steps=2)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -49,7 +66,7 @@ def test_a_generation_that_fails_leaves_the_earlier_one(run, tmp_path, monkeypat
 
 
 def test_channels_without_a_png_form_are_saved_as_npy(tiny_config, tmp_path, capsys):
-    config = tiny_config(data__image_size=(4, 8), data__channels=5)
+    config = tiny_config(data__name="other", data__image_size=(4, 8), data__channels=5)
     run = sampling.Run(config, build.network(config, "float32"), 0)
     grid = generate(run, tmp_path, 2, seed=0, steps=2)
     assert grid.name == "grid.npy" and np.load(tmp_path / "000001.npy").shape == (4, 8, 5)

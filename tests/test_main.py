@@ -43,6 +43,10 @@ def command(*flags, cwd, block_tensorflow=False):
         (["--mode=train", "extra"], ["unexpected argument 'extra'"]),
         (["--mode=train", "--stepz=3"], ["stepz"]),
         (["--mode=train", "--seed=x"], ["seed"]),
+        (["--mode=train", "--seed=5"], ["--mode=sample", "train.seed"]),
+        (["--mode=train", "--sampler=ddpm"], ["--mode=sample or export"]),
+        (["--mode=sample", "--seed=99999999999999999999"], ["seed"]),
+        (["--mode=train", "--run_dir=" + 300 * "a", "--set=train.steps=0"], ["train.steps=0"]),
     ],
 )
 def test_wrong_use_is_at_most_three_lines_exit_code_1_and_nothing_written(flags, words, tmp_path):

@@ -76,7 +76,12 @@ def test_wrong_settings_are_one_clear_line(run, settings, words):
         run.sample([0], **settings)
 
 
-@pytest.mark.parametrize("seeds", [[], [0.5], ["a"]])
+def test_precision_is_chosen_when_a_run_is_loaded(run):
+    with pytest.raises(UserError, match="load_run"):
+        run.sample([0], precision="bfloat16")
+
+
+@pytest.mark.parametrize("seeds", [[], [0.5], ["a"], [[1, 2]], 3, [2**63], [2**70]])
 def test_wrong_seeds_are_refused(run, seeds):
     with pytest.raises(UserError, match="seeds"):
         run.sample(seeds)
@@ -108,6 +113,6 @@ def test_a_chain_of_full_length_is_not_respaced(tiny_config):
 
 
 def test_any_number_of_channels_can_be_drawn(tiny_config):
-    config = tiny_config(data__image_size=(4, 8), data__channels=5)
+    config = tiny_config(data__name="other", data__image_size=(4, 8), data__channels=5)
     run = sampling.Run(config, build.network(config, "float32"), 0)
     assert run.sample([0], steps=2).shape == (1, 4, 8, 5)

@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import functools
 import json
-import math
 import os
 import types
 import typing
@@ -18,9 +17,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tf_ddpm import schedules
 from tf_ddpm.errors import UserError
 
 FORMAT_VERSION = 1
+_SMALLEST_ALPHA_BAR = 1e-14  # 1 / sqrt(alpha_bar) multiplies the rounding of the predicted eps
 
 
 def _key(
@@ -58,8 +59,8 @@ class DiffusionConfig:
 
     timesteps: int = _key(1000, "length T of the chain", low=1, high=100_000)
     schedule: str = _key("linear", "beta schedule", choices=("linear", "cosine", "quadratic", "constant"))
-    beta_start: float = _key(1e-4, "first beta (linear, quadratic)", above=0.0, high=0.999)
-    beta_end: float = _key(0.02, "last beta (linear, quadratic), every beta (constant)", above=0.0, high=0.999)
+    beta_start: float = _key(1e-4, "first beta (linear, quadratic)", low=1e-8, high=0.999)
+    beta_end: float = _key(0.02, "last beta (linear, quadratic), every beta (constant)", low=1e-8, high=0.999)
     prediction: str = _key("eps", "what the network outputs", choices=("eps", "x_0", "v"))
     variance: str = _key("fixed_large", "reverse variance", choices=("fixed_small", "fixed_large"))
 
@@ -89,7 +90,7 @@ class TrainConfig:
     learning_rate: float = _key(1e-3, "after the warm-up", above=0.0, high=100.0)
     warmup_steps: int = _key(100, "updates over which the learning rate rises linearly", low=0, high=10**9)
     decay_steps: int = _key(
-        0, "updates of a cosine decay to zero that follows the warm-up; 0: none", low=0, high=10**9
+        0, "update at which a cosine decay from the end of the warm-up reaches 0; 0: none", low=0, high=10**9
     )
     clip_norm: float = _key(1.0, "largest norm of the gradient of the global batch", above=0.0, high=1e9)
     ema_decay: float = _key(0.999, "decay of the moving average of the weights", low=0.0, high=1.0)
@@ -218,9 +219,13 @@ def with_settings(config: Config, settings: Iterable[str]) -> Config:
         key, equals, text = setting.partition("=")
         key = key.strip()
         if not equals:
-            raise UserError(f"--set={setting}: expected section.key=value, for example --set=train.steps=2000")
+            raise UserError(
+                f"--set={' '.join(setting.split())}: expected section.key=value, for example --set=train.steps=2000"
+            )
         if key not in known:
-            raise UserError(f"--set={setting}: unknown key {key!r}; did you mean: {_closest_keys(key)}?")
+            raise UserError(
+                f"--set={' '.join(setting.split())}: unknown key {key!r}; did you mean: {_closest_keys(key)}?"
+            )
         values[key] = _parsed(key, known[key], text.strip())
     return with_values(config, values)
 
@@ -237,7 +242,7 @@ def _closest_keys(key: str) -> str:
 
 
 def _refuse(name: str, key: Key, value: Any) -> typing.NoReturn:
-    shown = value if isinstance(value, str) else repr(value)
+    shown = " ".join(value.split()) if isinstance(value, str) else repr(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     raise UserError(f"{name}={shown}: expected {key.expected} ({key.help})")
 
@@ -262,7 +267,7 @@ def _checked(name: str, key: Key, value: Any) -> Any:
     """`value` in the type of its key (a list becomes a tuple, an int a float), or a UserError."""
     if value is None and key.optional:
         return None
-    if key.kind is float and type(value) is int:
+    if key.kind is float and type(value) is int and abs(value) < 2**53:
         value = float(value)
     if key.kind is tuple and isinstance(value, list):
         value = tuple(value)
@@ -275,7 +280,7 @@ def _checked(name: str, key: Key, value: Any) -> Any:
         numbers = (value,)
     for number in numbers:
         too_low = (key.low is not None and number < key.low) or (key.above is not None and number <= key.above)
-        if not math.isfinite(number) or too_low or (key.high is not None and number > key.high):
+        if number != number or too_low or (key.high is not None and number > key.high):
             _refuse(name, key, value)
     if name == "data.image_size":
         if len(value) not in (1, 2):
@@ -313,6 +318,15 @@ def validated(config: Config) -> Config:
             f"diffusion.beta_start={diffusion.beta_start} is above diffusion.beta_end={diffusion.beta_end}: "
             "noise must grow along the chain"
         )
+    end = schedules.alpha_bars(
+        schedules.betas(diffusion.schedule, diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
+    )[-1]
+    if end < _SMALLEST_ALPHA_BAR:
+        raise UserError(
+            f"the chain ends at alpha_bar={end:.1g}, which float32 cannot undo: expected at least "
+            f"{_SMALLEST_ALPHA_BAR:g}; lower diffusion.beta_end={diffusion.beta_end:g} or "
+            f"diffusion.timesteps={diffusion.timesteps}"
+        )
     if config.sample.steps is not None and config.sample.steps > diffusion.timesteps:
         raise UserError(
             f"sample.steps={config.sample.steps} is more than diffusion.timesteps={diffusion.timesteps}: "
@@ -328,8 +342,8 @@ def validated(config: Config) -> Config:
             raise UserError("data.name=folder needs the folder: --set=data.path=DIR")
         if data.image_size is None:
             raise UserError("data.name=folder needs a size to bring the images to: --set=data.image_size=32")
-        if data.channels not in (None, 1, 3, 4):
-            raise UserError(f"data.channels={data.channels}: a folder of images has 1 (grey), 3 (RGB) or 4 (RGBA)")
+    if data.name in ("digits", "folder") and data.channels not in (None, 1, 3, 4):
+        raise UserError(f"data.channels={data.channels}: expected 1 (grey), 3 (RGB) or 4 (RGBA)")
     factor = 2 ** (len(widths) - 1)
     if data.image_size is not None and any(side % factor for side in data.image_size):
         nearest = ",".join(str(max(factor, round(side / factor) * factor)) for side in data.image_size)
@@ -349,6 +363,11 @@ def warnings(config: Config) -> list[str]:
             f"model.groups={groups} leaves one channel a group, and the normalisation then erases the time "
             f"embedding; model.groups={max(1, channels // 4)} keeps it"
         )
+    if 0 < config.train.decay_steps < config.train.steps:
+        found.append(
+            f"the learning rate is 0 from step train.decay_steps={config.train.decay_steps} on, "
+            f"before train.steps={config.train.steps}"
+        )
     return found
 
 
@@ -367,6 +386,8 @@ def from_json(text: str, where: str = "config.json") -> Config:
         loaded = json.loads(text)
         version = loaded.pop("format_version")
         values = {f"{section}.{name}": value for section, keys_ in loaded.items() for name, value in keys_.items()}
+        sections = [field.name for field in dataclasses.fields(Config)]
+        unknown = [section for section in loaded if section not in sections]
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         raise UserError(f"{where} is not a run's configuration (expected JSON with a format_version)") from None
     if type(version) is not int or version < 1:
@@ -375,6 +396,8 @@ def from_json(text: str, where: str = "config.json") -> Config:
         raise UserError(
             f"{where} has format_version {version}; this program reads up to {FORMAT_VERSION}: use a newer one"
         )
+    if unknown:
+        raise UserError(f"{where}: unknown section {unknown[0]!r}; expected {', '.join(sections)}")
     try:
         return validated(with_values(Config(), values))
     except UserError as error:
@@ -397,7 +420,10 @@ def read(run_dir: str | os.PathLike) -> Config:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
-    return from_json(text, str(path))
+    config = from_json(text, str(path))
+    if config.data.image_size is None or config.data.channels is None:
+        raise UserError(f"{path}: data.image_size or data.channels is missing; expected those of the run's images")
+    return config
 
 
 def continued(saved: Config, wanted: Config) -> Config:

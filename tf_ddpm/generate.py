@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,6 +20,8 @@ from tf_ddpm.sampling import Run
 
 _FRAMES = 30  # of the animation
 _SHOWN = 64  # images in the grid and in the animation
+_MADE_BY = "tf_ddpm"
+_OURS = re.compile(r"\d{6,}\.(png|npy)|grid\.(png|npy)|progress\.gif")
 
 
 def generate(run: Run, out_dir: str | os.PathLike, num_images: int, seed: int, **settings) -> Path:
@@ -35,17 +38,19 @@ def generate(run: Run, out_dir: str | os.PathLike, num_images: int, seed: int, *
       The path of the grid.
 
     Raises:
-      UserError: for a setting out of range, or a folder that cannot be written.
+      UserError: for a setting out of range, or a folder that cannot be written or holds a foreign manifest.
     """
     sample, out_dir = run.settings(**settings), Path(out_dir)
     seeds = np.arange(seed, seed + num_images, dtype=np.int64)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
+        earlier = _earlier_files(out_dir)
         aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=out_dir))
         try:
-            names = _write(run, sample, seeds, aside)
+            _write(run, sample, seeds, aside)
             manifest = {
-                "files": names,
+                "made_by": _MADE_BY,
+                "files": sorted(os.listdir(aside)),
                 "seeds": {"first": seed, "count": num_images},
                 **dataclasses.asdict(sample),
                 "steps": sample.steps or run.config.diffusion.timesteps,
@@ -53,43 +58,48 @@ def generate(run: Run, out_dir: str | os.PathLike, num_images: int, seed: int, *
                 "image_shape": run.image_shape,
             }
             (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-            _remove_earlier(out_dir)
+            for name in earlier:
+                (out_dir / name).unlink(missing_ok=True)
             for file in sorted(aside.iterdir()):
                 os.replace(file, out_dir / file.name)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise UserError(f"cannot write samples into {out_dir}: {error.strerror or error}") from None
-    return out_dir / names[-2]
+    return next(out_dir / name for name in manifest["files"] if name.startswith("grid."))
 
 
-def _write(run: Run, sample: SampleConfig, seeds: np.ndarray, folder: Path) -> list[str]:
-    """Writes all but the manifest; returns the file names, the grid and the animation last."""
-    names, shown, frames = [], [], None
+def _write(run: Run, sample: SampleConfig, seeds: np.ndarray, folder: Path) -> None:
+    """Writes all but the manifest."""
+    count, shown, frames = 0, [], None
     bar = tqdm(total=len(seeds), unit="image", disable=True if len(seeds) <= sample.batch_size else None)
     for images, batch_frames in run.batches(seeds, sample, _FRAMES):
         frames = batch_frames if frames is None else frames
-        if sum(map(len, shown)) < _SHOWN:
-            shown.append(images)
+        shown += [images] if count < _SHOWN else []
         for image in images:
-            names.append(image_files.save_image(image, folder / f"{len(names):06d}").name)
+            image_files.save_image(image, folder / f"{count:06d}")
+            count += 1
         bar.update(len(images))
     bar.close()
     first = np.concatenate(shown)[:_SHOWN]
-    names.append(image_files.save_image(image_files.grid(first), folder / "grid").name)
-    if run.image_shape[-1] not in image_files.PNG_CHANNELS:
-        print(f"PNG has no form for {run.image_shape[-1]} channels: the images are saved as .npy, without animation")
-        return [*names[:-1], names[-1], names[-1]]
+    image_files.save_image(image_files.grid(first), folder / "grid")
+    channels = run.image_shape[-1]
+    if channels not in image_files.PNG_CHANNELS:
+        print(f"PNG has no form for {channels} channels: the images are saved as .npy, without animation")
+        return
     moments = [image_files.grid(frame[:_SHOWN]) for frame in frames]
     image_files.save_gif([*moments, image_files.grid(first[: len(frames[0])])], folder / "progress.gif")
-    return [*names, "progress.gif"]
 
 
-def _remove_earlier(out_dir: Path) -> None:
+def _earlier_files(out_dir: Path) -> list[str]:
+    """The files of an earlier generation in `out_dir`, as its manifest names them."""
+    path = out_dir / "manifest.json"
+    if not path.exists():
+        return []
     try:
-        names = json.loads((out_dir / "manifest.json").read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    for name in names:
-        if Path(name).name == name:
-            (out_dir / name).unlink(missing_ok=True)
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["made_by"] == _MADE_BY:
+            return [name for name in manifest["files"] if _OURS.fullmatch(name)]
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{path} is not of an earlier generation; choose another folder with --out_dir")

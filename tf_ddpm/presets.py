@@ -1,5 +1,8 @@
 """Named configurations, each a small delta from the defaults of `config.py`."""
 
+import os
+from collections.abc import Sequence
+
 from tf_ddpm import config as config_lib
 from tf_ddpm.errors import UserError
 
@@ -84,3 +87,20 @@ def preset(name: str) -> config_lib.Config:
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; did you mean: {config_lib.closest(name, PRESETS)}?")
     return config_lib.with_values(config_lib.Config(), PRESETS[name])
+
+
+def training_config(run_dir: str | os.PathLike, preset_name: str | None, settings: Sequence[str]) -> config_lib.Config:
+    """What `--mode=train` asks for: the preset (default: digits) with every `--set` applied.
+
+    A run that exists already goes on with its own configuration, so changed.
+
+    Raises:
+      UserError: for unknown names or values, or those that would make an existing run another one.
+    """
+    saved = config_lib.read(run_dir) if os.path.exists(os.path.join(run_dir, "config.json")) else None
+    if saved is None or preset_name is not None:
+        asked = config_lib.validated(config_lib.with_settings(preset(preset_name or "digits"), settings))
+        if saved is None:
+            return asked
+        config_lib.continued(saved, asked)  # another preset is another run
+    return config_lib.continued(saved, config_lib.with_settings(saved, settings))

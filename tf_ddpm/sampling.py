@@ -86,9 +86,9 @@ class Run:
         Raises:
           UserError: for a setting that is unknown or out of range, or for no seeds at all.
         """
-        seeds = np.atleast_1d(np.asarray(seeds))
-        if seeds.size == 0 or seeds.dtype.kind not in "iu":
-            raise UserError("seeds: expected at least one whole number")
+        seeds = np.asarray(seeds)
+        if seeds.ndim != 1 or seeds.size == 0 or seeds.dtype.kind != "i":
+            raise UserError("seeds: expected a row of whole numbers of at most 63 bits, for example range(16)")
         return np.concatenate([images for images, _ in self.batches(seeds, self.settings(**settings))])
 
     def settings(self, **changes) -> SampleConfig:
@@ -97,6 +97,8 @@ class Run:
         Raises:
           UserError: for a setting that is unknown or out of range.
         """
+        if changes.get("precision", self.config.sample.precision) != self.config.sample.precision:
+            raise UserError("precision is chosen when the run is loaded: load_run(run_dir, precision=...)")
         values = {f"sample.{name}": value for name, value in changes.items() if value is not None}
         return config_lib.validated(config_lib.with_values(self.config, values)).sample
 
@@ -127,6 +129,7 @@ def load_run(run_dir: str | os.PathLike, **settings) -> Run:
     config = config_lib.read(run_dir)
     values = {f"sample.{name}": value for name, value in settings.items()}
     config = config_lib.validated(config_lib.with_values(config, values))
+    build.share_gpus()
     network = build.network(config, config.sample.precision)
     step = checkpoints.restore_ema_network(network, run_dir)
     return Run(config, network, step)

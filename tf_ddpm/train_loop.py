@@ -51,8 +51,8 @@ def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Stra
     if step >= train.steps:
         print(f"already at step {step} of {train.steps}: nothing to do (raise it with --set=train.steps=N)")
         return state
-    _write_config(config, run_dir)
     images = images or datasets.load(config.data)
+    _write_config(config, run_dir)
     print(f"training {run_dir} from step {step} to {train.steps} on {len(images)} images, {replicas} device(s)")
     _train(config, run_dir, strategy, state, keeper, images.images)
     print(f"finished at step {state.updates}: {run_dir / 'previews'} shows what it learned")
@@ -64,7 +64,7 @@ def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet |
     config = config_lib.validated(config)
     for warning in config_lib.warnings(config):
         print(f"warning: {warning}", file=sys.stderr)
-    if (run_dir / "config.json").exists():
+    if os.path.exists(run_dir / "config.json"):
         return config_lib.continued(config_lib.read(run_dir), config), None
     images = datasets.load(config.data)
     height, width, channels = images.image_shape
@@ -135,7 +135,7 @@ def _stop_if_not_finite(state: TrainState, keeper: tf.train.CheckpointManager) -
         raise UserError(
             f"the loss or its gradient was not finite at step {bad_step}; the last good checkpoint is "
             f"{keeper.latest_checkpoint or 'none (none was written yet)'}\n"
-            "A smaller train.learning_rate, a longer train.warmup_steps or train.precision=float32 may help."
+            "In a new --run_dir, a smaller train.learning_rate, a longer warm-up or train.precision=float32 may help."
         )
 
 
@@ -148,10 +148,11 @@ def _previewer(config: Config, state: TrainState, run_dir: Path):
     shape = (*config.data.image_size, config.data.channels)
     sample = sampling.compiled(build.sampler(settings, build.process(config.diffusion)), state.ema_network, shape)
     seeds = tf.range(config.train.preview_images, dtype=tf.int64)
+    batches = [seeds[i : i + settings.batch_size] for i in range(0, len(seeds), settings.batch_size)]
 
     def preview(step: int) -> np.ndarray:
-        images, _ = sample(seeds)
-        sheet = image_files.grid(images.numpy())
+        parts = [sample(part)[0].numpy() for part in batches]
+        sheet = image_files.grid(np.concatenate(parts))
         (run_dir / "previews").mkdir(exist_ok=True)
         image_files.save_image(sheet, run_dir / "previews" / f"step_{step:07d}")
         return sheet if sheet.shape[-1] in (1, 3, 4) else sheet[..., :1]

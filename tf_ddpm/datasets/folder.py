@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import sys
 import warnings
 from collections.abc import Iterator
@@ -32,33 +33,37 @@ def load(data: DataConfig) -> ImageSet:
       UserError: where there is no image in it.
     """
     root = Path(data.path).expanduser()
-    files = sorted(_files(root))
+    bad: list[str] = []
+    found = sorted(_files(root, bad))
+    files = [file for file, _, _ in found]
     folders = [os.path.relpath(file.parent, root) for file in files]
     label_names = tuple(sorted(set(folders)))
-    labels = [label_names.index(folder) for folder in folders]
+    number = {name: i for i, name in enumerate(label_names)}
+    labels = [number[folder] for folder in folders]
     size, channels = data.image_size, data.channels or 3
-    bad: list[str] = []
-    digest = hashlib.sha256(repr([(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]).encode())
+    digest = hashlib.sha256(repr(found).encode("utf-8", "surrogateescape"))
     key = f"folder-{digest.hexdigest()[:16]}-{size[0]}x{size[1]}x{channels}"
     rows = _decoded(files, labels, size, channels, bad)
-    images = collect(rows, len(files), (*size, channels), label_names, data, key)
+    images = _with_used_labels(collect(rows, len(files), (*size, channels), label_names, data, key))
     if not len(images):
         raise UserError(
-            f"data.path={data.path}: none of its {len(files)} files is an image that Pillow reads"
-            if files
+            f"data.path={data.path}: none of its {len(bad)} files is an image that Pillow reads"
+            if bad
             else f"data.path={data.path}: the folder is empty; expected images, for example PNG or JPEG"
         )
     if bad:
         more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         print(
-            f"warning: {len(bad)} of {len(files)} files passed over:\n  " + "\n  ".join(bad[:_SHOWN]) + more,
+            f"warning: {len(bad)} of {len(bad) + len(images)} files passed over:\n  "
+            + "\n  ".join(bad[:_SHOWN])
+            + more,
             file=sys.stderr,
         )
     return images
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """All visible files below `root`, each real folder once."""
+def _files(root: Path, bad: list[str]) -> Iterator[tuple[Path, int, int]]:
+    """All visible files below `root` with size and time of change, each real folder once; the others go to `bad`."""
     seen = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -67,7 +72,25 @@ def _files(root: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield from (Path(folder) / name for name in names if not name.startswith("."))
+        for name in sorted(names):
+            file = Path(folder) / name
+            if name.startswith("."):
+                continue
+            try:
+                status = file.stat()
+            except OSError as error:
+                bad.append(f"{file}: {error.strerror}")
+                continue
+            if stat.S_ISREG(status.st_mode):
+                yield file, status.st_size, status.st_mtime_ns
+            else:
+                bad.append(f"{file}: not a regular file")
+
+
+def _with_used_labels(images: ImageSet) -> ImageSet:
+    """Without the labels of which no image is left."""
+    used, labels = np.unique(images.labels, return_inverse=True)
+    return ImageSet(images.images, labels.astype(np.int32), tuple(images.label_names[i] for i in used))
 
 
 def _decoded(
@@ -79,7 +102,7 @@ def _decoded(
         try:
             with Image.open(file) as picture:
                 return pictures.to_array(picture, size, channels)
-        except (OSError, ValueError, SyntaxError, MemoryError, Warning, Image.DecompressionBombError) as error:
+        except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them raise
             return f"{file}: {' '.join(str(error).split()) or type(error).__name__}"
 
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:

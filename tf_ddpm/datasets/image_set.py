@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tf_ddpm.config import DataConfig
+from tf_ddpm.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,9 @@ def collect(
       rows: read only if they are not already kept under `key`.
       limit: an upper bound of the number of rows.
       key: names the content; images above `data.memory_gb` are kept in `data.cache_dir` under this name.
+
+    Raises:
+      UserError: where they cannot be kept there.
     """
     size_gb = limit * np.prod(image_shape, dtype=np.float64) / 1e9
     if size_gb <= data.memory_gb:
@@ -53,7 +57,22 @@ def collect(
         count = _fill(images, labels, rows)
         return ImageSet(images[:count], labels[:count], label_names)
 
-    folder = Path(data.cache_dir).expanduser() / key
+    try:
+        return _collect_in_file(rows, limit, image_shape, label_names, Path(data.cache_dir).expanduser() / key)
+    except OSError as error:
+        raise UserError(
+            f"cannot keep {size_gb:.1f} GB of decoded images in data.cache_dir={data.cache_dir} "
+            f"({error.strerror or error}); choose another, or raise data.memory_gb={data.memory_gb:g}"
+        ) from None
+
+
+def _collect_in_file(
+    rows: Iterable[tuple[np.ndarray, int]],
+    limit: int,
+    image_shape: tuple[int, int, int],
+    label_names: tuple[str, ...],
+    folder: Path,
+) -> ImageSet:
     if not (folder / "meta.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
@@ -64,7 +83,8 @@ def collect(
             images.flush()
             np.save(aside / "labels.npy", labels[:count])
             (aside / "meta.json").write_text(json.dumps({"count": count, "label_names": label_names}))
-            os.replace(aside, folder)
+            if not folder.exists():  # another process may have been quicker
+                os.replace(aside, folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     meta = json.loads((folder / "meta.json").read_text())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -20,7 +22,9 @@ def to_array(picture: Image.Image, size: tuple[int, int], channels: int) -> np.n
     Raises:
       ValueError: for a mode that has no agreed range (32-bit float).
     """
-    picture = ImageOps.exif_transpose(picture)
+    picture.load()
+    with contextlib.suppress(Exception):  # damaged EXIF data is no reason to lose a good image
+        picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":
         raise ValueError("32-bit float pixels have no agreed range")
     if picture.mode.startswith("I"):  # 16 bits, or 32 that hold 16

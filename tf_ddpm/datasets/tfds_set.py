@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextlib
+import hashlib
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -32,8 +34,8 @@ def load(data: DataConfig) -> ImageSet:
         dict(builder.info.features.items()) if isinstance(builder.info.features, tfds.features.FeaturesDict) else {}
     )
     feature = features.get("image")
-    if not isinstance(feature, tfds.features.Image):
-        raise UserError(f"data.name={data.name}: the set has no feature 'image'; expected a set of images")
+    if not isinstance(feature, tfds.features.Image) or feature.np_dtype != np.uint8:
+        raise UserError(f"data.name={data.name}: the set has no feature 'image' of bytes; expected a set of images")
     if not builder.is_prepared():
         _download(builder, data)
     if data.split not in builder.info.splits:
@@ -43,10 +45,13 @@ def load(data: DataConfig) -> ImageSet:
     size, channels = data.image_size or (height, width), data.channels or native_channels or 3
     if None in size:
         raise UserError(f"data.name={data.name}: its images have many sizes; choose one with --set=data.image_size=64")
+    if channels not in (1, 3, 4, native_channels):
+        raise UserError(f"data.channels={channels}: expected none (as the set has them), 1, 3 or 4")
     label_feature = features.get("label")
     label_names = tuple(label_feature.names) if isinstance(label_feature, tfds.features.ClassLabel) else ()
     count = builder.info.splits[data.split].num_examples
-    key = f"{builder.info.full_name.replace('/', '-')}-{data.split}-{size[0]}x{size[1]}x{channels}"
+    where = hashlib.sha256(str(builder.data_path).encode()).hexdigest()[:8]
+    key = f"{builder.info.full_name.replace('/', '-')}-{where}-{data.split}-{size[0]}x{size[1]}x{channels}"
     rows = _decoded(builder, data.split, tuple(size), channels, bool(label_names), count)
     return collect(rows, count, (*size, channels), label_names, data, key)
 
@@ -54,11 +59,12 @@ def load(data: DataConfig) -> ImageSet:
 def _builder(data: DataConfig) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder(data.name, data_dir=data.data_dir)
-    except (tfds.core.registered.DatasetNotFoundError, ValueError, FileNotFoundError, TypeError) as error:
+    except Exception as error:  # TFDS has no one exception for a name that it does not understand
         name = data.name.partition("/")[0].partition(":")[0]
         known = tfds.list_builders(with_community_datasets=False)
         if name in known:
-            raise UserError(f"data.name={data.name}: {str(error).splitlines()[0]}") from None
+            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            raise UserError(f"data.name={data.name}: {reason}") from None
         near = config_lib.closest(name, ["digits", "folder", *known])
         near = near if len(near) < 200 else "digits, folder, mnist, fashion_mnist, cifar10"
         raise UserError(
@@ -83,20 +89,18 @@ def _download(builder: tfds.core.DatasetBuilder, data: DataConfig) -> None:
 def _answers(url: str) -> bool:
     """Whether the host of `url` answers at all, within seconds; name resolution included."""
 
-    def probe() -> bool:
-        try:
-            requests.head(url, timeout=_PROBE_SECONDS).close()
-            return True
-        except requests.RequestException:
-            return False
+    answers = []
 
-    pool = concurrent.futures.ThreadPoolExecutor(1)
-    try:
-        return pool.submit(probe).result(timeout=_PROBE_SECONDS + 1)
-    except concurrent.futures.TimeoutError:
-        return False
-    finally:
-        pool.shutdown(wait=False)
+    def probe() -> None:
+        with contextlib.suppress(requests.RequestException):
+            requests.head(url, timeout=_PROBE_SECONDS).close()
+            answers.append(True)
+
+    # A daemon thread, which the end of the process does not wait for.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(_PROBE_SECONDS + 1)
+    return bool(answers)
 
 
 def _decoded(
