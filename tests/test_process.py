@@ -65,6 +65,14 @@ def test_reverse_variances_are_beta_and_beta_tilde():
         np.testing.assert_allclose(np.exp(step.log_variance.numpy().item()), value, rtol=1e-12)
 
 
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+def test_the_first_step_has_the_posterior_variance_of_the_second(variance):
+    step = DiffusionProcess(LINEAR, variance=variance).p_step(column(0.1), column(0.2), tf.constant([0]))
+    alpha_bar = np.cumprod(1 - LINEAR)
+    expected = LINEAR[1] * (1 - alpha_bar[0]) / (1 - alpha_bar[1])
+    np.testing.assert_allclose(np.exp(step.log_variance.numpy().item()), expected, rtol=1e-12)
+
+
 def test_mean_of_p_step_is_equation_11():
     process, t, eps, x_t = DiffusionProcess(LINEAR), 321, 0.7, -0.4
     x_0 = process.x_0_from_eps(column(x_t), tf.constant([t]), column(eps))
