@@ -19,7 +19,8 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.sampling import Run
 
 _FRAMES = 30  # of the animation
-_SHOWN = 64  # images in the grid and in the animation
+_SHOWN = 64  # images in the grid
+_ANIMATED = 16  # images in the animation
 _MADE_BY = "tf_ddpm"
 _OURS = re.compile(r"\d{6,}\.(png|npy)|grid\.(png|npy)|progress\.gif")
 
@@ -27,8 +28,8 @@ _OURS = re.compile(r"\d{6,}\.(png|npy)|grid\.(png|npy)|progress\.gif")
 def generate(run: Run, out_dir: str | os.PathLike, num_images: int, seed: int, **settings) -> Path:
     """Draws images with the seeds seed, seed+1, ... and writes them into `out_dir`.
 
-    Files: `000000.png`, ...; `grid.png` and `progress.gif` (the predicted image along the chain) of the first
-    64; `manifest.json`. They are written aside and moved into place together; files of an earlier generation
+    Files: `000000.png`, ...; `grid.png` of the first 64; `progress.gif` of the first 16, the predicted
+    image along the chain; `manifest.json`. They are written aside and moved into place together; files of an earlier generation
     in the same folder, which its manifest names, are removed.
 
     Args:
@@ -87,8 +88,9 @@ def _write(run: Run, sample: SampleConfig, seeds: np.ndarray, folder: Path) -> N
     if channels not in image_files.PNG_CHANNELS:
         print(f"PNG has no form for {channels} channels: the images are saved as .npy, without animation")
         return
-    moments = [image_files.grid(frame[:_SHOWN]) for frame in frames]
-    image_files.save_gif([*moments, image_files.grid(first[: len(frames[0])])], folder / "progress.gif")
+    # The last frame is the image itself.
+    moments = [image_files.grid(frame[:_ANIMATED]) for frame in frames]
+    image_files.save_gif(moments, folder / "progress.gif")
 
 
 def _earlier_files(out_dir: Path) -> list[str]:
