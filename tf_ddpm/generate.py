@@ -28,9 +28,9 @@ _OURS = re.compile(r"\d{6,}\.(png|npy)|grid\.(png|npy)|progress\.gif")
 def generate(run: Run, out_dir: str | os.PathLike, num_images: int, seed: int, **settings) -> Path:
     """Draws images with the seeds seed, seed+1, ... and writes them into `out_dir`.
 
-    Files: `000000.png`, ...; `grid.png` of the first 64; `progress.gif` of the first 16, the predicted
-    image along the chain; `manifest.json`. They are written aside and moved into place together; files of an earlier generation
-    in the same folder, which its manifest names, are removed.
+    Files: `000000.png`, ...; `grid.png` of the first 64; `progress.gif` of the first 16, the predicted image along
+    the chain; `manifest.json`. They are written aside and moved into place together; files of an earlier
+    generation in the same folder, which its manifest names, are removed.
 
     Args:
       settings: changes to the run's `config.SampleConfig`; None leaves a setting as it is.
