@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from tf_ddpm.config import DataConfig
@@ -102,10 +102,13 @@ def _decoded(
         try:
             with Image.open(file) as picture:
                 return pictures.to_array(picture, size, channels)
+        except UnidentifiedImageError:
+            return f"{file}: not an image that Pillow reads"
         except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them raise
             return f"{file}: {' '.join(str(error).split()) or type(error).__name__}"
 
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF data
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         bar = tqdm(total=len(files), desc="reading images", unit="", leave=False, disable=None)
         chunk = 1024  # so that the pool never runs far ahead of what is gathered
