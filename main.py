@@ -19,22 +19,22 @@ flags.DEFINE_multi_string(
     "set", [], "One changed key of the configuration, for example --set=train.steps=2000. May be repeated."
 )
 flags.DEFINE_integer("num_images", 64, "sample: how many images to draw.", lower_bound=1, upper_bound=10**9)
-flags.DEFINE_string("sampler", None, "sample, export: ddpm or ddim. Default: as the run's configuration says.")
-flags.DEFINE_integer(
-    "sampling_steps", None, "sample, export: steps of the reverse chain. Default: all T.", lower_bound=1
-)
+flags.DEFINE_string("sampler", None, "sample, export: ddpm, ddim, dpmpp, heun or langevin. Default: the run's own.")
+flags.DEFINE_integer("sampling_steps", None, "sample, export: steps of the chain. Default: all T.", lower_bound=1)
+flags.DEFINE_float("eta", None, "sample, export: noise of ddim, 0 (deterministic) to 1.")
+flags.DEFINE_string("spacing", None, "sample, export: linspace, leading, trailing or quadratic steps.")
+flags.DEFINE_string("clip", None, "sample, export: none, static or dynamic clipping of the predicted image.")
 flags.DEFINE_integer("seed", 0, "sample: image i has the seed --seed + i.", lower_bound=-(2**62), upper_bound=2**62)
 flags.DEFINE_string("out_dir", None, "sample: where the images go. Default: <run_dir>/samples.")
 flags.DEFINE_string("export_dir", None, "export: where the versions go. Default: <run_dir>/serving/ddpm.")
 FLAGS = flags.FLAGS
+_SAMPLING = {"sampler": "sampler", "sampling_steps": "steps", "eta": "eta", "spacing": "spacing", "clip": "clip"}
 _ONLY = {  # flags that some modes alone understand
     "num_images": ("sample",),
     "seed": ("sample",),
     "out_dir": ("sample",),
-    "sampler": ("sample", "export"),
-    "sampling_steps": ("sample", "export"),
     "export_dir": ("export",),
-}
+} | dict.fromkeys(_SAMPLING, ("sample", "export"))
 
 
 def _dispatch() -> None:
@@ -55,7 +55,7 @@ def _dispatch() -> None:
 
         train_loop.run(config, run_dir)
         return
-    flagged = {"sampler": FLAGS.sampler, "steps": FLAGS.sampling_steps}
+    flagged = {key: FLAGS[flag].value for flag, key in _SAMPLING.items()}
     settings = config_lib.sample_changes(config_lib.read(run_dir), FLAGS["set"].value, flagged)
     quiet_tensorflow.import_tensorflow()
     run = tf_ddpm.load_run(run_dir, **settings)

@@ -68,7 +68,10 @@ def test_an_unknown_set_is_one_clear_line_in_spite_of_tensorflow(tmp_path):
     [
         (["--sampling_steps=21"], ["expected 1 to 20"]),
         (["--sampling_steps=0"], ["sampling_steps"]),
-        (["--sampler=eulr"], ["one of ddpm, ddim"]),
+        (["--sampler=eulr"], ["one of ddpm, ddim, dpmpp"]),
+        (["--spacing=even"], ["one of linspace, leading"]),
+        (["--clip=soft"], ["one of none, static, dynamic"]),
+        (["--eta=2"], ["from 0.0 to 1.0"]),
         (["--set=model.channels=16"], ["model.channels", "sample.*"]),
         (["--set=sample.eta=2"], ["sample.eta=2"]),
     ],

@@ -25,12 +25,18 @@ def chain(steps, timesteps=1000, variance="fixed_large"):
     return process, process.respaced(schedules.strided_timesteps(timesteps, steps))
 
 
+def one_step(sampler, denoiser, x_t, t, noise=None):
+    """(x_{t-1}, predicted x_0), with the same noise for every draw."""
+    noise = tf.zeros_like(x_t) if noise is None else noise
+    return sampler.step(denoiser, x_t, tf.constant(t), lambda _: noise, sampler.memory(x_t))[:2]
+
+
 def final_std(sampler, denoiser, stochastic):
     """Standard deviation of x_0 when x_T is standard normal: each step is affine in x_t and the noise."""
     variance = 1.0
     for t in reversed(range(len(sampler.process))):
         x, noise = tf.constant([[0.0], [1.0], [0.0]], tf.float64), tf.constant([[0.0], [0.0], [1.0]], tf.float64)
-        (zero,), (one,), (noisy,) = sampler.step(denoiser, x, tf.constant(t), noise)[0].numpy()
+        (zero,), (one,), (noisy,) = one_step(sampler, denoiser, x, t, noise)[0].numpy()
         variance = (one - zero) ** 2 * variance + (noisy - zero) ** 2
         assert stochastic or noisy == zero
     return np.sqrt(variance)
@@ -66,28 +72,37 @@ def test_ddim_with_eta_1_and_ancestral_with_small_variance_are_the_same_chain():
     denoiser = exact_denoiser(process)
     x_t, noise = tf.constant([[0.3], [-1.2]], tf.float64), tf.constant([[1.1], [0.2]], tf.float64)
     for t in (1, 7, 49):
-        ours, _ = samplers.DDIM(short, clip="none", eta=1.0).step(denoiser, x_t, tf.constant(t), noise)
-        theirs, _ = samplers.Ancestral(short, clip="none").step(denoiser, x_t, tf.constant(t), noise)
+        ours, _ = one_step(samplers.DDIM(short, clip="none", eta=1.0), denoiser, x_t, t, noise)
+        theirs, _ = one_step(samplers.Ancestral(short, clip="none"), denoiser, x_t, t, noise)
         np.testing.assert_allclose(ours, theirs, rtol=1e-10)
 
 
-@pytest.mark.parametrize("make", [samplers.Ancestral, lambda p: samplers.DDIM(p, eta=1.0), samplers.DDIM])
+@pytest.mark.parametrize(
+    "make",
+    [
+        samplers.Ancestral,
+        samplers.DDIM,
+        lambda process: samplers.DDIM(process, eta=1.0),
+        *(lambda process, order=order: samplers.DPMSolverPP(process, order=order) for order in (1, 2, 3)),
+        samplers.Heun,
+        samplers.Langevin,
+    ],
+)
 def test_the_last_step_adds_no_noise_and_returns_the_predicted_image(make):
     process, short = chain(10)
     x_t = tf.constant([[0.3], [-0.2]], tf.float64)
-    x_prev, x_0 = make(short).step(exact_denoiser(process), x_t, tf.constant(0), 1e6 * tf.ones_like(x_t))
+    x_prev, x_0 = one_step(make(short), exact_denoiser(process), x_t, 0, 1e6 * tf.ones_like(x_t))
     np.testing.assert_allclose(x_prev, x_0, rtol=1e-12)
 
 
 def test_clipping_holds_the_predicted_image_before_the_mean():
     _, short = chain(10)
     x_t = tf.constant([[50.0]], tf.float64)
-    _, clipped = samplers.Ancestral(short, "static").step(lambda x, t: 0 * x, x_t, tf.constant(5), 0 * x_t)
-    _, free = samplers.Ancestral(short, "none").step(lambda x, t: 0 * x, x_t, tf.constant(5), 0 * x_t)
+    _, clipped = one_step(samplers.Ancestral(short, "static"), lambda x, t: 0 * x, x_t, 5)
+    _, free = one_step(samplers.Ancestral(short, "none"), lambda x, t: 0 * x, x_t, 5)
     assert clipped.numpy().item() == 1.0 and free.numpy().item() > 50
     # DDIM derives eps again from the clipped image, so that x_{t-1} stays on the line between them.
-    ddim = samplers.DDIM(short, "static")
-    x_prev, _ = ddim.step(lambda x, t: 0 * x, x_t, tf.constant(5), 0 * x_t)
+    x_prev, _ = one_step(samplers.DDIM(short, "static"), lambda x, t: 0 * x, x_t, 5)
     before, now = short.alpha_bar_prev[5], short.alpha_bar[5]
     eps = (50.0 - np.sqrt(now)) / np.sqrt(1 - now)
     np.testing.assert_allclose(x_prev, np.sqrt(before) + np.sqrt(1 - before) * eps, rtol=1e-10)
@@ -121,3 +136,110 @@ def test_frames_are_predicted_images_and_the_last_is_the_result(steps, wanted, g
     x_0, frames = loop(tf.constant([[0.1], [1.3]], tf.float64))
     assert frames.shape[0] == got
     np.testing.assert_allclose(frames[-1], x_0, rtol=1e-12)
+
+
+def log_snr_chain(steps):
+    """A chain whose log-SNR is an even grid from 4 down to -4."""
+    log_snr = np.linspace(4, -4, steps + 1)
+    alpha_bar = 1 / (1 + np.exp(-2 * log_snr))
+    beta = 1 - alpha_bar / np.concatenate([[1.0], alpha_bar[:-1]])
+    return DiffusionProcess(beta)
+
+
+def ode_error(make, steps):
+    """Distance from the exact solution at log-SNR 4, from exact values at -4, without the last step to x_0."""
+    process = log_snr_chain(steps)
+    sampler, denoiser = make(process), exact_denoiser(process)
+    alpha_bar = process.alpha_bar
+    spread = np.sqrt(alpha_bar * STD**2 + 1 - alpha_bar)  # the flow keeps each point's place in the Gaussian
+
+    def exact(t, z):
+        return tf.constant([[np.sqrt(alpha_bar[t]) * MEAN + spread[t] * z]])
+
+    x = exact(steps, 1.3)
+    # The first steps of a multistep method are of lower order and would hide the method's own: exact values instead.
+    memory = sampler.memory(x)
+    for t in range(steps, 0, -1):
+        x_prev, _, memory = sampler.step(denoiser, x, tf.constant(t), lambda _: None, memory)
+        x = exact(t - 1, 1.3) if steps - t < 2 else x_prev
+    return abs((x - exact(0, 1.3)).numpy().item())
+
+
+@pytest.mark.parametrize(
+    ("make", "order"),
+    [
+        (lambda p: samplers.DDIM(p, "none"), 1),
+        (lambda p: samplers.DPMSolverPP(p, "none", order=1), 1),
+        (lambda p: samplers.DPMSolverPP(p, "none", order=2), 2),
+        (lambda p: samplers.DPMSolverPP(p, "none", order=3), 2),
+        (lambda p: samplers.Heun(p, "none"), 2),
+    ],
+)
+def test_solvers_converge_at_their_order(make, order):
+    errors = [ode_error(make, steps) for steps in (80, 160, 320)]
+    orders = np.log2(np.array(errors[:-1]) / errors[1:])
+    assert abs(orders[-1] - order) < 0.15, orders
+
+
+def test_dpm_solver_of_order_1_is_ddim():
+    process, short = chain(12)
+    denoiser, x_t = exact_denoiser(process), tf.constant([[0.3], [-1.2]], tf.float64)
+    for t in (0, 1, 5, 11):
+        ours, _ = one_step(samplers.DPMSolverPP(short, order=1), denoiser, x_t, t)
+        np.testing.assert_allclose(ours, one_step(samplers.DDIM(short), denoiser, x_t, t)[0], rtol=1e-9)
+
+
+def test_the_whole_second_derivative_makes_the_third_order_a_third_order():
+    errors = [ode_error(lambda p: samplers.DPMSolverPP(p, "none", 3, "taylor"), steps) for steps in (80, 160, 320)]
+    assert np.all(np.log2(np.array(errors[:-1]) / errors[1:]) > 2.8)
+
+
+def test_higher_order_needs_fewer_steps():
+    ddim = ode_error(lambda p: samplers.DDIM(p, "none"), 20)
+    assert ode_error(lambda p: samplers.DPMSolverPP(p, "none", order=2), 20) < 0.3 * ddim
+    assert ode_error(lambda p: samplers.Heun(p, "none"), 20) < 0.3 * ddim
+
+
+def test_ddim_inversion_is_undone_by_ddim_ever_better_with_more_steps():
+    errors, x_0 = [], tf.constant([[0.9], [0.2], [-0.6]], tf.float64)
+    for steps in (125, 250, 500):
+        process, short = chain(steps)
+        denoiser = exact_denoiser(process)
+        latent = samplers.ddim_inversion(short, denoiser, x_0)
+        again, _ = samplers.sample_loop(samplers.DDIM(short, "none"), denoiser, latent, lambda k: None)
+        errors.append(np.abs(again - x_0).max())
+        assert 1.8 < latent.numpy().std() / x_0.numpy().std() < 2.2  # from STD to 1
+    assert errors[-1] < 0.01 and np.all(np.log2(np.array(errors[:-1]) / errors[1:]) > 0.85), errors
+
+
+def test_dynamic_clipping_is_the_quantile_of_each_image():
+    x = np.random.default_rng(0).normal(0, 2, (3, 5, 7, 2))
+    x[1] *= 0.01
+    bound = np.maximum(np.quantile(np.abs(x).reshape(3, -1), 0.995, axis=1), 1).reshape(3, 1, 1, 1)
+    np.testing.assert_allclose(
+        samplers.clipped(tf.constant(x), "dynamic"), np.clip(x, -bound, bound) / bound, rtol=1e-9
+    )
+
+
+def test_langevin_correction_keeps_the_gaussian_and_its_rows_apart():
+    process, short = chain(100)
+    sampler, denoiser = samplers.Langevin(short, "none"), exact_denoiser(process)
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.normal(size=(40, 400)))
+    for t in range(99, -1, -1):
+        draws = [tf.constant(rng.normal(size=(40, 400))) for _ in range(2)]
+        x, _, _ = sampler.step(denoiser, x, tf.constant(t), draws.__getitem__, ())
+    assert abs(x.numpy().mean() - MEAN) < 0.03 and abs(x.numpy().std() - STD) < 0.03
+    row = tf.constant(rng.normal(size=(1, 4)))
+    pair = tf.concat([row, 100 * row], axis=0)
+    alone, _ = one_step(sampler, denoiser, row, 50, row)
+    together, _ = one_step(sampler, denoiser, pair, 50, pair)
+    np.testing.assert_allclose(together[:1], alone, rtol=1e-12)
+
+
+def test_score_is_the_gradient_of_the_log_density():
+    process, t = DiffusionProcess(schedules.betas("linear", 1000)), tf.constant([300])
+    x = tf.constant([[0.4]], tf.float64)
+    alpha_bar = process.alpha_bar[300]
+    expected = -(0.4 - np.sqrt(alpha_bar) * MEAN) / (alpha_bar * STD**2 + 1 - alpha_bar)
+    np.testing.assert_allclose(process.score(t, exact_denoiser(process)(x, t)), [[expected]], rtol=1e-10)

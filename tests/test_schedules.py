@@ -42,6 +42,27 @@ def test_strided_timesteps_go_from_first_to_last_without_repetition(steps):
     assert np.all(np.diff(kept) > 0)
 
 
+@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing", "quadratic"])
+@pytest.mark.parametrize("timesteps", [10, 1000, 4000])
+def test_every_spacing_gives_as_many_rising_steps_of_the_chain(spacing, timesteps):
+    for steps in (1, 2, 3, 7, 10, 9 * timesteps // 10, timesteps):
+        kept = schedules.strided_timesteps(timesteps, min(steps, timesteps), spacing)
+        assert len(kept) == min(steps, timesteps) and kept.dtype == np.int64
+        assert kept[0] >= 0 and kept[-1] < timesteps and np.all(np.diff(kept) > 0)
+
+
+def test_spacings_are_those_of_their_papers():
+    assert schedules.strided_timesteps(1000, 4, "leading").tolist() == [0, 250, 500, 750]
+    assert schedules.strided_timesteps(1000, 4, "trailing").tolist() == [249, 499, 749, 999]
+    assert schedules.strided_timesteps(1000, 4, "linspace").tolist() == [0, 333, 666, 999]
+    assert schedules.strided_timesteps(1000, 4, "quadratic").tolist() == [0, 88, 355, 800]
+
+
+def test_an_unknown_spacing_is_refused():
+    with pytest.raises(ValueError, match="unknown spacing 'even'"):
+        schedules.strided_timesteps(10, 2, "even")
+
+
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_more_steps_than_the_chain_has_are_refused(steps):
     with pytest.raises(ValueError, match="expected 1 to 1000"):

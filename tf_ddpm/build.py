@@ -37,10 +37,15 @@ def network(config: Config, precision: str) -> UNet:
 def sampler(sample: SampleConfig, chain: DiffusionProcess) -> samplers.Sampler:
     """The sampler of `sample` on `sample.steps` of the steps of `chain`."""
     if sample.steps is not None:
-        chain = chain.respaced(schedules.strided_timesteps(len(chain), sample.steps))
-    if sample.sampler == "ddim":
-        return samplers.DDIM(chain, sample.clip, sample.eta)
-    return samplers.Ancestral(chain, sample.clip)
+        chain = chain.respaced(schedules.strided_timesteps(len(chain), sample.steps, sample.spacing))
+    makers = {
+        "ddpm": lambda: samplers.Ancestral(chain, sample.clip),
+        "ddim": lambda: samplers.DDIM(chain, sample.clip, sample.eta),
+        "dpmpp": lambda: samplers.DPMSolverPP(chain, sample.clip, sample.order, sample.third_order),
+        "heun": lambda: samplers.Heun(chain, sample.clip),
+        "langevin": lambda: samplers.Langevin(chain, sample.clip, sample.snr),
+    }
+    return makers[sample.sampler]()
 
 
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):

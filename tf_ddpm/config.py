@@ -108,10 +108,16 @@ class TrainConfig:
 class SampleConfig:
     """How images are drawn when the command line says nothing else."""
 
-    sampler: str = _key("ddpm", "reverse process", choices=("ddpm", "ddim"))
+    sampler: str = _key("ddpm", "reverse process", choices=("ddpm", "ddim", "dpmpp", "heun", "langevin"))
     steps: int | None = _key(None, "steps of the reverse chain; none: all T", low=1, high=100_000)
     eta: float = _key(0.0, "noise of ddim: 0 deterministic, 1 like ddpm", low=0.0, high=1.0)
-    clip: str = _key("static", "what holds x_0 in [-1, 1] at each step", choices=("none", "static"))
+    order: int = _key(2, "order of dpmpp", low=1, high=3)
+    third_order: str = _key("diffusers", "second-derivative term of dpmpp order 3", choices=("diffusers", "taylor"))
+    snr: float = _key(0.16, "signal-to-noise ratio of a langevin correction", above=0.0, high=10.0)
+    spacing: str = _key(
+        "linspace", "which steps a shorter chain visits", choices=("linspace", "leading", "trailing", "quadratic")
+    )
+    clip: str = _key("static", "what holds x_0 in range at each step", choices=("none", "static", "dynamic"))
     batch_size: int = _key(64, "images drawn at once", low=1, high=10**6)
     precision: str = _key("float32", "arithmetic of the network", choices=("float32", "bfloat16"))
 

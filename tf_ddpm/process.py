@@ -136,6 +136,10 @@ class DiffusionProcess:
             return output
         return self.eps_from_x_0(x_t, t, self.x_0_from_output(x_t, t, output))
 
+    def score(self, t: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+        """grad log q(x_t) = -eps / sqrt(1 - alpha_bar) (Song et al. 2021, "Score-based", and Vincent 2011)."""
+        return -eps / lookup(np.sqrt(1.0 - self.alpha_bar), t, eps)
+
     def denoiser_timesteps(self, t: tf.Tensor) -> tf.Tensor:
         """The names int32 [B] by which the denoiser knows the steps `t` int [B] of this chain."""
         return tf.gather(tf.constant(self.timesteps, tf.int32), t)

@@ -35,20 +35,39 @@ def alpha_bars(beta: np.ndarray) -> np.ndarray:
     return np.cumprod(1.0 - beta)
 
 
-def strided_timesteps(timesteps: int, steps: int) -> np.ndarray:
-    """`steps` of the T timesteps, evenly spread from the first to the last (Nichol & Dhariwal 2021, section 4).
+def strided_timesteps(timesteps: int, steps: int, spacing: str = "linspace") -> np.ndarray:
+    """`steps` of the T timesteps, spread over the chain.
+
+    Args:
+      spacing:
+        `linspace`: evenly from 0 to T-1, rounded (Nichol & Dhariwal 2021, section 4); a single step is T-1.
+        `leading`: 0, c, 2c, ... with c = T // steps (Song et al. 2021, appendix D.2; the papers' "uniform").
+        `trailing`: T-1, T-1-c, ... downwards with c = T / steps, rounded (Lin et al. 2024, table 2).
+        `quadratic`: squares of an even grid that ends at 0.8 T (Song et al. 2021, appendix D.2), each moved up
+          to one above its predecessor where rounding would repeat it.
 
     Returns:
-      [steps] int64, strictly increasing, from 0 to T-1 (a single step is T-1).
+      [steps] int64, strictly increasing, within 0 to T-1.
 
     Raises:
-      ValueError: unless 1 <= steps <= timesteps.
+      ValueError: unless 1 <= steps <= timesteps, or for an unknown spacing.
     """
     if not 1 <= steps <= timesteps:
         raise ValueError(f"steps={steps}: expected 1 to {timesteps}")
-    if steps == 1:
-        return np.array([timesteps - 1], dtype=np.int64)
-    return np.round(np.linspace(0, timesteps - 1, steps)).astype(np.int64)
+    if spacing == "leading":
+        return np.arange(steps, dtype=np.int64) * (timesteps // steps)
+    if spacing == "trailing":
+        return np.round(np.arange(timesteps, 0, -timesteps / steps))[:steps][::-1].astype(np.int64) - 1
+    if spacing == "linspace":
+        if steps == 1:
+            return np.array([timesteps - 1], dtype=np.int64)
+        return np.round(np.linspace(0, timesteps - 1, steps)).astype(np.int64)
+    if spacing == "quadratic":
+        kept = (np.linspace(0, np.sqrt(0.8 * timesteps), steps) ** 2).astype(np.int64)
+        for i in range(1, steps):
+            kept[i] = max(kept[i], kept[i - 1] + 1)
+        return np.minimum(kept, timesteps - steps + np.arange(steps))
+    raise ValueError(f"unknown spacing {spacing!r}: expected linspace, leading, trailing or quadratic")
 
 
 def respaced_betas(beta: np.ndarray, kept: np.ndarray) -> np.ndarray:
