@@ -7,6 +7,8 @@ Glossary (Ho et al. 2020; [B, ...] is a batch of images in [-1, 1]):
   v           sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans & Ho 2022, appendix D)
   t           index 0..T-1; the papers count 1..T, so our t is their t-1
   q           the fixed forward process  p           the learned reverse process
+  output      what the denoiser returns: the prediction of eps, x_0 or v, and behind it, where the variance is
+              learned, as many channels again that stand for the variance
 
 Tables are float64 and are cast once, to the dtype of the images, where they are looked up.
 """
@@ -35,7 +37,9 @@ class DiffusionProcess:
       betas: [S] float64, the variances of the chain's own steps.
       timesteps: [S] int, the timestep by which the denoiser knows each step; default 0..S-1.
       prediction: what the denoiser outputs: `eps`, `x_0` or `v`.
-      variance: of p(x_{t-1} | x_t): `fixed_small` (beta_tilde) or `fixed_large` (beta).
+      variance: of p(x_{t-1} | x_t): `fixed_small` (beta_tilde), `fixed_large` (beta), `learned` (the output is its
+        logarithm) or `learned_range` (the output interpolates between the two logarithms: Nichol & Dhariwal 2021,
+        eq. 15).
 
     Raises:
       ValueError: for betas outside (0, 1], or an unknown prediction or variance.
@@ -53,8 +57,10 @@ class DiffusionProcess:
             raise ValueError("betas must be one row of numbers in (0, 1]")
         if prediction not in ("eps", "x_0", "v"):
             raise ValueError(f"unknown prediction {prediction!r}: expected eps, x_0 or v")
-        if variance not in ("fixed_small", "fixed_large"):
-            raise ValueError(f"unknown variance {variance!r}: expected fixed_small or fixed_large")
+        if variance not in ("fixed_small", "fixed_large", "learned", "learned_range"):
+            raise ValueError(
+                f"unknown variance {variance!r}: expected fixed_small, fixed_large, learned or learned_range"
+            )
         self.betas = betas
         self.timesteps = np.arange(len(betas)) if timesteps is None else np.asarray(timesteps, np.int64)
         self.prediction = prediction
@@ -71,7 +77,7 @@ class DiffusionProcess:
         small = np.log(np.concatenate([first, self.posterior_variance[1:]]))
         large = np.log(np.concatenate([first, betas[1:]]))
         self.posterior_log_variance = small
-        self.reverse_log_variance = {"fixed_small": small, "fixed_large": large}[variance]
+        self.fixed_log_variance = large if variance == "fixed_large" else small
 
     def __len__(self) -> int:
         return len(self.betas)
@@ -98,9 +104,36 @@ class DiffusionProcess:
         mean = lookup(self.posterior_weight_x_0, t, x_0) * x_0 + lookup(self.posterior_weight_x_t, t, x_0) * x_t
         return Gaussian(mean, lookup(self.posterior_log_variance, t, x_0))
 
-    def p_step(self, x_0: tf.Tensor, x_t: tf.Tensor, t: tf.Tensor) -> Gaussian:
-        """p(x_{t-1} | x_t) for the predicted image `x_0` (Ho et al. 2020, eq. 11 with section 3.2's variance)."""
-        return Gaussian(self.q_posterior(x_0, x_t, t).mean, lookup(self.reverse_log_variance, t, x_0))
+    def p_step(self, x_0: tf.Tensor, x_t: tf.Tensor, t: tf.Tensor, output: tf.Tensor) -> Gaussian:
+        """p(x_{t-1} | x_t) for the predicted image `x_0` (Ho et al. 2020, eq. 11).
+
+        The variance is that of Ho et al. 2020, section 3.2, or read from the `output` of the denoiser.
+        """
+        return Gaussian(self.q_posterior(x_0, x_t, t).mean, self.p_log_variance(t, output))
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the denoiser's output has the variance behind the prediction."""
+        return self.variance in ("learned", "learned_range")
+
+    def parts(self, output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """The prediction, and what stands for the variance (None where it is fixed), each [B, ...]."""
+        if not self.learned_variance:
+            return output, None
+        prediction, spread = tf.split(output, 2, axis=-1)
+        return prediction, spread
+
+    def p_log_variance(self, t: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+        """log variance of p(x_{t-1} | x_t); broadcasts against an image, and is one where it is learned."""
+        prediction, spread = self.parts(output)
+        if self.variance == "learned":
+            return spread
+        if self.variance == "learned_range":  # Nichol & Dhariwal 2021, eq. 15, with the share (v + 1) / 2
+            share = (spread + 1.0) / 2.0
+            return share * lookup(np.log(self.betas), t, spread) + (1.0 - share) * lookup(
+                self.posterior_log_variance, t, spread
+            )
+        return lookup(self.fixed_log_variance, t, prediction)
 
     def x_0_from_eps(self, x_t: tf.Tensor, t: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
         """x_0 = (x_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar) (Ho et al. 2020, eq. 9 and 15)."""
@@ -123,17 +156,18 @@ class DiffusionProcess:
         return {"eps": lambda: eps, "x_0": lambda: x_0, "v": lambda: self.v_from(x_0, t, eps)}[self.prediction]()
 
     def x_0_from_output(self, x_t: tf.Tensor, t: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
-        """The image that the denoiser's `output` [B, ...] stands for."""
+        """The image [B, ...] that the denoiser's `output` stands for."""
+        prediction, _ = self.parts(output)
         if self.prediction == "eps":
-            return self.x_0_from_eps(x_t, t, output)
+            return self.x_0_from_eps(x_t, t, prediction)
         if self.prediction == "v":
-            return self.x_0_from_v(x_t, t, output)
-        return output
+            return self.x_0_from_v(x_t, t, prediction)
+        return prediction
 
     def eps_from_output(self, x_t: tf.Tensor, t: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
-        """The noise that the denoiser's `output` [B, ...] stands for."""
+        """The noise [B, ...] that the denoiser's `output` stands for."""
         if self.prediction == "eps":
-            return output
+            return self.parts(output)[0]
         return self.eps_from_x_0(x_t, t, self.x_0_from_output(x_t, t, output))
 
     def score(self, t: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:

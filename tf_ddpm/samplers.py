@@ -44,10 +44,13 @@ class Sampler:
         """(x_{t-1}, predicted x_0, memory) from x_t [B, ...] at the scalar step t."""
         raise NotImplementedError
 
+    def output(self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
+        """The denoiser's output for x_t [B, ...] at the scalar step t."""
+        return denoiser(x_t, tf.fill([tf.shape(x_t)[0]], self.process.denoiser_timesteps(t)))
+
     def predicted_x_0(self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
         """The denoiser's x_0 [B, ...] for x_t at the scalar step t, clipped."""
-        names = tf.fill([tf.shape(x_t)[0]], self.process.denoiser_timesteps(t))
-        return clipped(self.process.x_0_from_output(x_t, t, denoiser(x_t, names)), self.clip)
+        return clipped(self.process.x_0_from_output(x_t, t, self.output(denoiser, x_t, t)), self.clip)
 
 
 class Ancestral(Sampler):
@@ -59,8 +62,9 @@ class Ancestral(Sampler):
         self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: Noise, memory: Memory
     ) -> tuple[tf.Tensor, tf.Tensor, Memory]:
         """x_{t-1} = mean + sigma_t noise, and no noise in the last step (t = 0)."""
-        x_0 = self.predicted_x_0(denoiser, x_t, t)
-        mean, log_variance = self.process.p_step(x_0, x_t, t)
+        output = self.output(denoiser, x_t, t)
+        x_0 = clipped(self.process.x_0_from_output(x_t, t, output), self.clip)
+        mean, log_variance = self.process.p_step(x_0, x_t, t, output)
         sigma = tf.where(t > 0, tf.exp(0.5 * log_variance), tf.zeros_like(log_variance))
         return mean + sigma * noise(0), x_0, memory
 
