@@ -40,7 +40,7 @@ PLAN = {
     "datasets.tfds_set": {"config", "errors", "datasets.pictures", "datasets.image_set"},
     "datasets.batches": {"randomness"},
     # From words to objects, and what is done with them.
-    "build": {"config", "errors", "process", "samplers", "schedules", "unet"},
+    "build": {"config", "errors", "objectives", "process", "samplers", "schedules", "unet"},
     "train_state": {"objectives", "pixels", "process", "randomness"},
     "checkpoints": {"errors", "train_state"},
     "run_log": set(),

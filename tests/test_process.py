@@ -61,7 +61,7 @@ def test_reverse_variances_are_beta_and_beta_tilde():
     alpha_bar = np.cumprod(1 - LINEAR)
     expected = {"fixed_large": LINEAR[500], "fixed_small": LINEAR[500] * (1 - alpha_bar[499]) / (1 - alpha_bar[500])}
     for variance, value in expected.items():
-        step = DiffusionProcess(LINEAR, variance=variance).p_step(column(0.1), column(0.2), t)
+        step = DiffusionProcess(LINEAR, variance=variance).p_step(column(0.1), column(0.2), t, column(0.0))
         np.testing.assert_allclose(np.exp(step.log_variance.numpy().item()), value, rtol=1e-12)
 
 
@@ -76,7 +76,7 @@ def test_the_first_step_has_the_posterior_variance_of_the_second(variance):
 def test_mean_of_p_step_is_equation_11():
     process, t, eps, x_t = DiffusionProcess(LINEAR), 321, 0.7, -0.4
     x_0 = process.x_0_from_eps(column(x_t), tf.constant([t]), column(eps))
-    mean = process.p_step(x_0, column(x_t), tf.constant([t])).mean.numpy().item()
+    mean = process.p_step(x_0, column(x_t), tf.constant([t]), column(eps)).mean.numpy().item()
     alpha_bar = np.cumprod(1 - LINEAR)[t]
     expected = (x_t - LINEAR[t] / np.sqrt(1 - alpha_bar) * eps) / np.sqrt(1 - LINEAR[t])
     np.testing.assert_allclose(mean, expected, rtol=1e-10)
@@ -131,4 +131,26 @@ def test_nonsense_is_refused(arguments):
 
 def test_a_chain_of_one_step_works():
     process = DiffusionProcess(np.array([0.5]))
-    assert np.all(np.isfinite(process.reverse_log_variance))
+    assert np.all(np.isfinite(process.fixed_log_variance))
+
+
+def test_learned_range_interpolates_between_the_two_logarithms():
+    process, t = DiffusionProcess(LINEAR, variance="learned_range"), tf.constant([500])
+    small, large = np.log(process.posterior_variance[500]), np.log(LINEAR[500])
+    for spread, expected in (
+        (-1.0, small),
+        (1.0, large),
+        (0.0, (small + large) / 2),
+        (0.5, small / 4 + large * 3 / 4),
+    ):
+        output = tf.constant([[0.3, spread]], tf.float64)
+        np.testing.assert_allclose(process.p_log_variance(t, output), [[expected]], rtol=1e-12)
+
+
+def test_learned_variance_is_its_own_logarithm_and_leaves_the_prediction_alone():
+    process, t = DiffusionProcess(LINEAR, variance="learned"), tf.constant([500])
+    output = tf.constant([[0.3, -2.5]], tf.float64)
+    np.testing.assert_allclose(process.p_log_variance(t, output), [[-2.5]])
+    np.testing.assert_allclose(process.eps_from_output(column(0.1), t, output), [[0.3]])
+    plain = DiffusionProcess(LINEAR).x_0_from_output(column(0.1), t, column(0.3))
+    np.testing.assert_allclose(process.x_0_from_output(column(0.1), t, output), plain)

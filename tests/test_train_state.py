@@ -24,6 +24,7 @@ def train(config, devices, updates, clip_norm=None, strategy=None, poison_at=Non
     update = make_update(
         state,
         build.process(config.diffusion),
+        build.objective(settings),
         strategy,
         settings.batch_size,
         clip_norm or settings.clip_norm,

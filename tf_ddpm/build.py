@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tf_ddpm import samplers, schedules
+from tf_ddpm import objectives, samplers, schedules
 from tf_ddpm.config import Config, DiffusionConfig, SampleConfig, TrainConfig
 from tf_ddpm.errors import UserError
 from tf_ddpm.process import DiffusionProcess
@@ -30,8 +30,18 @@ def network(config: Config, precision: str) -> UNet:
         heads=model.heads,
         groups=model.groups,
         dropout=model.dropout,
+        out_channels=config.data.channels * (2 if config.diffusion.learned_variance else 1),
         dtype={"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision],
     )
+
+
+def objective(train: TrainConfig) -> objectives.Objective:
+    """What an update minimises."""
+    if train.min_snr_gamma is not None:
+        return objectives.min_snr_loss(train.min_snr_gamma)
+    return {"simple": objectives.simple_loss, "vlb": objectives.vlb_loss, "hybrid": objectives.hybrid_loss}[
+        train.objective
+    ]
 
 
 def sampler(sample: SampleConfig, chain: DiffusionProcess) -> samplers.Sampler:

@@ -62,7 +62,14 @@ class DiffusionConfig:
     beta_start: float = _key(1e-4, "first beta (linear, quadratic)", low=1e-8, high=0.999)
     beta_end: float = _key(0.02, "last beta (linear, quadratic), every beta (constant)", low=1e-8, high=0.999)
     prediction: str = _key("eps", "what the network outputs", choices=("eps", "x_0", "v"))
-    variance: str = _key("fixed_large", "reverse variance", choices=("fixed_small", "fixed_large"))
+    variance: str = _key(
+        "fixed_large", "reverse variance", choices=("fixed_small", "fixed_large", "learned", "learned_range")
+    )
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the network outputs the variance as well."""
+        return self.variance in ("learned", "learned_range")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +93,8 @@ class TrainConfig:
 
     steps: int = _key(3000, "updates in all", low=1, high=10**9)
     batch_size: int = _key(128, "images an update, over all devices", low=1, high=10**6)
+    objective: str = _key("simple", "what is minimised", choices=("simple", "vlb", "hybrid"))
+    min_snr_gamma: float | None = _key(None, "bound of min-SNR weights, for objective=simple", above=0.0, high=1e6)
     optimizer: str = _key("adam", "update rule", choices=("adam", "sgd"))
     learning_rate: float = _key(1e-3, "after the warm-up", above=0.0, high=100.0)
     warmup_steps: int = _key(100, "updates over which the learning rate rises linearly", low=0, high=10**9)
@@ -338,6 +347,14 @@ def validated(config: Config) -> Config:
             f"sample.steps={config.sample.steps} is more than diffusion.timesteps={diffusion.timesteps}: "
             f"expected 1 to {diffusion.timesteps}"
         )
+    if diffusion.learned_variance and train.objective == "simple":
+        raise UserError(
+            f"diffusion.variance={diffusion.variance} is not taught by train.objective=simple; expected hybrid or vlb"
+        )
+    if train.objective == "hybrid" and not diffusion.learned_variance:
+        raise UserError("train.objective=hybrid needs diffusion.variance=learned_range (or learned)")
+    if train.min_snr_gamma is not None and train.objective != "simple":
+        raise UserError(f"train.min_snr_gamma weighs train.objective=simple, not {train.objective}")
     if train.decay_steps and train.decay_steps <= train.warmup_steps:
         raise UserError(
             f"train.decay_steps={train.decay_steps} counts from step 0 and must exceed "

@@ -93,7 +93,14 @@ def _train(
     train, step = config.train, state.updates
     process = build.process(config.diffusion)
     update = make_update(
-        state, process, strategy, train.batch_size, train.clip_norm, train.ema_decay, train.ema_warmup
+        state,
+        process,
+        build.objective(train),
+        strategy,
+        batch_size=train.batch_size,
+        clip_norm=train.clip_norm,
+        ema_decay=train.ema_decay,
+        ema_warmup=train.ema_warmup,
     )
     batches = strategy.distribute_datasets_from_function(
         lambda context: batch_dataset(

@@ -53,6 +53,7 @@ class TrainState(tf.Module):
 def make_update(
     state: TrainState,
     process: DiffusionProcess,
+    objective: objectives.Objective,
     strategy: tf.distribute.Strategy,
     batch_size: int,
     clip_norm: float,
@@ -65,6 +66,7 @@ def make_update(
     address, the loss is the mean over the global batch, and the gradient is clipped after the sum over replicas.
 
     Args:
+      objective: `(process, denoiser, x_0, t, eps) -> [B]`, from `objectives`.
       batch_size: of the global batch. clip_norm: largest norm of its gradient.
       ema_decay: constant, or with `ema_warmup` the bound of (1 + n) / (10 + n) after n updates.
 
@@ -81,7 +83,7 @@ def make_update(
         t = randomness.row_integers(address, randomness.TIMESTEPS, rows, len(process))
         eps = randomness.row_normal(address, randomness.NOISE, rows, x_0.shape[1:].as_list())
         with tf.GradientTape() as tape:
-            losses = objectives.simple_loss(process, lambda x, t: state.network(x, t, address), x_0, t, eps)
+            losses = objective(process, lambda x, t: state.network(x, t, address), x_0, t, eps)
             loss = tf.reduce_sum(losses) / batch_size
         gradients = tape.gradient(loss, variables)
         gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)

@@ -13,7 +13,8 @@ class UNet(keras.Model):
     """A U-Net with residual blocks, self-attention at chosen levels and a time embedding in every block.
 
     Args:
-      image_channels: channels of the input and of the output.
+      image_channels: channels of the input.
+      out_channels: channels of the output; default: those of the input.
       channels: width of the first level.
       multipliers: width of each level, in units of `channels`; each level after the first halves the image.
       blocks: residual blocks a level on the way down; one more on the way up.
@@ -34,6 +35,7 @@ class UNet(keras.Model):
         heads: int = 1,
         groups: int = 32,
         dropout: float = 0.0,
+        out_channels: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -46,6 +48,7 @@ class UNet(keras.Model):
             "heads": heads,
             "groups": groups,
             "dropout": dropout,
+            "out_channels": out_channels or image_channels,
         }
         self.factor = 2 ** (len(multipliers) - 1)
         dtype = self.dtype_policy
@@ -113,7 +116,7 @@ class UNet(keras.Model):
 
         self.norm_out = layers.GroupNorm(width, groups, swish=True, name="norm_out", dtype=dtype)
         # The output stays float32 in every precision: it is what the equations work on.
-        self.conv_out = layers.conv3x3(width, image_channels, "conv_out", "float32", scale=0.0)
+        self.conv_out = layers.conv3x3(width, self.settings["out_channels"], "conv_out", "float32", scale=0.0)
         self.built = True
 
     def call(self, x: tf.Tensor, t: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
@@ -125,7 +128,7 @@ class UNet(keras.Model):
           address: int64 [3], the first row's address (`randomness.row_address`); dropout is active if given.
 
         Returns:
-          [B, H, W, image_channels] float32.
+          [B, H, W, out_channels] float32.
 
         Raises:
           ValueError: for an image whose static size the levels cannot halve.
