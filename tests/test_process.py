@@ -67,7 +67,7 @@ def test_reverse_variances_are_beta_and_beta_tilde():
 
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
 def test_the_first_step_has_the_posterior_variance_of_the_second(variance):
-    step = DiffusionProcess(LINEAR, variance=variance).p_step(column(0.1), column(0.2), tf.constant([0]))
+    step = DiffusionProcess(LINEAR, variance=variance).p_step(column(0.1), column(0.2), tf.constant([0]), column(0.0))
     alpha_bar = np.cumprod(1 - LINEAR)
     expected = LINEAR[1] * (1 - alpha_bar[0]) / (1 - alpha_bar[1])
     np.testing.assert_allclose(np.exp(step.log_variance.numpy().item()), expected, rtol=1e-12)

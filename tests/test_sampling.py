@@ -20,7 +20,17 @@ def close(a, b):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"steps": 5}, {"sampler": "ddim", "steps": 5}, {"sampler": "ddim", "eta": 0.5}]
+    "settings",
+    [
+        {},
+        {"steps": 5},
+        {"sampler": "ddim", "steps": 5},
+        {"sampler": "ddim", "eta": 0.5},
+        {"sampler": "dpmpp", "order": 3, "steps": 6},
+        {"sampler": "heun", "steps": 5},
+        {"sampler": "langevin", "steps": 5},
+        {"steps": 5, "spacing": "quadratic", "clip": "dynamic"},
+    ],
 )
 def test_an_image_depends_on_its_seed_alone(run, settings):
     together = run.sample(range(5), **settings)

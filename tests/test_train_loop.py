@@ -9,7 +9,7 @@ from conftest import mirrored
 from PIL import Image
 
 from tf_ddpm import config as config_lib
-from tf_ddpm import train_loop
+from tf_ddpm import presets, sampling, train_loop
 from tf_ddpm.errors import UserError
 
 
@@ -92,10 +92,17 @@ def test_two_devices_train_a_whole_run(tiny_config, tmp_path):
     assert train_loop.run(tiny_config(train__steps=8), tmp_path).updates == 8  # and on with one
 
 
+def test_a_run_with_learned_variance_trains_samples_and_goes_on(tiny_config, tmp_path):
+    changes = {"diffusion__variance": "learned_range", "train__objective": "hybrid", "train__steps": 4}
+    state = train_loop.run(tiny_config(**changes), tmp_path)
+    assert state.network.conv_out.kernel.shape[-1] == 2 and np.isfinite(lines(tmp_path)[-1]["loss"])
+    run = sampling.load_run(tmp_path)
+    assert run.sample([0, 1]).shape == (2, 8, 8, 1)
+    assert run.sample([0], sampler="dpmpp", steps=3).shape == (1, 8, 8, 1)
+
+
 def test_the_cifar10_preset_trains_and_samples_on_a_cpu(tmp_path):
     """Two updates and two sampling steps of the published model, on synthetic images of that shape."""
-    from tf_ddpm import presets, sampling
-
     folder = tmp_path / "images"
     folder.mkdir()
     for i, image in enumerate(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)):

@@ -70,7 +70,9 @@ class Run:
         return (*self.config.data.image_size, self.config.data.channels)
 
     def denoiser(self, x_t: ArrayLike, t: ArrayLike) -> tf.Tensor:
-        """The network's prediction float32 [B, H, W, C] (eps, unless the run says otherwise).
+        """The network's output float32 [B, H, W, C]: eps, unless the run says otherwise.
+
+        Where the variance is learned, C more channels that stand for it follow.
 
         Args:
           x_t: float32 [B, H, W, C]. t: int [B], 0 to T-1.
