@@ -157,7 +157,8 @@ def test_a_learning_rate_of_zero_is_warned_of():
 
 @pytest.mark.parametrize("timesteps", [1, 2, 10, 1000, 4000, 20_000])
 def test_chains_of_any_usual_length_are_accepted(timesteps):
-    config_lib.validated(set_(f"diffusion.timesteps={timesteps}", "diffusion.schedule=cosine"))
+    config = set_(f"diffusion.timesteps={timesteps}", "diffusion.schedule=cosine")
+    assert config_lib.validated(config) is config
 
 
 def test_training_goes_on_with_the_runs_own_configuration(tmp_path):

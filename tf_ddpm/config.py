@@ -310,7 +310,14 @@ def validated(config: Config) -> Config:
     Raises:
       UserError: naming the keys that do not, and what would.
     """
-    model, diffusion, data, train = config.model, config.diffusion, config.data, config.train
+    _check_model(config.model)
+    _check_chain(config.diffusion)
+    _check_training_and_sampling(config)
+    _check_data(config.data, levels=len(config.model.multipliers))
+    return config
+
+
+def _check_model(model: ModelConfig) -> None:
     if not model.multipliers:
         raise UserError("model.multipliers is empty: expected a width for each level, for example 1,2,2")
     widths = [model.channels * multiplier for multiplier in model.multipliers]
@@ -328,6 +335,9 @@ def validated(config: Config) -> Config:
             raise UserError(f"model.attention_levels has {level}, but the last level is {len(widths) - 1}")
     if any(width % model.heads for width in widths):
         raise UserError(f"model.heads={model.heads} does not divide the widths {widths}; model.heads=1 would")
+
+
+def _check_chain(diffusion: DiffusionConfig) -> None:
     if diffusion.beta_start > diffusion.beta_end and diffusion.schedule in ("linear", "quadratic"):
         raise UserError(
             f"diffusion.beta_start={diffusion.beta_start} is above diffusion.beta_end={diffusion.beta_end}: "
@@ -342,6 +352,10 @@ def validated(config: Config) -> Config:
             f"{_SMALLEST_ALPHA_BAR:g}; lower diffusion.beta_end={diffusion.beta_end:g} or "
             f"diffusion.timesteps={diffusion.timesteps}"
         )
+
+
+def _check_training_and_sampling(config: Config) -> None:
+    diffusion, train = config.diffusion, config.train
     if config.sample.steps is not None and config.sample.steps > diffusion.timesteps:
         raise UserError(
             f"sample.steps={config.sample.steps} is more than diffusion.timesteps={diffusion.timesteps}: "
@@ -360,6 +374,9 @@ def validated(config: Config) -> Config:
             f"train.decay_steps={train.decay_steps} counts from step 0 and must exceed "
             f"train.warmup_steps={train.warmup_steps}"
         )
+
+
+def _check_data(data: DataConfig, levels: int) -> None:
     if data.name == "folder":
         if data.path is None:
             raise UserError("data.name=folder needs the folder: --set=data.path=DIR")
@@ -367,14 +384,13 @@ def validated(config: Config) -> Config:
             raise UserError("data.name=folder needs a size to bring the images to: --set=data.image_size=32")
     if data.name in ("digits", "folder") and data.channels not in (None, 1, 3, 4):
         raise UserError(f"data.channels={data.channels}: expected 1 (grey), 3 (RGB) or 4 (RGBA)")
-    factor = 2 ** (len(widths) - 1)
+    factor = 2 ** (levels - 1)
     if data.image_size is not None and any(side % factor for side in data.image_size):
         nearest = ",".join(str(max(factor, round(side / factor) * factor)) for side in data.image_size)
         raise UserError(
-            f"data.image_size={','.join(map(str, data.image_size))}: {len(widths)} levels need sides "
+            f"data.image_size={','.join(map(str, data.image_size))}: {levels} levels need sides "
             f"divisible by {factor}, for example {nearest}"
         )
-    return config
 
 
 def warnings(config: Config) -> list[str]:

@@ -51,73 +51,81 @@ class UNet(keras.Model):
             "out_channels": out_channels or image_channels,
         }
         self.factor = 2 ** (len(multipliers) - 1)
-        dtype = self.dtype_policy
-        widths = [channels * multiplier for multiplier in multipliers]
-        made = 0  # residual blocks so far: each has a random stream of its own
-
-        # TensorFlow's checkpoints follow attributes, not lists, so every layer is an attribute as well.
-        def attribute(layer: keras.layers.Layer) -> keras.layers.Layer:
-            setattr(self, layer.name, layer)
-            return layer
-
-        def residual(width_in: int, width: int, name: str) -> layers.ResidualBlock:
-            nonlocal made
-            made += 1
-            stream = randomness.FIRST_LAYER + made
-            return attribute(
-                layers.ResidualBlock(width_in, width, 4 * channels, groups, dropout, stream, name=name, dtype=dtype)
-            )
-
-        def attention(level: int, name: str) -> layers.Attention | None:
-            if level not in attention_levels:
-                return None
-            return attribute(layers.Attention(widths[level], heads, groups, name=name, dtype=dtype))
+        self._blocks_made = 0  # each residual block has a random stream of its own
+        dtype, widths = self.dtype_policy, [channels * multiplier for multiplier in multipliers]
 
         self.embedding = layers.TimeEmbedding(channels, name="embedding", dtype=dtype)
         self.conv_in = layers.conv3x3(image_channels, channels, "conv_in", dtype)
-        width, skips = channels, [channels]
-        self.down = []  # a list of (residual, attention) for each level
+        skips = self._make_down(widths)
+        self._residual(widths[-1], widths[-1], "middle_1")
+        self._attribute(layers.Attention(widths[-1], heads, groups, name="middle_attention", dtype=dtype))
+        self._residual(widths[-1], widths[-1], "middle_2")
+        self._make_up(widths, skips)
+        self.norm_out = layers.GroupNorm(widths[0], groups, swish=True, name="norm_out", dtype=dtype)
+        # The output stays float32 in every precision: it is what the equations work on.
+        self.conv_out = layers.conv3x3(widths[0], self.settings["out_channels"], "conv_out", "float32", scale=0.0)
+        self.built = True
+
+    def _attribute(self, layer: keras.layers.Layer) -> keras.layers.Layer:
+        """Keeps `layer` under its name: TensorFlow's checkpoints follow attributes, not lists."""
+        setattr(self, layer.name, layer)
+        return layer
+
+    def _residual(self, width_in: int, width: int, name: str) -> layers.ResidualBlock:
+        self._blocks_made += 1
+        block = layers.ResidualBlock(
+            width_in,
+            width,
+            4 * self.settings["channels"],
+            self.settings["groups"],
+            self.settings["dropout"],
+            stream=randomness.FIRST_LAYER + self._blocks_made,
+            name=name,
+            dtype=self.dtype_policy,
+        )
+        return self._attribute(block)
+
+    def _attention(self, level: int, width: int, name: str) -> layers.Attention | None:
+        if level not in self.settings["attention_levels"]:
+            return None
+        heads, groups = self.settings["heads"], self.settings["groups"]
+        return self._attribute(layers.Attention(width, heads, groups, name=name, dtype=self.dtype_policy))
+
+    def _make_down(self, widths: list[int]) -> list[int]:
+        """Makes the levels on the way down and returns the widths of the skip connections."""
+        self.down = []  # for each level a list of (residual, attention)
         self.downsample = []
+        width = self.settings["channels"]
+        skips = [width]
         for level, level_width in enumerate(widths):
             stage = []
-            for i in range(blocks):
-                stage.append(
-                    [
-                        residual(width, level_width, f"down_{level}_{i}"),
-                        attention(level, f"down_attention_{level}_{i}"),
-                    ]
-                )
+            for i in range(self.settings["blocks"]):
+                residual = self._residual(width, level_width, f"down_{level}_{i}")
+                stage.append([residual, self._attention(level, level_width, f"down_attention_{level}_{i}")])
                 width = level_width
                 skips.append(width)
             self.down.append(stage)
             if level + 1 < len(widths):
-                self.downsample.append(attribute(layers.Downsample(width, name=f"downsample_{level}", dtype=dtype)))
+                layer = layers.Downsample(width, name=f"downsample_{level}", dtype=self.dtype_policy)
+                self.downsample.append(self._attribute(layer))
                 skips.append(width)
+        return skips
 
-        residual(width, width, "middle_1")
-        attribute(layers.Attention(width, heads, groups, name="middle_attention", dtype=dtype))
-        residual(width, width, "middle_2")
-
-        self.up = []  # from the coarsest level to the finest
+    def _make_up(self, widths: list[int], skips: list[int]) -> None:
+        """Makes the levels on the way up, from the coarsest to the finest; each block takes one skip connection."""
+        self.up = []
         self.upsample = []
+        width = widths[-1]
         for level, level_width in reversed(list(enumerate(widths))):
             stage = []
-            for i in range(blocks + 1):
-                stage.append(
-                    [
-                        residual(width + skips.pop(), level_width, f"up_{level}_{i}"),
-                        attention(level, f"up_attention_{level}_{i}"),
-                    ]
-                )
+            for i in range(self.settings["blocks"] + 1):
+                residual = self._residual(width + skips.pop(), level_width, f"up_{level}_{i}")
+                stage.append([residual, self._attention(level, level_width, f"up_attention_{level}_{i}")])
                 width = level_width
             self.up.append(stage)
             if level:
-                self.upsample.append(attribute(layers.Upsample(width, name=f"upsample_{level}", dtype=dtype)))
-
-        self.norm_out = layers.GroupNorm(width, groups, swish=True, name="norm_out", dtype=dtype)
-        # The output stays float32 in every precision: it is what the equations work on.
-        self.conv_out = layers.conv3x3(width, self.settings["out_channels"], "conv_out", "float32", scale=0.0)
-        self.built = True
+                layer = layers.Upsample(width, name=f"upsample_{level}", dtype=self.dtype_policy)
+                self.upsample.append(self._attribute(layer))
 
     def call(self, x: tf.Tensor, t: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
         """The network's output.
