@@ -194,6 +194,21 @@ def test_the_whole_second_derivative_makes_the_third_order_a_third_order():
     assert np.all(np.log2(np.array(errors[:-1]) / errors[1:]) > 2.8)
 
 
+@pytest.mark.parametrize(("order", "degree"), [(1, 0), (3, 2)])
+def test_multistep_weights_integrate_polynomials_exactly_on_an_uneven_grid(order, degree):
+    """Lu et al. 2022b, eq. 8: x_{t-1} = ratio x_t + sigma_{t-1} times the integral of exp(lambda) x_0(lambda)."""
+    process = chain(20)[1]
+    log_snr = 0.5 * np.log(process.alpha_bar / (1 - process.alpha_bar))
+    sampler = samplers.DPMSolverPP(process, "none", order, "taylor")
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    for t in (3, 10, 16):
+        middle, half = (log_snr[t - 1] + log_snr[t]) / 2, (log_snr[t - 1] - log_snr[t]) / 2
+        at = middle + half * nodes
+        integral = np.sqrt(1 - process.alpha_bar[t - 1]) * half * np.sum(weights * np.exp(at) * (at + 1) ** degree)
+        ours = sum(sampler.weights[i, t] * (log_snr[t + i] + 1) ** degree for i in range(order))
+        assert ours == pytest.approx(integral, rel=1e-9)
+
+
 def test_higher_order_needs_fewer_steps():
     ddim = ode_error(lambda p: samplers.DDIM(p, "none"), 20)
     assert ode_error(lambda p: samplers.DPMSolverPP(p, "none", order=2), 20) < 0.3 * ddim

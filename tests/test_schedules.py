@@ -16,7 +16,9 @@ def test_linear_schedule_is_that_of_ho_et_al():
 
 
 def test_quadratic_and_constant_schedules():
-    np.testing.assert_allclose(np.diff(np.sqrt(schedules.betas("quadratic", 50, 1e-4, 0.02)), 2), 0, atol=1e-15)
+    quadratic = schedules.betas("quadratic", 50, 1e-4, 0.02)
+    np.testing.assert_allclose(quadratic[[0, -1]], [1e-4, 0.02], rtol=1e-12)
+    np.testing.assert_allclose(np.diff(np.sqrt(quadratic), 2), 0, atol=1e-15)
     assert np.all(schedules.betas("constant", 50, 1e-4, 0.02) == 0.02)
 
 
