@@ -24,14 +24,17 @@ flags.DEFINE_integer("sampling_steps", None, "sample, export: steps of the chain
 flags.DEFINE_float("eta", None, "sample, export: noise of ddim, 0 (deterministic) to 1.")
 flags.DEFINE_string("spacing", None, "sample, export: linspace, leading, trailing or quadratic steps.")
 flags.DEFINE_string("clip", None, "sample, export: none, static or dynamic clipping of the predicted image.")
+flags.DEFINE_string("label", None, "sample: class of the images: a number, all (in turn, the default) or none.")
+flags.DEFINE_float("guidance", None, "sample, export: weight of the class: 1 as trained, 0 without, more exaggerates.")
 flags.DEFINE_integer("seed", 0, "sample: image i has the seed --seed + i.", lower_bound=-(2**62), upper_bound=2**62)
 flags.DEFINE_string("out_dir", None, "sample: where the images go. Default: <run_dir>/samples.")
 flags.DEFINE_string("export_dir", None, "export: where the versions go. Default: <run_dir>/serving/ddpm.")
 FLAGS = flags.FLAGS
-_SAMPLING = {"sampler": "sampler", "sampling_steps": "steps", "eta": "eta", "spacing": "spacing", "clip": "clip"}
+_SAMPLING = {"sampling_steps": "steps"} | {f: f for f in ("sampler", "eta", "spacing", "clip", "guidance")}
 _ONLY = {  # flags that some modes alone understand
     "num_images": ("sample",),
     "seed": ("sample",),
+    "label": ("sample",),
     "out_dir": ("sample",),
     "export_dir": ("export",),
 } | dict.fromkeys(_SAMPLING, ("sample", "export"))
@@ -56,7 +59,9 @@ def _dispatch() -> None:
         train_loop.run(config, run_dir)
         return
     flagged = {key: FLAGS[flag].value for flag, key in _SAMPLING.items()}
-    settings = config_lib.sample_changes(config_lib.read(run_dir), FLAGS["set"].value, flagged)
+    config = config_lib.read(run_dir)
+    settings = config_lib.sample_changes(config, FLAGS["set"].value, flagged)
+    label = config_lib.label(config, FLAGS.label)
     quiet_tensorflow.import_tensorflow()
     run = tf_ddpm.load_run(run_dir, **settings)
     if FLAGS.mode == "sample":
@@ -64,7 +69,7 @@ def _dispatch() -> None:
 
         out_dir = FLAGS.out_dir or os.path.join(run_dir, "samples")
         print(f"drawing {FLAGS.num_images} images with the weights of step {run.checkpoint_step}", flush=True)
-        print(f"wrote {generate.generate(run, out_dir, FLAGS.num_images, FLAGS.seed)}")
+        print(f"wrote {generate.generate(run, out_dir, FLAGS.num_images, FLAGS.seed, label)}")
     else:
         from export import saved_model
 

@@ -54,8 +54,9 @@ def _save(run: Run, target: Path) -> None:
 
 def _compare(run: Run, aside: Path) -> None:
     """Loads the model in a fresh process that knows TensorFlow alone, and compares its images with the run's."""
-    out = aside / "images.npy"
-    command = [sys.executable, verify.__file__, str(aside / "model"), ",".join(map(str, _SEEDS)), str(out)]
+    inputs, out = aside / "inputs.npz", aside / "images.npy"
+    np.savez(inputs, **_inputs(run))
+    command = [sys.executable, verify.__file__, str(aside / "model"), str(inputs), str(out)]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     env["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # this process holds memory of the same GPU
     done = subprocess.run(command, cwd=aside, env=env, capture_output=True, text=True)
@@ -66,6 +67,17 @@ def _compare(run: Run, aside: Path) -> None:
     worst = int(np.abs(served - live).max())
     if worst > 1:
         raise UserError(f"the exported model draws other images than the run: up to {worst} grey levels apart")
+
+
+def _inputs(run: Run) -> dict[str, np.ndarray]:
+    """What `run.sample(_SEEDS)` is asked for, in the words of the signature."""
+    seeds, known = np.array(_SEEDS, np.int64), run.config.model
+    inputs = {"seed": seeds}
+    if known.classes:
+        inputs["label"] = run.labels(seeds, None)
+    if known.null_class:
+        inputs["guidance"] = np.full(len(seeds), run.config.sample.guidance, np.float32)
+    return inputs
 
 
 def _publish(model: Path, export_dir: Path) -> Path:

@@ -24,6 +24,7 @@ PLAN = {
     "process": {"schedules"},
     "objectives": {"process"},
     "samplers": {"objectives", "process"},
+    "guidance": {"objectives", "process"},
     "randomness": set(),
     "pixels": set(),
     # The network: it does not know what diffusion is.
@@ -38,14 +39,18 @@ PLAN = {
     "datasets.digits": {"config", "datasets.pictures", "datasets.image_set"},
     "datasets.folder": {"config", "errors", "datasets.pictures", "datasets.image_set"},
     "datasets.tfds_set": {"config", "errors", "datasets.pictures", "datasets.image_set"},
-    "datasets.batches": {"randomness"},
+    "datasets.batches": {"datasets.image_set", "randomness"},
     # From words to objects, and what is done with them.
-    "build": {"config", "errors", "objectives", "process", "samplers", "schedules", "unet"},
-    "train_state": {"objectives", "pixels", "process", "randomness"},
+    "build": {"config", "errors", "objectives", "process", "samplers", "schedules", "timestep_sampling", "unet"},
+    "timestep_sampling": {"randomness"},
+    "train_state": {"objectives", "pixels", "process", "randomness", "timestep_sampling"},
     "checkpoints": {"errors", "train_state"},
     "run_log": set(),
     "image_files": set(),
-    "sampling": {"build", "checkpoints", "config", "errors", "objectives", "pixels", "randomness", "samplers"},
+    "sampling": {
+        "build", "checkpoints", "config", "errors", "guidance", "objectives", "pixels", "process", "randomness",
+        "samplers", "unet",
+    },
     "train_loop": {
         "build", "checkpoints", "config", "datasets", "datasets.batches", "errors", "image_files", "run_log",
         "sampling", "train_state",

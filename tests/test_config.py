@@ -104,7 +104,9 @@ def test_small_presets_keep_at_least_four_channels_a_group():
 
 def test_cifar10_preset_is_hos():
     config = presets.preset("cifar10")
-    assert config.model == config_lib.ModelConfig(128, (1, 2, 2, 2), 2, (1,), 1, 32, 0.1)
+    assert config.model == config_lib.ModelConfig(
+        channels=128, multipliers=(1, 2, 2, 2), blocks=2, attention_levels=(1,), heads=1, groups=32, dropout=0.1
+    )
     assert config.diffusion == config_lib.DiffusionConfig(1000, "linear", 1e-4, 0.02, "eps", "fixed_large")
     train = config.train
     assert (train.learning_rate, train.warmup_steps, train.decay_steps, train.batch_size) == (2e-4, 5000, 0, 128)

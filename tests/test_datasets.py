@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from tf_ddpm import datasets
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets.batches import batch_dataset
+from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.errors import UserError
 
 
@@ -27,6 +28,10 @@ def test_digits_at_another_size():
     assert datasets.load(DataConfig(image_size=(16, 12), channels=3)).image_shape == (16, 12, 3)
 
 
+def unlabelled(images):
+    return ImageSet(images, np.full(len(images), -1, np.int32), ())
+
+
 def rows(dataset, count):
     return np.concatenate([element["image"].numpy() for element in dataset.take(count)])
 
@@ -35,31 +40,39 @@ NUMBERED = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
 
 
 def test_each_epoch_visits_every_image_once_in_an_order_of_its_own():
-    seen = rows(batch_dataset(NUMBERED, 20, 0, 0, False), 10).ravel()
+    seen = rows(batch_dataset(unlabelled(NUMBERED), 20, 0, 0, False), 10).ravel()
     epochs = seen.reshape(4, 50)
     for epoch in epochs:
         np.testing.assert_array_equal(np.sort(epoch), np.arange(50))
     assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert tuple(rows(batch_dataset(NUMBERED, 20, 1, 0, False), 10).ravel()) != tuple(seen)
+    assert tuple(rows(batch_dataset(unlabelled(NUMBERED), 20, 1, 0, False), 10).ravel()) != tuple(seen)
+
+
+def test_each_image_keeps_its_label():
+    numbered = ImageSet(NUMBERED, np.arange(50, dtype=np.int32) * 3, tuple(map(str, range(150))))
+    for element in batch_dataset(numbered, 20, 0, 0, False, shards=2).take(10):
+        np.testing.assert_array_equal(element["label"], element["image"].numpy().ravel() * 3)
 
 
 def test_batches_resume_at_any_step_and_shard_without_changing():
     images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), np.uint8)
-    whole = rows(batch_dataset(images, 12, 7, 0, True), 9)
-    np.testing.assert_array_equal(whole[5 * 12 :], rows(batch_dataset(images, 12, 7, 5, True), 4))
-    np.testing.assert_array_equal(whole, rows(batch_dataset(images, 12, 7, 0, True, shards=3), 27))
+    whole = rows(batch_dataset(unlabelled(images), 12, 7, 0, True), 9)
+    np.testing.assert_array_equal(whole[5 * 12 :], rows(batch_dataset(unlabelled(images), 12, 7, 5, True), 4))
+    np.testing.assert_array_equal(whole, rows(batch_dataset(unlabelled(images), 12, 7, 0, True, shards=3), 27))
 
 
 def test_each_shard_knows_its_address():
-    addresses = [e["address"].numpy().tolist() for e in batch_dataset(NUMBERED, 12, 7, 5, False, shards=2).take(4)]
+    addresses = [
+        e["address"].numpy().tolist() for e in batch_dataset(unlabelled(NUMBERED), 12, 7, 5, False, shards=2).take(4)
+    ]
     assert addresses == [[7, 5, 0], [7, 5, 6], [7, 6, 0], [7, 6, 6]]
 
 
 def test_flips_mirror_half_of_the_images():
     images = np.tile(np.arange(4, dtype=np.uint8).reshape(1, 1, 4, 1), (10, 2, 1, 1))
-    flipped = rows(batch_dataset(images, 100, 0, 0, True), 20)[:, 0, 0, 0] == 3
+    flipped = rows(batch_dataset(unlabelled(images), 100, 0, 0, True), 20)[:, 0, 0, 0] == 3
     assert abs(flipped.mean() - 0.5) < 0.05
-    assert not np.any(rows(batch_dataset(images, 100, 0, 0, False), 2)[:, 0, 0, 0] == 3)
+    assert not np.any(rows(batch_dataset(unlabelled(images), 100, 0, 0, False), 2)[:, 0, 0, 0] == 3)
 
 
 @pytest.fixture
@@ -121,7 +134,7 @@ def test_large_folders_are_kept_in_a_file_and_read_from_it(mixed_folder, tmp_pat
         np.testing.assert_array_equal(in_file.images, in_memory.images)
         np.testing.assert_array_equal(in_file.labels, in_memory.labels)
         assert len(list(cache.iterdir())) == 1
-    assert rows(batch_dataset(in_file.images, 7, 0, 0, False), 1).shape == (7, 16, 16, 3)
+    assert rows(batch_dataset(in_file, 7, 0, 0, False), 1).shape == (7, 16, 16, 3)
 
 
 @pytest.mark.parametrize("where", ["a_file", "/proc/nope"])
@@ -212,6 +225,6 @@ def test_an_unknown_set_names_the_closest(tmp_path):
 
 
 def test_batches_are_the_same_in_graph_and_eager():
-    eager = rows(batch_dataset(NUMBERED, 5, 0, 0, False), 1)
-    graph = tf.function(lambda: next(iter(batch_dataset(NUMBERED, 5, 0, 0, False)))["image"])
+    eager = rows(batch_dataset(unlabelled(NUMBERED), 5, 0, 0, False), 1)
+    graph = tf.function(lambda: next(iter(batch_dataset(unlabelled(NUMBERED), 5, 0, 0, False)))["image"])
     np.testing.assert_array_equal(eager, graph())

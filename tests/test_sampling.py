@@ -71,7 +71,7 @@ def test_the_compiled_loop_is_algorithm_2_by_hand(run):
 
 def test_frames_end_with_the_image(run):
     settings = run.settings(sampler="ddim")
-    ((images, frames),) = run.batches(np.arange(3), settings, num_frames=6)
+    ((images, frames),) = run.batches(np.arange(3), np.zeros(3, int), settings, num_frames=6)
     assert frames.shape == (6, 3, 8, 8, 1)
     np.testing.assert_array_equal(frames[-1], images)
 

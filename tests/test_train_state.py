@@ -9,9 +9,13 @@ from conftest import make_tiny_config, mirrored
 
 from tf_ddpm import build, objectives, pixels, randomness
 from tf_ddpm.datasets.batches import batch_dataset
+from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.train_state import TrainState, make_update
 
-IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+_RNG = np.random.default_rng(0)
+IMAGES = ImageSet(
+    _RNG.integers(0, 256, (40, 8, 8, 1), np.uint8), _RNG.integers(0, 3, 40).astype(np.int32), ("a", "b", "c")
+)
 
 
 def train(config, devices, updates, clip_norm=None, strategy=None, poison_at=None):
@@ -19,7 +23,9 @@ def train(config, devices, updates, clip_norm=None, strategy=None, poison_at=Non
     strategy = strategy or mirrored(devices)
     with strategy.scope():
         tf.keras.utils.set_random_seed(0)
-        state = TrainState(lambda: build.network(config, "float32"), build.optimizer(config.train))
+        state = TrainState(
+            lambda: build.network(config, "float32"), build.optimizer(config.train), build.timesteps(config)
+        )
     settings = config.train
     update = make_update(
         state,
@@ -30,6 +36,7 @@ def train(config, devices, updates, clip_norm=None, strategy=None, poison_at=Non
         clip_norm or settings.clip_norm,
         settings.ema_decay,
         settings.ema_warmup,
+        settings.label_dropout,
     )
     batches = iter(
         strategy.distribute_datasets_from_function(
@@ -90,6 +97,28 @@ def test_sgd_on_many_devices_gives_the_weights_of_one(sgd, devices):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-6)
 
 
+def test_importance_sampled_labelled_updates_on_many_devices_are_those_of_one(tiny_config):
+    changes = {
+        "diffusion__timesteps": 3,
+        "train__timestep_sampling": "importance",
+        "train__optimizer": "sgd",
+        "train__learning_rate": 0.5,
+        "model__classes": 3,
+        "model__null_class": True,
+        "train__label_dropout": 0.3,
+    }
+    config = config_for(tiny_config, **changes)
+    one, one_metrics = train(config, 1, 7)
+    many, many_metrics = train(config, 4, 7)
+    assert one.timesteps.counts.numpy().min() >= 10  # the last draws were not uniform
+    np.testing.assert_array_equal(one.timesteps.counts.numpy(), many.timesteps.counts.numpy())
+    np.testing.assert_allclose(one.timesteps.history.numpy(), many.timesteps.history.numpy(), rtol=1e-4)
+    for a, b in zip(one_metrics, many_metrics, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=2e-4)
+    for a, b in zip(one.network.weights, many.network.weights, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=5e-6)
+
+
 def test_adam_on_many_devices_gives_the_outputs_of_one(tiny_config):
     config = config_for(tiny_config)
     one, _ = train(config, 1, 5)
@@ -111,7 +140,9 @@ def test_loss_and_clipped_step_are_those_of_algorithm_1(tiny_config):
     eps = randomness.row_normal(address, randomness.NOISE, 8, [8, 8, 1])
     assert len(set(t.numpy())) > 3
     with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(objectives.simple_loss(process, lambda x, t: before.network(x, t, address), x_0, t, eps))
+        loss = tf.reduce_mean(
+            objectives.simple_loss(process, lambda x, t: before.network(x, t, address=address), x_0, t, eps)
+        )
     gradients = tape.gradient(loss, before.network.trainable_variables)
     norm = np.sqrt(sum(np.sum(g.numpy().astype(np.float64) ** 2) for g in gradients))
     assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)

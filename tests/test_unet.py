@@ -16,7 +16,7 @@ def small(**changes):
     settings = {
         "image_channels": 2,
         "channels": 8,
-        "multipliers": (1, 2, 2),
+        "widths": (8, 16, 16),
         "blocks": 1,
         "attention_levels": (1,),
         "groups": 2,
@@ -32,7 +32,9 @@ def randomised(network, scale=0.2):
     return network
 
 
-@pytest.mark.parametrize(("preset", "parameters"), [("cifar10", 35_746_307), ("celebahq256", 113_673_219)])
+@pytest.mark.parametrize(
+    ("preset", "parameters"), [("cifar10", 35_746_307), ("celebahq256", 113_673_219), ("cifar10_iddpm", 52_546_438)]
+)
 def test_paper_presets_have_the_published_number_of_parameters(preset, parameters):
     with keras.StatelessScope(initialize_variables=False):  # nothing is allocated
         network = build.network(presets.preset(preset), "float32")
@@ -73,7 +75,7 @@ def test_every_residual_blocks_output_changes_with_t(preset):
         blocks = [layer for layer in network.layers if isinstance(layer, layers.ResidualBlock)]
         shapes = {tuple(block.conv_1.kernel.shape[2:]) for block in blocks}
     channels, groups = config.model.channels, config.model.groups
-    embedding = randomised(layers.TimeEmbedding(channels), scale=channels**-0.5)
+    embedding = randomised(layers.TimeEmbedding(channels, 4 * channels), scale=channels**-0.5)
     near, far = (tf.nn.silu(embedding(tf.constant([t]))) for t in (10, 900))
     assert len(blocks) == len(config.model.multipliers) * (2 * config.model.blocks + 1) + 2
     for width_in, width in shapes:
@@ -94,7 +96,7 @@ def test_one_channel_a_group_erases_the_time_embedding():
 
 def test_skips_meet_blocks_by_position_even_where_widths_repeat():
     # Two levels of equal width still mean one halving and one doubling.
-    network = small(multipliers=(1, 1))
+    network = small(widths=(8, 8))
     assert len(network.downsample) == len(network.upsample) == 1
     assert network(tf.zeros([1, 6, 6, 2]), tf.constant([0])).shape == (1, 6, 6, 2)
 
@@ -126,7 +128,7 @@ def test_every_weight_has_a_gradient():
     network = randomised(small(dropout=0.1))
     x, t = tf.random.stateless_normal([2, 8, 8, 2], [0, 1]), tf.constant([3, 700])
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(network(x, t, randomness.row_address(0, 0, 0)) ** 2)
+        loss = tf.reduce_sum(network(x, t, address=randomness.row_address(0, 0, 0)) ** 2)
     gradients = tape.gradient(loss, network.trainable_variables)
     dead = [w.path for w, g in zip(network.trainable_variables, gradients, strict=True) if np.abs(g).max() < 1e-6]
     # A constant added to every key of the four attentions changes no softmax, and so has no gradient.
@@ -137,10 +139,10 @@ def test_dropout_acts_only_when_an_address_is_given():
     network = randomised(small(dropout=0.5))
     x, t = tf.random.stateless_normal([2, 8, 8, 2], [0, 1]), tf.constant([3, 700])
     np.testing.assert_array_equal(network(x, t), network(x, t))
-    dropped = network(x, t, randomness.row_address(0, 0, 0))
-    np.testing.assert_array_equal(dropped, network(x, t, randomness.row_address(0, 0, 0)))
+    dropped = network(x, t, address=randomness.row_address(0, 0, 0))
+    np.testing.assert_array_equal(dropped, network(x, t, address=randomness.row_address(0, 0, 0)))
     assert not np.allclose(dropped, network(x, t))
-    assert not np.allclose(dropped, network(x, t, randomness.row_address(0, 1, 0)))
+    assert not np.allclose(dropped, network(x, t, address=randomness.row_address(0, 1, 0)))
 
 
 def test_an_untrained_network_outputs_zero():

@@ -9,6 +9,7 @@ from tf_ddpm import objectives, samplers, schedules
 from tf_ddpm.config import Config, DiffusionConfig, SampleConfig, TrainConfig
 from tf_ddpm.errors import UserError
 from tf_ddpm.process import DiffusionProcess
+from tf_ddpm.timestep_sampling import ImportanceTimesteps
 from tf_ddpm.unet import UNet
 
 
@@ -24,12 +25,24 @@ def network(config: Config, precision: str) -> UNet:
     return UNet(
         image_channels=config.data.channels,
         channels=model.channels,
-        multipliers=model.multipliers,
+        widths=model.level_widths,
         blocks=model.blocks,
         attention_levels=model.attention_levels,
+        up_attention_levels=model.up_attention_levels,
+        middle=model.middle,
         heads=model.heads,
+        head_channels=model.head_channels,
         groups=model.groups,
+        middle_groups=model.middle_groups,
+        epsilon=model.norm_epsilon,
         dropout=model.dropout,
+        injection=model.injection,
+        downsample_padding=model.downsample_padding,
+        embedding_order=model.embedding_order,
+        frequency_shift=model.frequency_shift,
+        time_width=model.time_width,
+        classes=model.classes,
+        null_class=model.null_class,
         out_channels=config.data.channels * (2 if config.diffusion.learned_variance else 1),
         dtype={"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision],
     )
@@ -42,6 +55,11 @@ def objective(train: TrainConfig) -> objectives.Objective:
     return {"simple": objectives.simple_loss, "vlb": objectives.vlb_loss, "hybrid": objectives.hybrid_loss}[
         train.objective
     ]
+
+
+def timesteps(config: Config) -> ImportanceTimesteps | None:
+    """What draws the t of an update; None: each is as likely."""
+    return ImportanceTimesteps(config.diffusion.timesteps) if config.train.timestep_sampling == "importance" else None
 
 
 def sampler(sample: SampleConfig, chain: DiffusionProcess) -> samplers.Sampler:

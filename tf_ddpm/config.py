@@ -44,13 +44,39 @@ def _key(
 class ModelConfig:
     """The U-Net (Ho et al. 2020, appendix B)."""
 
-    channels: int = _key(32, "width of the first level, and size of the time embedding", low=2, high=4096)
+    channels: int = _key(32, "width of the first convolution, and size of the sinusoidal embedding", low=2, high=4096)
     multipliers: tuple[int, ...] = _key((1, 2), "width of each level, in units of channels", low=1, high=64)
+    widths: tuple[int, ...] | None = _key(
+        None, "width of each level, where multipliers cannot say it", low=1, high=65536
+    )
     blocks: int = _key(1, "residual blocks a level", low=1, high=64)
     attention_levels: tuple[int, ...] = _key((1,), "levels with self-attention, 0 the finest", low=0, high=16)
+    up_attention_levels: tuple[int, ...] | None = _key(
+        None, "the same on the way up; none: as on the way down", low=0, high=16
+    )
+    middle: str = _key("attention", "what is between down and up", choices=("attention", "residual", "none"))
     heads: int = _key(1, "attention heads", low=1, high=1024)
+    head_channels: int | None = _key(None, "width of an attention head, instead of heads", low=1, high=4096)
     groups: int = _key(8, "groups of each GroupNorm", low=1, high=4096)
+    middle_groups: int | None = _key(
+        None, "groups of the middle attention's GroupNorm; none: as groups; 0: it has no GroupNorm", low=0, high=4096
+    )
+    norm_epsilon: float = _key(1e-6, "epsilon of each GroupNorm", above=0.0, high=1.0)
     dropout: float = _key(0.0, "dropout rate inside residual blocks", low=0.0, high=0.95)
+    injection: str = _key(
+        "add", "how the time enters a residual block: added, or as scale and shift", choices=("add", "scale_shift")
+    )
+    downsample_padding: str = _key("same", "padding of the strided convolutions", choices=("same", "symmetric"))
+    embedding_order: str = _key("sin_cos", "order of the sinusoids", choices=("sin_cos", "cos_sin"))
+    frequency_shift: int = _key(1, "1: the last frequency is 1/10,000; 0: just above", low=0, high=1)
+    time_width: int | None = _key(None, "width of the time embedding; none: 4 channels", low=1, high=65536)
+    classes: int = _key(0, "labels the network is told apart by, as many as the data has; 0: none", low=0, high=10**6)
+    null_class: bool = _key(False, "one label more for no label at all, which guidance needs")
+
+    @property
+    def level_widths(self) -> tuple[int, ...]:
+        """The width of each level, the finest first."""
+        return self.widths or tuple(self.channels * multiplier for multiplier in self.multipliers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +120,10 @@ class TrainConfig:
     steps: int = _key(3000, "updates in all", low=1, high=10**9)
     batch_size: int = _key(128, "images an update, over all devices", low=1, high=10**6)
     objective: str = _key("simple", "what is minimised", choices=("simple", "vlb", "hybrid"))
+    timestep_sampling: str = _key(
+        "uniform", "how t is drawn; importance: by each t's recent losses", choices=("uniform", "importance")
+    )
+    label_dropout: float = _key(0.0, "share of the labels replaced by the null class", low=0.0, high=0.95)
     min_snr_gamma: float | None = _key(None, "bound of min-SNR weights, for objective=simple", above=0.0, high=1e6)
     optimizer: str = _key("adam", "update rule", choices=("adam", "sgd"))
     learning_rate: float = _key(1e-3, "after the warm-up", above=0.0, high=100.0)
@@ -101,7 +131,9 @@ class TrainConfig:
     decay_steps: int = _key(
         0, "update at which a cosine decay from the end of the warm-up reaches 0; 0: none", low=0, high=10**9
     )
-    clip_norm: float = _key(1.0, "largest norm of the gradient of the global batch", above=0.0, high=1e9)
+    clip_norm: float | None = _key(
+        1.0, "largest norm of the gradient of the global batch; none: not clipped", above=0.0, high=1e9
+    )
     ema_decay: float = _key(0.999, "decay of the moving average of the weights", low=0.0, high=1.0)
     ema_warmup: bool = _key(True, "let the decay rise as (1+n)/(10+n)")
     seed: int = _key(0, "weights, order of the data, timesteps, noise, dropout", low=0, high=2**31 - 1)
@@ -125,6 +157,9 @@ class SampleConfig:
     snr: float = _key(0.16, "signal-to-noise ratio of a langevin correction", above=0.0, high=10.0)
     spacing: str = _key(
         "linspace", "which steps a shorter chain visits", choices=("linspace", "leading", "trailing", "quadratic")
+    )
+    guidance: float = _key(
+        1.0, "weight of the label: 1 as trained, 0 without it, more to exaggerate it", low=0.0, high=100.0
     )
     clip: str = _key("static", "what holds x_0 in range at each step", choices=("none", "static", "dynamic"))
     batch_size: int = _key(64, "images drawn at once", low=1, high=10**6)
@@ -313,28 +348,38 @@ def validated(config: Config) -> Config:
     _check_model(config.model)
     _check_chain(config.diffusion)
     _check_training_and_sampling(config)
-    _check_data(config.data, levels=len(config.model.multipliers))
+    _check_labels(config)
+    _check_data(config.data, levels=len(config.model.level_widths))
     return config
 
 
 def _check_model(model: ModelConfig) -> None:
-    if not model.multipliers:
+    widths = model.level_widths
+    if not widths:
         raise UserError("model.multipliers is empty: expected a width for each level, for example 1,2,2")
-    widths = [model.channels * multiplier for multiplier in model.multipliers]
     for width in widths:
         if width % model.groups:
-            fits = [g for g in range(1, model.channels + 1) if model.channels % g == 0 and model.channels // g >= 4]
+            fits = [g for g in range(1, width + 1) if all(w % g == 0 for w in widths) and min(widths) // g >= 4]
             raise UserError(
                 f"model.groups={model.groups} does not divide a level of {width} channels; "
                 f"model.groups={max(fits, default=1)} would"
             )
+    if model.middle == "attention" and model.middle_groups and widths[-1] % model.middle_groups:
+        raise UserError(f"model.middle_groups={model.middle_groups} does not divide the last level's {widths[-1]}")
     if model.channels % 2:
         raise UserError(f"model.channels={model.channels}: expected an even number (the embedding pairs sin and cos)")
-    for level in model.attention_levels:
+    attending = set(model.attention_levels) | set(model.up_attention_levels or ())
+    for level in attending:
         if level >= len(widths):
             raise UserError(f"model.attention_levels has {level}, but the last level is {len(widths) - 1}")
-    if any(width % model.heads for width in widths):
-        raise UserError(f"model.heads={model.heads} does not divide the widths {widths}; model.heads=1 would")
+    if model.middle == "attention":
+        attending.add(len(widths) - 1)
+    name = "heads" if model.head_channels is None else "head_channels"
+    divisor = getattr(model, name)
+    if any(widths[level] % divisor for level in attending):
+        shown = [widths[level] for level in sorted(attending)]
+        remedy = "model.heads=1" if name == "heads" else "model.head_channels=none"
+        raise UserError(f"model.{name}={divisor} does not divide the widths {shown} of the attentions; {remedy} would")
 
 
 def _check_chain(diffusion: DiffusionConfig) -> None:
@@ -373,6 +418,24 @@ def _check_training_and_sampling(config: Config) -> None:
         raise UserError(
             f"train.decay_steps={train.decay_steps} counts from step 0 and must exceed "
             f"train.warmup_steps={train.warmup_steps}"
+        )
+
+
+def _check_labels(config: Config) -> None:
+    model, guidance = config.model, config.sample.guidance
+    if model.null_class and not model.classes:
+        raise UserError("model.null_class=true needs classes: set model.classes to the number of labels of the data")
+    if config.train.label_dropout > 0 and not model.null_class:
+        raise UserError(
+            f"train.label_dropout={config.train.label_dropout:g} replaces labels by the null class: "
+            "expected model.null_class=true"
+        )
+    if guidance != 1.0 and not model.classes:
+        raise UserError(f"guidance {guidance:g}: this run knows no classes; expected 1 (train one with model.classes)")
+    if guidance != 1.0 and not model.null_class:
+        raise UserError(
+            f"guidance {guidance:g}: this run has no null class to guide away from; expected 1 "
+            "(train one with model.null_class=true and train.label_dropout=0.1)"
         )
 
 
@@ -503,6 +566,39 @@ def sample_changes(saved: Config, settings: Iterable[str], flags: dict[str, Any]
     given = {f"sample.{name}": value for name, value in flags.items() if value is not None}
     wanted = validated(with_values(wanted, given))
     return {key.removeprefix("sample."): get(wanted, key) for key in changed(saved, wanted)}
+
+
+def label(config: Config, word: str | None) -> int | None:
+    """The label that the flag --label asks for: a number, `none` (-1), or `all` or nothing (None).
+
+    Raises:
+      UserError: where the run does not know it.
+    """
+    if word in (None, "all"):
+        if word and not config.model.classes:
+            raise UserError("--label=all: this run knows no classes; leave --label out")
+        return None
+    try:
+        value = -1 if word == "none" else int(word)
+    except ValueError:
+        raise UserError(f"--label={word}: expected a number, all or none") from None
+    check_label(config, value)
+    return value
+
+
+def check_label(config: Config, value: int) -> None:
+    """Whether a run knows the label `value`, -1 being no label.
+
+    Raises:
+      UserError: where it does not.
+    """
+    classes = config.model.classes
+    if not classes:
+        raise UserError(f"label {value}: this run knows no classes (train one with a preset such as digits_cond)")
+    if value == -1 and not config.model.null_class:
+        raise UserError(f"label none: this run has no null class; expected 0 to {classes - 1}")
+    if not -1 <= value < classes:
+        raise UserError(f"label {value}: expected 0 to {classes - 1}" + (", or none" * config.model.null_class))
 
 
 def _shown(value: Any) -> str:

@@ -25,7 +25,9 @@ _MADE_BY = "tf_ddpm"
 _OURS = re.compile(r"\d{6,}\.(png|npy)|grid\.(png|npy)|progress\.gif")
 
 
-def generate(run: Run, out_dir: str | os.PathLike, num_images: int, seed: int, **settings) -> Path:
+def generate(
+    run: Run, out_dir: str | os.PathLike, num_images: int, seed: int, label: int | None = None, **settings
+) -> Path:
     """Draws images with the seeds seed, seed+1, ... and writes them into `out_dir`.
 
     Files: `000000.png`, ...; `grid.png` of the first 64; `progress.gif` of the first 16, the predicted image along
@@ -33,26 +35,30 @@ def generate(run: Run, out_dir: str | os.PathLike, num_images: int, seed: int, *
     generation in the same folder, which its manifest names, are removed.
 
     Args:
+      label: the class of all images, -1 for no class; None: every class in turn.
       settings: changes to the run's `config.SampleConfig`; None leaves a setting as it is.
 
     Returns:
       The path of the grid.
 
     Raises:
-      UserError: for a setting out of range, or a folder that cannot be written or holds a foreign manifest.
+      UserError: for a label or setting out of range, or a folder that cannot be written or holds a foreign manifest.
     """
     sample, out_dir = run.settings(**settings), Path(out_dir)
     seeds = np.arange(seed, seed + num_images, dtype=np.int64)
+    labels = run.labels(seeds, label)
+    classes = run.config.model.classes
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         earlier = _earlier_files(out_dir)
         aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=out_dir))
         try:
-            _write(run, sample, seeds, aside)
+            _write(run, sample, seeds, labels, image_files.class_columns(classes) if label is None else None, aside)
             manifest = {
                 "made_by": _MADE_BY,
                 "files": sorted(os.listdir(aside)),
                 "seeds": {"first": seed, "count": num_images},
+                **({"labels": labels.tolist()} if classes else {}),
                 **dataclasses.asdict(sample),
                 "steps": sample.steps or run.config.diffusion.timesteps,
                 "checkpoint_step": run.checkpoint_step,
@@ -70,11 +76,13 @@ def generate(run: Run, out_dir: str | os.PathLike, num_images: int, seed: int, *
     return next(out_dir / name for name in manifest["files"] if name.startswith("grid."))
 
 
-def _write(run: Run, sample: SampleConfig, seeds: np.ndarray, folder: Path) -> None:
+def _write(
+    run: Run, sample: SampleConfig, seeds: np.ndarray, labels: np.ndarray, columns: int | None, folder: Path
+) -> None:
     """Writes all but the manifest."""
     count, shown, frames = 0, [], None
     bar = tqdm(total=len(seeds), unit="image", disable=True if len(seeds) <= sample.batch_size else None)
-    for images, batch_frames in run.batches(seeds, sample, _FRAMES):
+    for images, batch_frames in run.batches(seeds, labels, sample, _FRAMES):
         frames = batch_frames if frames is None else frames
         shown += [images] if count < _SHOWN else []
         for image in images:
@@ -83,7 +91,7 @@ def _write(run: Run, sample: SampleConfig, seeds: np.ndarray, folder: Path) -> N
         bar.update(len(images))
     bar.close()
     first = np.concatenate(shown)[:_SHOWN]
-    image_files.save_image(image_files.grid(first), folder / "grid")
+    image_files.save_image(image_files.grid(first, columns), folder / "grid")
     channels = run.image_shape[-1]
     if channels not in image_files.PNG_CHANNELS:
         print(f"PNG has no form for {channels} channels: the images are saved as .npy, without animation")

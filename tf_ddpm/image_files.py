@@ -24,13 +24,22 @@ def save_image(image: np.ndarray, path: Path) -> Path:
     return target
 
 
-def grid(images: np.ndarray) -> np.ndarray:
-    """uint8 [N, H, W, C] -> one image with the N of them in rows, near square, small ones enlarged."""
+def class_columns(classes: int) -> int | None:
+    """The columns of a grid of every class in turn: one for each, if that stays readable."""
+    return classes if 1 < classes <= 16 else None
+
+
+def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """uint8 [N, H, W, C] -> one image with the N of them in rows, small ones enlarged.
+
+    Args:
+      columns: of the grid; None: near square.
+    """
     count, height, width, channels = images.shape
     scale = max(1, math.ceil(_TILE / min(height, width)))
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = height * scale, width * scale
-    columns = math.ceil(math.sqrt(count))
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
     rows = math.ceil(count / columns)
     gap = 2
     sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)

@@ -35,44 +35,73 @@ def _dense(width_in: int, width: int, name: str, dtype: DType, scale: float = 1.
 
 
 def conv3x3(
-    width_in: int, width: int, name: str, dtype: DType, scale: float = 1.0, strides: int = 1
+    width_in: int,
+    width: int,
+    name: str,
+    dtype: DType,
+    scale: float = 1.0,
+    strides: int = 1,
+    padding: str = "same",
 ) -> keras.layers.Conv2D:
-    """A 3x3 convolution, TensorFlow's `SAME` padding (asymmetric where strides is 2)."""
+    """A 3x3 convolution, by default with TensorFlow's `SAME` padding (asymmetric where strides is 2)."""
     layer = keras.layers.Conv2D(
-        width, 3, strides, padding="same", kernel_initializer=_initializer(scale), name=name, dtype=dtype
+        width, 3, strides, padding=padding, kernel_initializer=_initializer(scale), name=name, dtype=dtype
     )
     layer.build((None, None, None, width_in))
     return layer
 
 
-def sinusoidal_embedding(t: tf.Tensor, width: int) -> tf.Tensor:
-    """[sin, cos] of t at geometrically spaced frequencies (Vaswani et al. 2017, in Ho et al. 2020's form).
+def sinusoidal_embedding(t: tf.Tensor, width: int, order: str = "sin_cos", frequency_shift: int = 1) -> tf.Tensor:
+    """Sines and cosines of t at geometrically spaced frequencies (Vaswani et al. 2017).
 
     Args:
       t: [B], any numeric dtype. width: even.
+      order: `sin_cos` (Ho et al. 2020) or `cos_sin` (Nichol & Dhariwal 2021).
+      frequency_shift: 1, so that the last frequency is 1/10,000 (Ho et al.), or 0 (Nichol & Dhariwal).
 
     Returns:
       [B, width] float32.
     """
     half = width // 2
-    frequencies = np.exp(-math.log(10_000) * np.arange(half) / max(half - 1, 1))
+    frequencies = np.exp(-math.log(10_000) * np.arange(half) / max(half - frequency_shift, 1))
     angles = tf.cast(t, tf.float32)[:, None] * tf.constant(frequencies, tf.float32)
-    return tf.concat([tf.sin(angles), tf.cos(angles)], axis=1)
+    waves = [tf.sin(angles), tf.cos(angles)]
+    return tf.concat(waves if order == "sin_cos" else waves[::-1], axis=1)
 
 
 class TimeEmbedding(keras.layers.Layer):
-    """t [B] -> [B, 4 channels]: sinusoids, Dense, swish, Dense."""
+    """t [B] -> [B, width]: sinusoids, Dense, swish, Dense."""
 
-    def __init__(self, channels: int, **kwargs):
+    def __init__(self, channels: int, width: int, order: str = "sin_cos", frequency_shift: int = 1, **kwargs):
         super().__init__(**kwargs)
-        self.channels = channels
-        self.dense_1 = _dense(channels, 4 * channels, "dense_1", self.dtype_policy)
-        self.dense_2 = _dense(4 * channels, 4 * channels, "dense_2", self.dtype_policy)
+        self.channels, self.order, self.frequency_shift = channels, order, frequency_shift
+        self.dense_1 = _dense(channels, width, "dense_1", self.dtype_policy)
+        self.dense_2 = _dense(width, width, "dense_2", self.dtype_policy)
         self.built = True
 
     def call(self, t: tf.Tensor) -> tf.Tensor:
-        """[B] -> [B, 4 channels]."""
-        return self.dense_2(tf.nn.silu(self.dense_1(sinusoidal_embedding(t, self.channels))))
+        """[B] -> [B, width]."""
+        waves = sinusoidal_embedding(t, self.channels, self.order, self.frequency_shift)
+        return self.dense_2(tf.nn.silu(self.dense_1(waves)))
+
+
+class LabelEmbedding(keras.layers.Layer):
+    """label [B] -> [B, width]: a learned row for each class, and one more for no class at all if `null_class`."""
+
+    def __init__(self, classes: int, width: int, null_class: bool, **kwargs):
+        super().__init__(**kwargs)
+        self.classes, self.null_class = classes, null_class
+        self.table = self.add_weight(
+            shape=(classes + int(null_class), width),
+            initializer=keras.initializers.RandomNormal(stddev=1.0),
+            name="table",
+        )
+        self.built = True
+
+    def call(self, label: tf.Tensor) -> tf.Tensor:
+        """int [B], 0 to classes-1, or -1 for no class -> [B, width]."""
+        row = tf.where(label < 0, self.classes, label) if self.null_class else label
+        return tf.gather(tf.cast(tf.convert_to_tensor(self.table.value), self.compute_dtype), row)
 
 
 class GroupNorm(keras.layers.Layer):
@@ -91,17 +120,22 @@ class GroupNorm(keras.layers.Layer):
         self.beta = self.add_weight(shape=(width,), initializer="zeros", name="beta", dtype="float32")
         self.built = True
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        """[B, H, W, width] -> the same."""
+    def call(self, x: tf.Tensor, scale: tf.Tensor | None = None, shift: tf.Tensor | None = None) -> tf.Tensor:
+        """[B, H, W, width] -> the same; `scale` and `shift` [B, width] give norm * (1 + scale) + shift."""
         shape = _sides(x)
         flat = tf.reshape(x, [shape[0], shape[1] * shape[2], self.width])
-        gamma, beta = (tf.convert_to_tensor(weight.value) for weight in (self.gamma, self.beta))
-        y = _group_norm(flat, tf.cast(gamma, tf.float32), tf.cast(beta, tf.float32), self)
-        return tf.reshape(y, shape)
+        gamma, beta = (tf.cast(tf.convert_to_tensor(w.value), tf.float32) for w in (self.gamma, self.beta))
+        if scale is not None:  # an affine map after an affine map is one, of each image's own
+            scale, shift = 1.0 + tf.cast(scale, tf.float32), tf.cast(shift, tf.float32)
+            gamma, beta = gamma * scale, beta * scale + shift
+        return tf.reshape(_group_norm(flat, gamma, beta, self), shape)
 
 
 def _group_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, layer: GroupNorm) -> tf.Tensor:
-    """swish(gamma (x - mean) / std + beta) for x [B, N, C], statistics over N and the channels of a group."""
+    """swish(gamma (x - mean) / std + beta) for x [B, N, C], statistics over N and the channels of a group.
+
+    gamma and beta are [C], or [B, C] where each image has its own.
+    """
 
     def group_mean(values: tf.Tensor) -> tf.Tensor:  # [B, C] -> [B, C], each channel the mean of its group
         grouped = tf.reshape(values, [-1, layer.groups, layer.width // layer.groups])
@@ -128,7 +162,9 @@ def _group_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, layer: GroupNor
             shift = mean * pull - rstd * group_mean(dbeta * gamma)
             dx = dz * scale - x * tf.cast(pull, x.dtype)[:, None] + tf.cast(shift, x.dtype)[:, None]
             count = tf.cast(tf.shape(x)[1], tf.float32)
-            return dx, count * tf.reduce_sum(dgamma, axis=0), count * tf.reduce_sum(dbeta, axis=0)
+            if gamma.shape.rank == 1:
+                dgamma, dbeta = tf.reduce_sum(dgamma, axis=0), tf.reduce_sum(dbeta, axis=0)
+            return dx, count * dgamma, count * dbeta
 
         return y, grad
 
@@ -160,15 +196,32 @@ class Dropout(keras.layers.Layer):
 
 
 class ResidualBlock(keras.layers.Layer):
-    """GroupNorm-swish-conv, + Dense(swish(time)), GroupNorm-swish-dropout-conv, + shortcut."""
+    """GroupNorm-swish-conv, time, GroupNorm-swish-dropout-conv, + shortcut.
 
-    def __init__(self, width_in: int, width: int, time_width: int, groups: int, dropout: float, stream: int, **kwargs):
+    Args:
+      injection: how the time enters, through Dense(swish(time)): `add` before the second norm (Ho et al. 2020), or
+        `scale_shift`, which scales and shifts its outcome (Nichol & Dhariwal 2021, "adaptive group normalisation").
+    """
+
+    def __init__(
+        self,
+        width_in: int,
+        width: int,
+        time_width: int,
+        groups: int,
+        dropout: float,
+        stream: int,
+        injection: str = "add",
+        epsilon: float = 1e-6,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         dtype = self.dtype_policy
-        self.norm_1 = GroupNorm(width_in, groups, swish=True, name="norm_1", dtype=dtype)
+        self.injection = injection
+        self.norm_1 = GroupNorm(width_in, groups, swish=True, epsilon=epsilon, name="norm_1", dtype=dtype)
         self.conv_1 = conv3x3(width_in, width, "conv_1", dtype)
-        self.time = _dense(time_width, width, "time", dtype)
-        self.norm_2 = GroupNorm(width, groups, swish=True, name="norm_2", dtype=dtype)
+        self.time = _dense(time_width, width * (1 if injection == "add" else 2), "time", dtype)
+        self.norm_2 = GroupNorm(width, groups, swish=True, epsilon=epsilon, name="norm_2", dtype=dtype)
         self.dropout = Dropout(dropout, stream, name="dropout", dtype=dtype)
         self.conv_2 = conv3x3(width, width, "conv_2", dtype, scale=0.0)
         self.shortcut = _dense(width_in, width, "shortcut", dtype) if width_in != width else None
@@ -177,19 +230,26 @@ class ResidualBlock(keras.layers.Layer):
     def call(self, x: tf.Tensor, time: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
         """x [B, H, W, width_in], swish(time) [B, time_width] -> [B, H, W, width]."""
         h = self.conv_1(self.norm_1(x))
-        h = h + self.time(time)[:, None, None, :]
-        h = self.conv_2(self.dropout(self.norm_2(h), address))
+        if self.injection == "add":
+            h = self.norm_2(h + self.time(time)[:, None, None, :])
+        else:
+            h = self.norm_2(h, *tf.split(self.time(time), 2, axis=1))
+        h = self.conv_2(self.dropout(h, address))
         return h + (x if self.shortcut is None else self.shortcut(x))
 
 
 class Attention(keras.layers.Layer):
-    """GroupNorm, softmax(q k^T / sqrt(width of a head)) v over all pixels, projection, + input."""
+    """GroupNorm, softmax(q k^T / sqrt(width of a head)) v over all pixels, projection, + input.
 
-    def __init__(self, width: int, heads: int, groups: int, **kwargs):
+    Args:
+      groups: 0 leaves the normalisation out.
+    """
+
+    def __init__(self, width: int, heads: int, groups: int, epsilon: float = 1e-6, **kwargs):
         super().__init__(**kwargs)
         dtype = self.dtype_policy
         self.width, self.heads = width, heads
-        self.norm = GroupNorm(width, groups, name="norm", dtype=dtype)
+        self.norm = GroupNorm(width, groups, epsilon=epsilon, name="norm", dtype=dtype) if groups else None
         self.query = _dense(width, width, "query", dtype)
         self.key = _dense(width, width, "key", dtype)
         self.value = _dense(width, width, "value", dtype)
@@ -199,7 +259,8 @@ class Attention(keras.layers.Layer):
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[B, H, W, width] -> the same. The softmax is float32."""
         shape = _sides(x)
-        pixels = tf.reshape(self.norm(x), [shape[0], shape[1] * shape[2], self.width])
+        normed = x if self.norm is None else self.norm(x)
+        pixels = tf.reshape(normed, [shape[0], shape[1] * shape[2], self.width])
         query, key, value = (self._split(layer(pixels)) for layer in (self.query, self.key, self.value))
         scores = tf.matmul(query, key, transpose_b=True) * (self.width // self.heads) ** -0.5
         weights = tf.cast(tf.nn.softmax(tf.cast(scores, tf.float32)), value.dtype)
@@ -213,16 +274,23 @@ class Attention(keras.layers.Layer):
 
 
 class Downsample(keras.layers.Layer):
-    """A 3x3 convolution with stride 2, `SAME`: half the height and width."""
+    """A 3x3 convolution with stride 2: half the height and width.
 
-    def __init__(self, width: int, **kwargs):
+    Args:
+      padding: `same`, a pixel after the last as TensorFlow pads even sides (Ho et al. 2020), or `symmetric`, a
+        pixel on every side, as PyTorch does.
+    """
+
+    def __init__(self, width: int, padding: str = "same", **kwargs):
         super().__init__(**kwargs)
-        self.conv = conv3x3(width, width, "conv", self.dtype_policy, strides=2)
+        self.symmetric = padding == "symmetric"
+        within = "valid" if self.symmetric else "same"
+        self.conv = conv3x3(width, width, "conv", self.dtype_policy, strides=2, padding=within)
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[B, H, W, width] -> [B, H/2, W/2, width]."""
-        return self.conv(x)
+        return self.conv(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]) if self.symmetric else x)
 
 
 class Upsample(keras.layers.Layer):

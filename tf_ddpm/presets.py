@@ -46,31 +46,63 @@ _SMALL_28 = {
     "train.preview_every": 500,
 }
 
+_DIGITS = {
+    "train.steps": 2000,
+    "train.learning_rate": 2e-3,
+    "train.decay_steps": 2000,
+    "train.checkpoint_every": 500,
+    "train.preview_every": 500,
+}
+
+_CIFAR10 = _HO | {
+    "model.channels": 128,
+    "model.multipliers": (1, 2, 2, 2),
+    "model.attention_levels": (1,),
+    "model.dropout": 0.1,
+    "data.name": "cifar10",
+    "data.image_size": (32, 32),
+    "data.channels": 3,
+    "train.steps": 800_000,
+}
+
+# Ho & Salimans 2022: one network for every class and for none, which guidance compares.
+_TEN_CLASSES = {"model.classes": 10, "model.null_class": True, "train.label_dropout": 0.1}
+
 PRESETS: dict[str, dict[str, object]] = {
     # 1,797 real 8x8 digits that come with scikit-learn: no download.
-    "digits": {
-        "train.steps": 2000,
-        "train.learning_rate": 2e-3,
-        "train.decay_steps": 2000,
-        "train.checkpoint_every": 500,
-        "train.preview_every": 500,
-    },
+    "digits": _DIGITS,
+    # The same, each drawn as one asks: --mode=sample --preset=digits_cond --label=3.
+    "digits_cond": _DIGITS | _TEN_CLASSES,
     # 60,000 handwritten digits, 28x28.
     "mnist": _SMALL_28 | {"data.name": "mnist"},
     # 60,000 pieces of clothing, 28x28.
     "fashion_mnist": _SMALL_28 | {"data.name": "fashion_mnist"},
     # Ho et al.'s CIFAR-10 model, 35.7 million parameters, 800,000 steps.
-    "cifar10": _HO
+    "cifar10": _CIFAR10,
+    "cifar10_cond": _CIFAR10 | _TEN_CLASSES,
+    # Nichol & Dhariwal 2021, the CIFAR-10 model of L_hybrid, 52.5 million parameters, 500,000 steps.
+    "cifar10_iddpm": _CIFAR10
     | {
-        "model.channels": 128,
-        "model.multipliers": (1, 2, 2, 2),
-        "model.attention_levels": (1,),
-        "model.dropout": 0.1,
-        "data.name": "cifar10",
-        "data.image_size": (32, 32),
-        "data.channels": 3,
-        "train.steps": 800_000,
+        "model.blocks": 3,
+        "model.attention_levels": (1, 2),
+        "model.heads": 4,
+        "model.norm_epsilon": 1e-5,
+        "model.injection": "scale_shift",
+        "model.downsample_padding": "symmetric",
+        "model.embedding_order": "cos_sin",
+        "model.frequency_shift": 0,
+        "model.dropout": 0.3,
+        "diffusion.timesteps": 4000,
+        "diffusion.schedule": "cosine",
+        "diffusion.variance": "learned_range",
+        "train.objective": "hybrid",
+        "train.learning_rate": 1e-4,
+        "train.warmup_steps": 0,
+        "train.clip_norm": None,
+        "data.random_flip": False,
+        "train.steps": 500_000,
     },
+    "fashion_mnist_cond": _SMALL_28 | _TEN_CLASSES | {"data.name": "fashion_mnist"},
     # Ho et al.'s CelebA-HQ 256x256 model, 113.7 million parameters, 500,000 steps.
     "celebahq256": _HO_256 | {"data.name": "celeb_a_hq/256", "train.steps": 500_000},
     # Ho et al.'s LSUN Church 256x256 model: the same network, 1,200,000 steps.

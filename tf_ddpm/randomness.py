@@ -15,7 +15,7 @@ _PHILOX = 1
 _WORDS_A_BLOCK = 4  # 32-bit words that Philox makes for each count
 
 # Streams: independent numbers at the same address.
-TIMESTEPS, NOISE, FLIPS, ORDER = range(4)
+TIMESTEPS, NOISE, FLIPS, ORDER, LABELS = range(5)
 FIRST_LAYER = 16
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
@@ -15,7 +14,10 @@ from tf_ddpm import build, checkpoints, pixels, randomness, samplers
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config, SampleConfig
 from tf_ddpm.errors import UserError
+from tf_ddpm.guidance import conditioned, guided
 from tf_ddpm.objectives import Denoiser
+from tf_ddpm.process import DiffusionProcess
+from tf_ddpm.unet import UNet
 
 
 def draw(
@@ -41,14 +43,43 @@ def draw(
     return pixels.to_pixels(x_0), pixels.to_pixels(frames)
 
 
-def compiled(
-    sampler: samplers.Sampler, network: keras.Model, image_shape: Sequence[int], num_frames: int = 0
-) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """`draw` as one graph for any number of seeds int64 [B]."""
+def denoiser_of(
+    network: Callable[..., tf.Tensor],
+    process: DiffusionProcess,
+    label: tf.Tensor | None,
+    guidance: tf.Tensor | None,
+) -> Denoiser:
+    """`network(x_t, t[, label])` as the samplers see it.
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, name="seed")], autograph=False)
-    def sample(seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return draw(sampler, network, image_shape, seeds, num_frames)
+    Args:
+      label: int32 [B] for a network with classes, else None. guidance: float32 [B]; None: as trained.
+    """
+    if label is None:
+        return network
+    return conditioned(network, label) if guidance is None else guided(process, network, label, guidance)
+
+
+def compiled(
+    sampler: samplers.Sampler, network: UNet, image_shape: Sequence[int], guides: bool = False, num_frames: int = 0
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """`draw` as one graph of seeds int64 [B], label int32 [B] and guidance float32 [B].
+
+    The label is looked at where the network has classes, the guidance if `guides` is set.
+    """
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.int64, name="seed"),
+            tf.TensorSpec([None], tf.int32, name="label"),
+            tf.TensorSpec([None], tf.float32, name="guidance"),
+        ],
+        autograph=False,
+    )
+    def sample(seeds: tf.Tensor, label: tf.Tensor, guidance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        denoiser = denoiser_of(
+            network, sampler.process, label if network.settings["classes"] else None, guidance if guides else None
+        )
+        return draw(sampler, denoiser, image_shape, seeds, num_frames)
 
     return sample
 
@@ -56,42 +87,65 @@ def compiled(
 class Run:
     """A trained run: its configuration, its EMA network, and images from it."""
 
-    def __init__(self, config: Config, network: keras.Model, checkpoint_step: int):
+    def __init__(self, config: Config, network: UNet, checkpoint_step: int):
         self.config = config
         self.network = network
         self.checkpoint_step = checkpoint_step
         self.process = build.process(config.diffusion)
-        self._denoise = tf.function(lambda x_t, t: network(x_t, t), reduce_retracing=True)
-        self._compiled: dict[tuple[SampleConfig, int], Callable] = {}
+        self._denoise = tf.function(lambda x_t, t, label: network(x_t, t, label=label), reduce_retracing=True)
+        self._compiled: dict[tuple[SampleConfig, bool, int], Callable] = {}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
         return (*self.config.data.image_size, self.config.data.channels)
 
-    def denoiser(self, x_t: ArrayLike, t: ArrayLike) -> tf.Tensor:
+    def denoiser(self, x_t: ArrayLike, t: ArrayLike, label: ArrayLike | None = None) -> tf.Tensor:
         """The network's output float32 [B, H, W, C]: eps, unless the run says otherwise.
 
         Where the variance is learned, C more channels that stand for it follow.
 
         Args:
           x_t: float32 [B, H, W, C]. t: int [B], 0 to T-1.
+          label: int [B] for a run with classes, -1 for none of them.
         """
-        return self._denoise(tf.convert_to_tensor(x_t, tf.float32), tf.convert_to_tensor(t, tf.int32))
+        label = None if label is None else tf.convert_to_tensor(label, tf.int32)
+        return self._denoise(tf.convert_to_tensor(x_t, tf.float32), tf.convert_to_tensor(t, tf.int32), label)
 
-    def sample(self, seeds: Sequence[int], **settings) -> np.ndarray:
+    def sample(self, seeds: Sequence[int], label: int | Sequence[int] | None = None, **settings) -> np.ndarray:
         """Images uint8 [N, H, W, C], one for each seed.
 
         Args:
-          seeds: whole numbers. settings: any key of `config.SampleConfig` but precision, for example steps=50.
+          seeds: whole numbers.
+          label: the class of all images, or of each, for a run with classes; -1: no class; None: every class in
+            turn, that of a seed being its remainder.
+          settings: any key of `config.SampleConfig` but precision, for example steps=50 or guidance=2.0.
 
         Raises:
-          UserError: for a setting that is unknown or out of range, or for no seeds at all.
+          UserError: for a label or setting that is unknown or out of range, or for no seeds at all.
         """
         seeds = np.asarray(seeds)
         if seeds.ndim != 1 or seeds.size == 0 or seeds.dtype.kind != "i":
             raise UserError("seeds: expected a row of whole numbers of at most 63 bits, for example range(16)")
-        return np.concatenate([images for images, _ in self.batches(seeds, self.settings(**settings))])
+        labels = self.labels(seeds, label)
+        batches = self.batches(seeds, labels, self.settings(**settings))
+        return np.concatenate([images for images, _ in batches])
+
+    def labels(self, seeds: np.ndarray, label: int | Sequence[int] | None) -> np.ndarray:
+        """The label int32 [N] of each of the `seeds` [N]: see `sample`.
+
+        Raises:
+          UserError: for a label that the run does not know, or another number of labels than seeds.
+        """
+        classes = self.config.model.classes
+        if label is None:
+            return (seeds % max(classes, 1)).astype(np.int32)
+        labels = np.asarray(label)
+        if labels.dtype.kind != "i" or labels.shape not in ((), seeds.shape):
+            raise UserError(f"label: expected one whole number, or as many as there are seeds ({len(seeds)})")
+        for value in np.unique(labels):
+            config_lib.check_label(self.config, int(value))
+        return np.broadcast_to(labels.astype(np.int32), seeds.shape)
 
     def settings(self, **changes) -> SampleConfig:
         """The run's sampling settings with `changes` applied; those that are None are left as they are.
@@ -105,17 +159,20 @@ class Run:
         return config_lib.validated(config_lib.with_values(self.config, values)).sample
 
     def batches(
-        self, seeds: np.ndarray, settings: SampleConfig, num_frames: int = 0
+        self, seeds: np.ndarray, labels: np.ndarray, settings: SampleConfig, num_frames: int = 0
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """Batches of at most `settings.batch_size` images uint8, with frames (`draw`) for the first batch."""
+        guides = settings.guidance != 1.0
         for start in range(0, len(seeds), settings.batch_size):
             count = 0 if start else num_frames
-            key = (dataclasses.replace(settings, batch_size=1), count)
+            key = (dataclasses.replace(settings, batch_size=1, guidance=1.0), guides, count)
             if key not in self._compiled:
                 sampler = build.sampler(settings, self.process)
-                self._compiled[key] = compiled(sampler, self.network, self.image_shape, count)
-            part = tf.constant(seeds[start : start + settings.batch_size], tf.int64)
-            images, frames = self._compiled[key](part)
+                self._compiled[key] = compiled(sampler, self.network, self.image_shape, guides, count)
+            part = slice(start, start + settings.batch_size)
+            label = tf.constant(labels[part], tf.int32)
+            guidance = tf.fill(label.shape, settings.guidance)
+            images, frames = self._compiled[key](tf.constant(seeds[part], tf.int64), label, guidance)
             yield images.numpy(), frames.numpy() if count else None
 
 

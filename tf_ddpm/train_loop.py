@@ -44,7 +44,9 @@ def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Stra
         )
     with strategy.scope():
         tf.keras.utils.set_random_seed(train.seed)
-        state = TrainState(lambda: build.network(config, train.precision), build.optimizer(train))
+        state = TrainState(
+            lambda: build.network(config, train.precision), build.optimizer(train), build.timesteps(config)
+        )
     keeper = checkpoints.manager(run_dir, state, train.keep)
     checkpoints.restore(keeper)
     step = state.updates
@@ -52,9 +54,10 @@ def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Stra
         print(f"already at step {step} of {train.steps}: nothing to do (raise it with --set=train.steps=N)")
         return state
     images = images or datasets.load(config.data)
+    datasets.check_labels(images, config.model.classes)
     _write_config(config, run_dir)
     print(f"training {run_dir} from step {step} to {train.steps} on {len(images)} images, {replicas} device(s)")
-    _train(config, run_dir, strategy, state, keeper, images.images)
+    _train(config, run_dir, strategy, state, keeper, images)
     print(f"finished at step {state.updates}: {run_dir / 'previews'} shows what it learned")
     return state
 
@@ -88,7 +91,7 @@ def _train(
     strategy: tf.distribute.Strategy,
     state: TrainState,
     keeper: tf.train.CheckpointManager,
-    images: np.ndarray,
+    images: datasets.ImageSet,
 ) -> None:
     train, step = config.train, state.updates
     process = build.process(config.diffusion)
@@ -101,6 +104,7 @@ def _train(
         clip_norm=train.clip_norm,
         ema_decay=train.ema_decay,
         ema_warmup=train.ema_warmup,
+        label_dropout=train.label_dropout,
     )
     batches = strategy.distribute_datasets_from_function(
         lambda context: batch_dataset(
@@ -156,10 +160,14 @@ def _previewer(config: Config, state: TrainState, run_dir: Path):
     sample = sampling.compiled(build.sampler(settings, build.process(config.diffusion)), state.ema_network, shape)
     seeds = tf.range(config.train.preview_images, dtype=tf.int64)
     batches = [seeds[i : i + settings.batch_size] for i in range(0, len(seeds), settings.batch_size)]
+    classes = config.model.classes
 
     def preview(step: int) -> np.ndarray:
-        parts = [sample(part)[0].numpy() for part in batches]
-        sheet = image_files.grid(np.concatenate(parts))
+        parts = []
+        for part in batches:
+            label = tf.cast(part % max(classes, 1), tf.int32)
+            parts.append(sample(part, label, tf.ones_like(label, tf.float32))[0].numpy())
+        sheet = image_files.grid(np.concatenate(parts), columns=image_files.class_columns(classes))
         (run_dir / "previews").mkdir(exist_ok=True)
         image_files.save_image(sheet, run_dir / "previews" / f"step_{step:07d}")
         return sheet if sheet.shape[-1] in (1, 3, 4) else sheet[..., :1]

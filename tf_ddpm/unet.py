@@ -15,11 +15,19 @@ class UNet(keras.Model):
     Args:
       image_channels: channels of the input.
       out_channels: channels of the output; default: those of the input.
-      channels: width of the first level.
-      multipliers: width of each level, in units of `channels`; each level after the first halves the image.
+      channels: width of the first convolution, and size of the sinusoidal embedding.
+      widths: width of each level, the finest first; each level after the first halves the image.
       blocks: residual blocks a level on the way down; one more on the way up.
-      attention_levels: levels (0 the finest) whose residual blocks are followed by attention.
-      heads: attention heads. groups: of every GroupNorm. dropout: rate inside residual blocks.
+      attention_levels: levels (0 the finest) whose residual blocks are followed by attention, on the way down and,
+        unless `up_attention_levels` says otherwise, on the way up.
+      middle: between them: `attention` (a residual block on both sides), `residual` (two blocks) or `none`.
+      heads: attention heads; with `head_channels`, as many heads as that width allows at each level.
+      groups: of every GroupNorm. middle_groups: of the middle attention's, if another number; 0: none there.
+      epsilon: of every GroupNorm. dropout: rate inside residual blocks.
+      injection, downsample_padding: see `layers.ResidualBlock` and `layers.Downsample`.
+      embedding_order, frequency_shift: see `layers.sinusoidal_embedding`.
+      time_width: width of the embedding of time; default: 4 channels.
+      classes: how many labels the network is told apart by, 0: none. null_class: a row more for label -1.
 
     Raises:
       ValueError: where `groups` does not divide a width.
@@ -29,12 +37,24 @@ class UNet(keras.Model):
         self,
         image_channels: int,
         channels: int,
-        multipliers: tuple[int, ...],
+        widths: tuple[int, ...],
         blocks: int,
         attention_levels: tuple[int, ...] = (),
+        up_attention_levels: tuple[int, ...] | None = None,
+        middle: str = "attention",
         heads: int = 1,
+        head_channels: int | None = None,
         groups: int = 32,
+        middle_groups: int | None = None,
+        epsilon: float = 1e-6,
         dropout: float = 0.0,
+        injection: str = "add",
+        downsample_padding: str = "same",
+        embedding_order: str = "sin_cos",
+        frequency_shift: int = 1,
+        time_width: int | None = None,
+        classes: int = 0,
+        null_class: bool = False,
         out_channels: int | None = None,
         **kwargs,
     ):
@@ -42,29 +62,58 @@ class UNet(keras.Model):
         self.settings = {
             "image_channels": image_channels,
             "channels": channels,
-            "multipliers": tuple(multipliers),
+            "widths": tuple(widths),
             "blocks": blocks,
             "attention_levels": tuple(attention_levels),
+            "up_attention_levels": tuple(attention_levels if up_attention_levels is None else up_attention_levels),
+            "middle": middle,
             "heads": heads,
+            "head_channels": head_channels,
             "groups": groups,
+            "middle_groups": groups if middle_groups is None else middle_groups,
+            "epsilon": epsilon,
             "dropout": dropout,
+            "injection": injection,
+            "downsample_padding": downsample_padding,
+            "embedding_order": embedding_order,
+            "frequency_shift": frequency_shift,
+            "time_width": time_width or 4 * channels,
+            "classes": classes,
+            "null_class": null_class,
             "out_channels": out_channels or image_channels,
         }
-        self.factor = 2 ** (len(multipliers) - 1)
+        self.factor = 2 ** (len(widths) - 1)
         self._blocks_made = 0  # each residual block has a random stream of its own
-        dtype, widths = self.dtype_policy, [channels * multiplier for multiplier in multipliers]
+        dtype = self.dtype_policy
 
-        self.embedding = layers.TimeEmbedding(channels, name="embedding", dtype=dtype)
+        self._make_embeddings()
         self.conv_in = layers.conv3x3(image_channels, channels, "conv_in", dtype)
-        skips = self._make_down(widths)
-        self._residual(widths[-1], widths[-1], "middle_1")
-        self._attribute(layers.Attention(widths[-1], heads, groups, name="middle_attention", dtype=dtype))
-        self._residual(widths[-1], widths[-1], "middle_2")
-        self._make_up(widths, skips)
-        self.norm_out = layers.GroupNorm(widths[0], groups, swish=True, name="norm_out", dtype=dtype)
+        skips = self._make_down()
+        self._make_middle(widths[-1])
+        self._make_up(skips)
+        self.norm_out = layers.GroupNorm(widths[0], groups, swish=True, epsilon=epsilon, name="norm_out", dtype=dtype)
         # The output stays float32 in every precision: it is what the equations work on.
         self.conv_out = layers.conv3x3(widths[0], self.settings["out_channels"], "conv_out", "float32", scale=0.0)
         self.built = True
+
+    def _make_embeddings(self) -> None:
+        settings, dtype = self.settings, self.dtype_policy
+        self.embedding = layers.TimeEmbedding(
+            settings["channels"],
+            settings["time_width"],
+            settings["embedding_order"],
+            settings["frequency_shift"],
+            name="embedding",
+            dtype=dtype,
+        )
+        if settings["classes"]:
+            self.label_embedding = layers.LabelEmbedding(
+                settings["classes"],
+                settings["time_width"],
+                settings["null_class"],
+                name="label_embedding",
+                dtype=dtype,
+            )
 
     def _attribute(self, layer: keras.layers.Layer) -> keras.layers.Layer:
         """Keeps `layer` under its name: TensorFlow's checkpoints follow attributes, not lists."""
@@ -76,80 +125,98 @@ class UNet(keras.Model):
         block = layers.ResidualBlock(
             width_in,
             width,
-            4 * self.settings["channels"],
+            self.settings["time_width"],
             self.settings["groups"],
             self.settings["dropout"],
             stream=randomness.FIRST_LAYER + self._blocks_made,
+            injection=self.settings["injection"],
+            epsilon=self.settings["epsilon"],
             name=name,
             dtype=self.dtype_policy,
         )
         return self._attribute(block)
 
-    def _attention(self, level: int, width: int, name: str) -> layers.Attention | None:
-        if level not in self.settings["attention_levels"]:
-            return None
-        heads, groups = self.settings["heads"], self.settings["groups"]
-        return self._attribute(layers.Attention(width, heads, groups, name=name, dtype=self.dtype_policy))
+    def _attention(self, width: int, groups: int, name: str) -> layers.Attention:
+        heads = self.settings["heads"]
+        if self.settings["head_channels"] is not None:
+            heads = width // self.settings["head_channels"]
+        layer = layers.Attention(width, heads, groups, self.settings["epsilon"], name=name, dtype=self.dtype_policy)
+        return self._attribute(layer)
 
-    def _make_down(self, widths: list[int]) -> list[int]:
+    def _stage(self, way: str, level: int, widths_in: list[int], width: int) -> list:
+        """The (residual block, attention or None) pairs of a level."""
+        levels = self.settings["attention_levels" if way == "down" else "up_attention_levels"]
+        stage = []
+        for i, width_in in enumerate(widths_in):
+            residual = self._residual(width_in, width, f"{way}_{level}_{i}")
+            attends = level in levels
+            name = f"{way}_attention_{level}_{i}"
+            stage.append([residual, self._attention(width, self.settings["groups"], name) if attends else None])
+        return stage
+
+    def _make_down(self) -> list[int]:
         """Makes the levels on the way down and returns the widths of the skip connections."""
-        self.down = []  # for each level a list of (residual, attention)
-        self.downsample = []
+        self.down, self.downsample = [], []
         width = self.settings["channels"]
         skips = [width]
+        widths, blocks = self.settings["widths"], self.settings["blocks"]
         for level, level_width in enumerate(widths):
-            stage = []
-            for i in range(self.settings["blocks"]):
-                residual = self._residual(width, level_width, f"down_{level}_{i}")
-                stage.append([residual, self._attention(level, level_width, f"down_attention_{level}_{i}")])
-                width = level_width
-                skips.append(width)
-            self.down.append(stage)
+            self.down.append(self._stage("down", level, [width] + [level_width] * (blocks - 1), level_width))
+            width = level_width
+            skips += [width] * blocks
             if level + 1 < len(widths):
-                layer = layers.Downsample(width, name=f"downsample_{level}", dtype=self.dtype_policy)
+                layer = layers.Downsample(
+                    width,
+                    self.settings["downsample_padding"],
+                    name=f"downsample_{level}",
+                    dtype=self.dtype_policy,
+                )
                 self.downsample.append(self._attribute(layer))
                 skips.append(width)
         return skips
 
-    def _make_up(self, widths: list[int], skips: list[int]) -> None:
+    def _make_middle(self, width: int) -> None:
+        self.middle = []
+        if self.settings["middle"] == "none":
+            return
+        self.middle.append(self._residual(width, width, "middle_1"))
+        if self.settings["middle"] == "attention":
+            self._attention(width, self.settings["middle_groups"], "middle_attention")
+        self.middle.append(self._residual(width, width, "middle_2"))
+
+    def _make_up(self, skips: list[int]) -> None:
         """Makes the levels on the way up, from the coarsest to the finest; each block takes one skip connection."""
-        self.up = []
-        self.upsample = []
+        self.up, self.upsample = [], []
+        widths, blocks = self.settings["widths"], self.settings["blocks"]
         width = widths[-1]
         for level, level_width in reversed(list(enumerate(widths))):
-            stage = []
-            for i in range(self.settings["blocks"] + 1):
-                residual = self._residual(width + skips.pop(), level_width, f"up_{level}_{i}")
-                stage.append([residual, self._attention(level, level_width, f"up_attention_{level}_{i}")])
-                width = level_width
-            self.up.append(stage)
+            widths_in = [h + skips.pop() for h in [width] + [level_width] * blocks]
+            self.up.append(self._stage("up", level, widths_in, level_width))
+            width = level_width
             if level:
                 layer = layers.Upsample(width, name=f"upsample_{level}", dtype=self.dtype_policy)
                 self.upsample.append(self._attribute(layer))
 
-    def call(self, x: tf.Tensor, t: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
+    def call(
+        self, x: tf.Tensor, t: tf.Tensor, label: tf.Tensor | None = None, address: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """The network's output.
 
         Args:
           x: [B, H, W, image_channels], H and W divisible by `factor`.
           t: [B], int or float.
+          label: int [B], 0 to classes-1, or -1 for the null class; for networks with classes, and only those.
           address: int64 [3], the first row's address (`randomness.row_address`); dropout is active if given.
 
         Returns:
           [B, H, W, out_channels] float32.
 
         Raises:
-          ValueError: for an image whose static size the levels cannot halve.
+          ValueError: for an image whose static size the levels cannot halve, or a label too many or too few.
         """
-        height, width, channels = x.shape[1:]
-        if channels != self.settings["image_channels"] or any(
-            s is not None and s % self.factor for s in (height, width)
-        ):
-            raise ValueError(
-                f"image of shape {tuple(x.shape[1:])}: expected height and width divisible by {self.factor} "
-                f"and {self.settings['image_channels']} channels"
-            )
-        time = tf.nn.silu(self.embedding(t))
+        self._check_input(x, label)
+        time = self.embedding(t)
+        time = tf.nn.silu(time if label is None else time + self.label_embedding(label))
         h = self.conv_in(tf.cast(x, self.compute_dtype))
         skips = [h]
         for level, stage in enumerate(self.down):
@@ -161,7 +228,10 @@ class UNet(keras.Model):
                 h = self.downsample[level](h)
                 skips.append(h)
 
-        h = self.middle_2(self.middle_attention(self.middle_1(h, time, address)), time, address)
+        for i, residual in enumerate(self.middle):
+            h = residual(h, time, address)
+            if i == 0 and self.settings["middle"] == "attention":
+                h = self.middle_attention(h)
 
         for level, stage in enumerate(self.up):
             for residual, attention in stage:
@@ -170,6 +240,18 @@ class UNet(keras.Model):
             if level < len(self.upsample):
                 h = self.upsample[level](h)
         return self.conv_out(tf.cast(self.norm_out(h), tf.float32))
+
+    def _check_input(self, x: tf.Tensor, label: tf.Tensor | None) -> None:
+        height, width, channels = x.shape[1:]
+        if channels != self.settings["image_channels"] or any(
+            s is not None and s % self.factor for s in (height, width)
+        ):
+            raise ValueError(
+                f"image of shape {tuple(x.shape[1:])}: expected height and width divisible by {self.factor} "
+                f"and {self.settings['image_channels']} channels"
+            )
+        if (label is not None) != bool(self.settings["classes"]):
+            raise ValueError(f"expected {'labels' if self.settings['classes'] else 'no labels'}")
 
     def get_config(self) -> dict:
         """The constructor's arguments."""

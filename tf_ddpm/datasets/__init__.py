@@ -34,3 +34,15 @@ def load(data: DataConfig) -> ImageSet:
     if len(images) == 0:
         raise UserError(f"data.name={data.name}: the set is empty")
     return images
+
+
+def check_labels(images: ImageSet, classes: int) -> None:
+    """Whether a network of so many classes (0: none) can be trained on, or asked about, these images.
+
+    Raises:
+      UserError: where the set has another number of labels.
+    """
+    known = len(images.label_names)
+    if classes and classes != known:
+        remedy = f"expected model.classes={known}" if known else "this set has no labels; expected model.classes=0"
+        raise UserError(f"model.classes={classes}: {remedy}")

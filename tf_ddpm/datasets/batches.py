@@ -6,10 +6,11 @@ import numpy as np
 import tensorflow as tf
 
 from tf_ddpm import randomness
+from tf_ddpm.datasets.image_set import ImageSet
 
 
 def batch_dataset(
-    images: np.ndarray,
+    images: ImageSet,
     batch_size: int,
     seed: int,
     first_step: int,
@@ -19,26 +20,26 @@ def batch_dataset(
     """An endless dataset of the shards of the global batches of `first_step`, `first_step` + 1, ...
 
     The elements of a step follow each other, shard by shard; each is a dict of `image` uint8
-    [batch_size / shards, H, W, C] and `address` int64 [3] (seed, step, first row: `randomness.row_address`).
+    [batch_size / shards, H, W, C], `label` int32 [batch_size / shards] and `address` int64 [3] (seed, step, first
+    row: `randomness.row_address`).
 
     Args:
-      images: uint8 [N, H, W, C], an array or a memory-mapped file.
       batch_size: of the global batch, divisible by `shards`.
       random_flip: mirror each image with probability one half.
     """
     rows = batch_size // shards
-    row_shape = images.shape[1:]
+    labels = tf.constant(images.labels, tf.int32)
 
     def element(position: tf.Tensor) -> dict[str, tf.Tensor]:
         step, shard = position // shards, position % shards
         address = randomness.row_address(seed, step, shard * rows)
         chosen = _shuffled(step * batch_size + shard * rows + tf.range(rows, dtype=tf.int64), len(images), seed)
-        (batch,) = tf.numpy_function(lambda index: [images[index]], [chosen], [tf.uint8], stateful=False)
-        batch = tf.ensure_shape(batch, [rows, *row_shape])
+        (batch,) = tf.numpy_function(lambda index: [images.images[index]], [chosen], [tf.uint8], stateful=False)
+        batch = tf.ensure_shape(batch, [rows, *images.image_shape])
         if random_flip:
             flip = randomness.row_integers(address, randomness.FLIPS, rows, 2) == 1
             batch = tf.where(flip[:, None, None, None], tf.reverse(batch, axis=[2]), batch)
-        return {"image": batch, "address": address}
+        return {"image": batch, "label": tf.gather(labels, chosen), "address": address}
 
     positions = tf.data.Dataset.range(first_step * shards, np.iinfo(np.int64).max)
     return positions.map(element, num_parallel_calls=2, deterministic=True).prefetch(4 * shards)

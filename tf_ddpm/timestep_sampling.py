@@ -1,0 +1,60 @@
+"""Which t an update trains on, where that is not uniform (Nichol & Dhariwal 2021, section 3.3)."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tf_ddpm import randomness
+
+_HISTORY = 10  # losses remembered for each t
+_UNIFORM_SHARE = 1e-3  # of the draws, so that no t is ever forgotten
+
+
+class ImportanceTimesteps(tf.Module):
+    """Draws t in proportion to sqrt(E[L_t^2]), weighed so that the expected loss stays that of uniform draws.
+
+    Nichol & Dhariwal 2021, eq. 18. The expectation is over the last ten losses of each t; until every t has ten,
+    the draws are uniform. The history is state: it belongs into the checkpoint.
+
+    Args:
+      timesteps: T.
+    """
+
+    def __init__(self, timesteps: int):
+        super().__init__()
+        self.history = tf.Variable(tf.zeros([timesteps, _HISTORY]), trainable=False, name="history")
+        self.counts = tf.Variable(tf.zeros([timesteps], tf.int64), trainable=False, name="counts")
+
+    def probabilities(self) -> tf.Tensor:
+        """p_t, float64 [T]."""
+        history, counts = tf.convert_to_tensor(self.history), tf.convert_to_tensor(self.counts)
+        second_moment = tf.reduce_mean(tf.square(tf.cast(history, tf.float64)), axis=1)
+        known = tf.reduce_all(counts >= _HISTORY) & (tf.reduce_sum(second_moment) > 0)
+        size = tf.where(known, tf.sqrt(second_moment), tf.ones_like(second_moment))
+        share = size / tf.reduce_sum(size)
+        return (1.0 - _UNIFORM_SHARE) * share + _UNIFORM_SHARE / share.shape[0]
+
+    def draw(self, address: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """t int32 [rows] for the rows at `address` (`randomness.row_address`), and weights 1 / (T p_t) float32."""
+        p = self.probabilities()
+        bits = randomness.row_bits(address, randomness.TIMESTEPS, rows, [1])[:, 0]
+        u = (tf.cast(bits, tf.float64) + 0.5) / 2.0**32
+        t = tf.searchsorted(tf.cumsum(p), u, side="right", out_type=tf.int32)
+        t = tf.minimum(t, p.shape[0] - 1)  # the sum may end a rounding below 1
+        return t, tf.cast(1.0 / (p.shape[0] * tf.gather(p, t)), tf.float32)
+
+    def record(self, t: tf.Tensor, losses: tf.Tensor) -> None:
+        """Remembers the losses float32 [B] of the timesteps `t` int [B] of a global batch."""
+        t = tf.cast(t, tf.int64)
+        same = t[:, None] == t[None, :]
+        before = tf.linalg.band_part(tf.ones_like(same, tf.int64), -1, 0) - tf.eye(tf.size(t), dtype=tf.int64)
+        same = tf.cast(same, tf.int64)
+        rank = tf.reduce_sum(same * before, axis=1)
+        later = tf.reduce_sum(same * tf.transpose(before), axis=1)
+        kept = tf.where(later < _HISTORY)[:, 0]  # of more than ten of one t, the last ten
+        slot = (tf.gather(tf.convert_to_tensor(self.counts), t) + rank) % _HISTORY
+        cells = tf.gather(tf.stack([t, slot], axis=1), kept)
+        history = tf.tensor_scatter_nd_update(tf.convert_to_tensor(self.history), cells, tf.gather(losses, kept))
+        self.history.assign(history)
+        counts = tf.math.unsorted_segment_sum(tf.ones_like(t), t, self.counts.shape[0])
+        self.counts.assign_add(counts)
