@@ -7,9 +7,10 @@ ROOT = Path(__file__).parent.parent
 
 PLAN = {
     "main": {
-        "tf_ddpm", "config", "datasets", "presets", "errors", "quiet_tensorflow", "train_loop", "generate",
-        "export.saved_model",
+        "command_line", "config", "datasets", "presets", "errors", "quiet_tensorflow", "train_loop", "sampling",
+        "generate", "evaluate", "export.saved_model",
     },
+    "command_line": {"errors", "presets"},
     "export": set(),
     "export.signatures": {"build", "sampling"},
     "export.verify": set(),
@@ -56,6 +57,9 @@ PLAN = {
         "sampling", "train_state",
     },
     "generate": {"config", "errors", "image_files", "sampling"},
+    "evaluate": {
+        "build", "config", "datasets", "errors", "objectives", "pixels", "process", "randomness", "sampling",
+    },
 }  # fmt: skip
 
 

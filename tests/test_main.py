@@ -25,8 +25,8 @@ def command(*flags, cwd, block_tensorflow=False):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], ["--mode", "train, sample, export"]),
-        (["--mode=trian"], ["trian", "train, sample, export"]),
+        ([], ["--mode", "train, sample, export, eval"]),
+        (["--mode=trian"], ["trian", "train, sample, export, eval"]),
         (["--mode=train", "--preset=mnits"], ["mnits", "mnist"]),
         (["--mode=train", "--set=train.stpes=3"], ["train.stpes", "train.steps"]),
         (["--mode=train", "--set=train.steps=x"], ["train.steps=x", "whole number"]),
@@ -45,6 +45,9 @@ def command(*flags, cwd, block_tensorflow=False):
         (["--mode=train", "--seed=x"], ["seed"]),
         (["--mode=train", "--seed=5"], ["--mode=sample", "train.seed"]),
         (["--mode=train", "--sampler=ddpm"], ["--mode=sample or export"]),
+        (["--mode=eval", "--sampler=ddpm"], ["--mode=sample or export"]),
+        (["--mode=eval", "--metrics=fdi"], ["--metrics=fdi", "bpd"]),
+        (["--mode=train", "--set=data.name=none"], ["data.name"]),
         (["--mode=sample", "--seed=99999999999999999999"], ["seed"]),
         (["--mode=train", "--run_dir=" + 300 * "a", "--set=train.steps=0"], ["train.steps=0"]),
     ],

@@ -62,16 +62,22 @@ def timesteps(config: Config) -> ImportanceTimesteps | None:
     return ImportanceTimesteps(config.diffusion.timesteps) if config.train.timestep_sampling == "importance" else None
 
 
-def sampler(sample: SampleConfig, chain: DiffusionProcess) -> samplers.Sampler:
-    """The sampler of `sample` on `sample.steps` of the steps of `chain`."""
-    if sample.steps is not None:
-        chain = chain.respaced(schedules.strided_timesteps(len(chain), sample.steps, sample.spacing))
+def chain(sample: SampleConfig, whole: DiffusionProcess) -> DiffusionProcess:
+    """The chain of `sample.steps` of the steps of the `whole` one."""
+    if sample.steps is None:
+        return whole
+    return whole.respaced(schedules.strided_timesteps(len(whole), sample.steps, sample.spacing))
+
+
+def sampler(sample: SampleConfig, whole: DiffusionProcess) -> samplers.Sampler:
+    """The sampler of `sample` on its `chain`."""
+    steps = chain(sample, whole)
     makers = {
-        "ddpm": lambda: samplers.Ancestral(chain, sample.clip),
-        "ddim": lambda: samplers.DDIM(chain, sample.clip, sample.eta),
-        "dpmpp": lambda: samplers.DPMSolverPP(chain, sample.clip, sample.order, sample.third_order),
-        "heun": lambda: samplers.Heun(chain, sample.clip),
-        "langevin": lambda: samplers.Langevin(chain, sample.clip, sample.snr),
+        "ddpm": lambda: samplers.Ancestral(steps, sample.clip),
+        "ddim": lambda: samplers.DDIM(steps, sample.clip, sample.eta),
+        "dpmpp": lambda: samplers.DPMSolverPP(steps, sample.clip, sample.order, sample.third_order),
+        "heun": lambda: samplers.Heun(steps, sample.clip),
+        "langevin": lambda: samplers.Langevin(steps, sample.clip, sample.snr),
     }
     return makers[sample.sampler]()
 

@@ -102,7 +102,9 @@ class DiffusionConfig:
 class DataConfig:
     """The images. `none` for image_size or channels means: as the set has them."""
 
-    name: str = _key("digits", "digits, folder, or a TensorFlow Datasets name such as mnist or cifar10")
+    name: str | None = _key(
+        "digits", "digits, folder, or a TensorFlow Datasets name such as mnist or cifar10; none: not known"
+    )
     path: str | None = _key(None, "the folder of images, for name=folder")
     data_dir: str | None = _key(None, "where TensorFlow Datasets keeps its sets (default: TFDS_DATA_DIR or its own)")
     split: str = _key("train", "split of a TensorFlow Datasets set")
@@ -553,19 +555,24 @@ def continued(saved: Config, wanted: Config) -> Config:
     return validated(with_values(saved, values))
 
 
-def sample_changes(saved: Config, settings: Iterable[str], flags: dict[str, Any]) -> dict[str, Any]:
-    """What `--set=sample.*` and the sampling flags (None: not given) change in the sampling of a run, checked.
+def used(
+    saved: Config, settings: Iterable[str], flags: dict[str, Any], sections: tuple[str, ...] = ("sample",)
+) -> Config:
+    """The configuration with which a trained run is used: `--set` of the `sections`, and the sampling flags.
+
+    Args:
+      flags: value by key of `SampleConfig`; None: not given.
 
     Raises:
-      UserError: for any other key, or a value that does not fit the run.
+      UserError: for a key of another section, or a value that does not fit the run.
     """
     wanted = with_settings(saved, settings)
-    fixed = [key for key in changed(saved, wanted) if not key.startswith("sample.")]
-    if fixed:
-        raise UserError(f"--set={fixed[0]} cannot change a trained run: sampling and export take sample.* keys only")
+    for key in changed(saved, wanted):
+        if key.partition(".")[0] not in sections or key in ("data.image_size", "data.channels"):
+            allowed = " and ".join(f"{section}.*" for section in sections)
+            raise UserError(f"--set={key} cannot change a trained run: this mode takes {allowed} keys only")
     given = {f"sample.{name}": value for name, value in flags.items() if value is not None}
-    wanted = validated(with_values(wanted, given))
-    return {key.removeprefix("sample."): get(wanted, key) for key in changed(saved, wanted)}
+    return validated(with_values(wanted, given))
 
 
 def label(config: Config, word: str | None) -> int | None:

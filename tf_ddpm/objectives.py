@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -99,6 +100,39 @@ def prior_term(process: DiffusionProcess, x_0: tf.Tensor) -> tf.Tensor:
     last = tf.fill([tf.shape(x_0)[0]], len(process) - 1)
     standard = Gaussian(tf.zeros_like(x_0), tf.zeros([], x_0.dtype))
     return _mean(normal_kl(process.q_mean_variance(x_0, last), standard)) / math.log(2.0)
+
+
+class Bound(NamedTuple):
+    """Terms of the variational bound of images, in bits per dimension, and the errors of the predicted noise.
+
+    prior: L_T [B]. terms: [T, B], L_0 first and then L_{t-1} for t = 2 to T. eps_squared_error: [T, B].
+    """
+
+    prior: tf.Tensor
+    terms: tf.Tensor
+    eps_squared_error: tf.Tensor
+
+
+def variational_bound(
+    process: DiffusionProcess, denoiser: Denoiser, x_0: tf.Tensor, noise: Callable[[tf.Tensor], tf.Tensor]
+) -> Bound:
+    """Every term of the bound (Ho et al. 2020, eq. 5), each for one draw of its noise; their sum is unbiased.
+
+    Args:
+      x_0: [B, ...], bytes in [-1, 1]. noise: scalar int32 t -> [B, ...] standard normal.
+    """
+    steps = len(process)
+
+    def body(t: tf.Tensor, terms: tf.TensorArray, errors: tf.TensorArray) -> tuple:
+        eps, at = noise(t), tf.fill([tf.shape(x_0)[0]], t)
+        x_t = process.q_sample(x_0, at, eps)
+        output = denoiser(x_t, process.denoiser_timesteps(at))
+        error = _mean(tf.square(eps - process.eps_from_output(x_t, at, output)))
+        return t + 1, terms.write(t, bound_term(process, output, x_0, x_t, at, clip=True)), errors.write(t, error)
+
+    arrays = [tf.TensorArray(x_0.dtype, size=steps, element_shape=x_0.shape[:1]) for _ in range(2)]
+    _, terms, errors = tf.while_loop(lambda t, *_: t < steps, body, (0, *arrays), parallel_iterations=1)
+    return Bound(prior_term(process, x_0), terms.stack(), errors.stack())
 
 
 def normal_kl(q: Gaussian, p: Gaussian) -> tf.Tensor:

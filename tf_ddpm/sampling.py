@@ -185,9 +185,16 @@ def load_run(run_dir: str | os.PathLike, **settings) -> Run:
     Raises:
       UserError: where there is no run or no checkpoint, or it cannot be read.
     """
-    config = config_lib.read(run_dir)
     values = {f"sample.{name}": value for name, value in settings.items()}
-    config = config_lib.validated(config_lib.with_values(config, values))
+    return open_run(run_dir, config_lib.validated(config_lib.with_values(config_lib.read(run_dir), values)))
+
+
+def open_run(run_dir: str | os.PathLike, config: Config) -> Run:
+    """The run in `run_dir`, used with `config` (its own, or `config.used`), with its latest EMA weights.
+
+    Raises:
+      UserError: where there is no checkpoint, or it cannot be read.
+    """
     build.share_gpus()
     network = build.network(config, config.sample.precision)
     step = checkpoints.restore_ema_network(network, run_dir)
