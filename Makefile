@@ -1,9 +1,10 @@
 # `make train` and `make test` create the virtual environment, install the pinned requirements and run.
 PYTHON ?= python3
 VENV ?= .venv
+PEERS ?= .venv-peers
 PRESET ?=
 
-.PHONY: train sample export test lint format slow
+.PHONY: train sample export test lint format slow peers
 
 train: $(VENV)/runtime
 	$(VENV)/bin/python main.py --mode=train $(if $(PRESET),--preset=$(PRESET))
@@ -17,6 +18,9 @@ test: lint
 
 slow: $(VENV)/development
 	$(VENV)/bin/python -m pytest -m slow
+
+peers: $(PEERS)/installed
+	$(PEERS)/bin/python -m pytest -m peers
 
 lint: $(VENV)/development
 	$(VENV)/bin/ruff format --check .
@@ -37,4 +41,9 @@ $(VENV)/runtime: requirements.txt | $(VENV)/python
 
 $(VENV)/development: requirements-dev.txt requirements.txt | $(VENV)/python
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(PEERS)/installed: requirements-peers.txt requirements-dev.txt requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
 	touch $@

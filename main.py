@@ -56,7 +56,33 @@ def _eval(run_dir: str) -> None:
     print(f"wrote {evaluate.evaluate(run, run_dir, FLAGS.num_images, FLAGS.seed)}")
 
 
-MODES = {"train": _train, "sample": _sample, "export": _export, "eval": _eval}
+def _import(run_dir: str) -> None:
+    if FLAGS.diffusers_dir is None or FLAGS.run_dir is None:
+        raise UserError("--mode=import needs --diffusers_dir=FOLDER (of diffusers) and --run_dir=DIR (a new one)")
+    from tf_ddpm.exchange import reading
+
+    config = reading.read_config(FLAGS.diffusers_dir, command_line.settings())
+    quiet_tensorflow.import_tensorflow()
+    from tf_ddpm.exchange import folders
+
+    print(f"wrote {folders.import_run(FLAGS.diffusers_dir, config, run_dir)}")
+
+
+def _export_diffusers(run_dir: str) -> None:
+    run = _run(run_dir)
+    from tf_ddpm.exchange import folders
+
+    print(f"wrote {folders.export_run(run, FLAGS.out_dir or os.path.join(run_dir, 'diffusers'))}")
+
+
+MODES = {
+    "train": _train,
+    "sample": _sample,
+    "export": _export,
+    "eval": _eval,
+    "import": _import,
+    "export_diffusers": _export_diffusers,
+}
 
 
 def main(argv: list[str]) -> int:

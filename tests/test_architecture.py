@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent.parent
 PLAN = {
     "main": {
         "command_line", "config", "datasets", "presets", "errors", "quiet_tensorflow", "train_loop", "sampling",
-        "generate", "evaluate", "export.saved_model",
+        "generate", "evaluate", "exchange.reading", "exchange.folders", "export.saved_model",
     },
     "command_line": {"errors", "presets"},
     "export": set(),
@@ -57,6 +57,14 @@ PLAN = {
         "sampling", "train_state",
     },
     "generate": {"config", "errors", "image_files", "sampling"},
+    "exchange": set(),
+    "exchange.words": {"config", "errors"},
+    "exchange.reading": {"config", "errors", "exchange.words"},
+    "exchange.tensors": {"errors", "layers", "unet"},
+    "exchange.folders": {
+        "build", "checkpoints", "config", "errors", "exchange.reading", "exchange.tensors", "exchange.words",
+        "sampling",
+    },
     "evaluate": {
         "build", "config", "datasets", "errors", "objectives", "pixels", "process", "randomness", "sampling",
     },
@@ -126,5 +134,5 @@ def test_the_configuration_imports_no_tensorflow():
     import subprocess
     import sys
 
-    code = "import sys; sys.modules['tensorflow'] = None; import tf_ddpm, tf_ddpm.presets, tf_ddpm.config"
+    code = "import sys; sys.modules['tensorflow'] = None; import tf_ddpm.command_line, tf_ddpm.exchange.reading"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -27,7 +27,7 @@ def test_every_weight_and_optimizer_slot_comes_back(tiny_config, tmp_path):
     saved, other = make_state(config, 0), make_state(config, 1)
     saved.step.assign(7)
     checkpoints.save(checkpoints.manager(tmp_path, saved, 3), 7)
-    checkpoints.restore(checkpoints.manager(tmp_path, other, 3))
+    checkpoints.restore(checkpoints.manager(tmp_path, other, 3), other)
     for before, after in zip(everything(saved), everything(other), strict=True):
         np.testing.assert_array_equal(before.numpy(), after.numpy())
 

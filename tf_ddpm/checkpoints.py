@@ -35,14 +35,29 @@ def save(keeper: tf.train.CheckpointManager, step: int) -> None:
         ) from None
 
 
-def restore(keeper: tf.train.CheckpointManager) -> None:
+def save_imported(network: keras.Model, run_dir: str | os.PathLike) -> None:
+    """Writes the checkpoint of step 0, which holds the weights of `network` alone.
+
+    Raises:
+      UserError: where the disk does not take it.
+    """
+    checkpoint = tf.train.Checkpoint(ema_network=network)
+    save(tf.train.CheckpointManager(checkpoint, _folder(run_dir), 1, checkpoint_name=_PREFIX), 0)
+
+
+def restore(keeper: tf.train.CheckpointManager, state: TrainState) -> None:
     """Brings the state to the latest checkpoint, if there is one.
 
     Raises:
       UserError: where the checkpoint cannot be read or does not fit.
     """
-    if keeper.latest_checkpoint:
-        _read(keeper.checkpoint, keeper.latest_checkpoint)
+    latest = keeper.latest_checkpoint
+    if latest and step_of(latest) == 0:  # an imported network: weights, and no training yet
+        _read(tf.train.Checkpoint(ema_network=state.ema_network), latest)
+        for average, weight in zip(state.ema_network.weights, state.network.weights, strict=True):
+            weight.assign(average)
+    elif latest:
+        _read(keeper.checkpoint, latest)
 
 
 def restore_ema_network(network: keras.Model, run_dir: str | os.PathLike) -> int:

@@ -541,8 +541,8 @@ def continued(saved: Config, wanted: Config) -> Config:
         old, new = get(saved, key), get(wanted, key)
         if new is None and key in ("data.image_size", "data.channels"):
             continue  # they were resolved from the data
-        if key in CHANGEABLE:
-            values[key] = new
+        if key in CHANGEABLE or (saved.data.name is None and key.partition(".")[0] in ("data", "train")):
+            values[key] = new  # an imported run begins its training
         else:
             fixed.append(f"{key} is {_shown(old)}, not {_shown(new)}")
     if fixed:

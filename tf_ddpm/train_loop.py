@@ -48,7 +48,7 @@ def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Stra
             lambda: build.network(config, train.precision), build.optimizer(train), build.timesteps(config)
         )
     keeper = checkpoints.manager(run_dir, state, train.keep)
-    checkpoints.restore(keeper)
+    checkpoints.restore(keeper, state)
     step = state.updates
     if step >= train.steps:
         print(f"already at step {step} of {train.steps}: nothing to do (raise it with --set=train.steps=N)")

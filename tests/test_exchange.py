@@ -1,0 +1,215 @@
+"""To and from folders of diffusers, without PyTorch. The numbers are compared in test_peers_networks.py."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from conftest import make_tiny_config
+from safetensors.numpy import load_file, save_file
+
+from tf_ddpm import build, evaluate, presets, train_loop
+from tf_ddpm import config as config_lib
+from tf_ddpm.errors import UserError
+from tf_ddpm.exchange import folders, reading, words
+from tf_ddpm.sampling import load_run
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folder(run_dir, tmp_path_factory):
+    """The tiny run as a pipeline of diffusers, without our own words."""
+    target = tmp_path_factory.mktemp("diffusers") / "pipeline"
+    folders.export_run(load_run(run_dir), target)
+    (target / reading.OURS).unlink()
+    return target
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    """A copy to spoil."""
+    import shutil
+
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def edited(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("preset", presets.PRESETS)
+def test_every_presets_network_and_chain_survive_the_words_of_diffusers(preset):
+    size = {"data.image_size": (32, 32), "data.channels": 3}
+    config = config_lib.with_values(presets.preset(preset), size)
+    unet, scheduler = words.unet_config(config), words.scheduler_config(config)
+    values = words.model_words(unet) | words.chain_words(scheduler, config.diffusion.learned_variance)
+    values["train.label_dropout"] = 0.0
+    back = config_lib.validated(config_lib.with_values(config, values))
+    assert back.diffusion == config.diffusion and back.model.level_widths == config.model.level_widths
+    without_null = config_lib.with_values(
+        config,
+        {
+            "model.null_class": False,
+            "model.classes": config.model.classes + config.model.null_class,
+            "train.label_dropout": 0.0,
+        },
+    )
+    ours, theirs = (build.network(c, "float32").settings for c in (shrunk(without_null), shrunk(back)))
+    attended = 256 // 4 if preset == "cifar10_iddpm" else None
+    assert theirs.pop("head_channels") == (attended and attended // 16) and ours.pop("head_channels") is None
+    assert {**theirs, "heads": ours["heads"]} == ours
+
+
+def shrunk(config):
+    """The same wiring with few channels."""
+    model = config.model
+    heads = None if model.head_channels is None else model.head_channels // 16
+    changes = {"model.channels": model.channels // 16 * 2, "model.groups": 2, "model.head_channels": heads}
+    if model.channels >= 128:
+        changes["model.channels"] = model.channels // 16
+    if model.middle_groups:
+        changes["model.middle_groups"] = 2
+    return config_lib.with_values(config, changes | {"train.label_dropout": 0.0})
+
+
+def test_an_imported_run_samples_evaluates_exports_and_trains_on(folder, run_dir, tmp_path):
+    from export import saved_model
+
+    config = reading.read_config(folder)
+    target = folders.import_run(folder, config, tmp_path / "run")
+    run, origin = load_run(target), load_run(run_dir)
+    assert run.checkpoint_step == 0 and run.config.data.name is None
+    np.testing.assert_array_equal(run.sample(range(3)), origin.sample(range(3)))
+    assert (saved_model.export_run(run, tmp_path / "serving") / "saved_model.pb").exists()
+
+    with pytest.raises(UserError, match=r"data\.name"):
+        evaluate.evaluate(run, target, 4, 0)
+    with_data = config_lib.used(run.config, ["data.name=digits"], {}, ("sample", "data"))
+    figures = [evaluate.bits_per_dim(r, evaluate._images(r, 4, 0), 0)["value"] for r in (run, origin)
+               for r.config in [config_lib.with_values(r.config, {"data.name": "digits"})]]  # fmt: skip
+    assert figures[0] == pytest.approx(figures[1], rel=1e-6) and with_data.data.name == "digits"
+
+    settings = ["data.name=digits", "train.steps=1", "train.batch_size=8", "train.optimizer=sgd"]
+    wanted = presets.training_config(target, None, settings)
+    state = train_loop.run(wanted, target)
+    assert state.updates == 1
+    moved = [np.abs(a - b.numpy()).max() for a, b in zip(state.network.weights, run.network.weights, strict=True)]
+    assert 0 < max(moved) < 0.1
+    assert config_lib.read(target).data.name == "digits"
+    with pytest.raises(UserError, match="another configuration"):
+        presets.training_config(target, None, ["data.name=mnist"])
+
+
+def test_the_null_class_is_told_by_our_own_words_or_by_the_user(tmp_path):
+    classes = {"model__classes": 10, "model__null_class": True, "train__label_dropout": 0.1}
+    train_loop.run(make_tiny_config(**classes), tmp_path / "run")
+    target = folders.export_run(load_run(tmp_path / "run"), tmp_path / "out")
+    assert reading.read_config(target) == config_lib.read(tmp_path / "run")
+    (target / reading.OURS).unlink()
+    plain, told = reading.read_config(target), reading.read_config(target, ["model.null_class=true"])
+    assert (plain.model.classes, plain.model.null_class) == (11, False)
+    assert (told.model.classes, told.model.null_class) == (10, True)
+    with pytest.raises(UserError, match="no null class"):
+        config_lib.used(plain, [], {"guidance": 2.0})
+    run = load_run(folders.import_run(target, told, tmp_path / "told"), guidance=2.0)
+    np.testing.assert_array_equal(
+        run.sample([1], label=3), load_run(tmp_path / "run").sample([1], label=3, guidance=2.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("unet/config.json", {"act_fn": "gelu"}, "UNet2DModel act_fn='gelu'"),
+        ("unet/config.json", {"center_input_sample": True}, "center_input_sample=True"),
+        ("unet/config.json", {"time_embedding_type": "fourier"}, "time_embedding_type='fourier'"),
+        ("unet/config.json", {"down_block_types": ["ResnetDownsampleBlock2D"] * 2}, "down_block_types='ResnetDown"),
+        ("unet/config.json", {"up_block_types": ["UpBlock2D"]}, "up_block_types"),
+        ("unet/config.json", {"cross_attention_dim": 768}, "cross_attention_dim=768"),
+        ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type='timestep'"),
+        ("unet/config.json", {"mid_block_scale_factor": 1.4}, "mid_block_scale_factor=1.4"),
+        ("unet/config.json", {"sample_size": None}, "sample_size=None"),
+        ("unet/config.json", {"out_channels": 5}, "out_channels=5"),
+        ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "expected a UNet2DModel"),
+        ("unet/config.json", {"block_out_channels": "wide"}, "block_out_channels"),
+        ("unet/config.json", {"sample_size": [8, 8, 8]}, "sample_size=[8, 8, 8]"),
+        ("unet/config.json", {"up_block_types": [["UpBlock2D"], 3]}, "up_block_types=3"),
+        ("unet/config.json", {"dropout": "much"}, "model.dropout=much"),
+        ("scheduler/scheduler_config.json", {"beta_start": -1.0}, "diffusion.beta_start=-1.0"),
+        ("unet/config.json", {"norm_num_groups": 3}, "model.groups=3"),
+        ("scheduler/scheduler_config.json", {"_class_name": "PNDMScheduler"}, "PNDMScheduler"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "sigmoid"}, "beta_schedule='sigmoid'"),
+        ("scheduler/scheduler_config.json", {"trained_betas": [0.1]}, "trained_betas"),
+        ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr=True"),
+        ("scheduler/scheduler_config.json", {"variance_type": "learned_range"}, "variance_type='learned_range'"),
+        ("scheduler/scheduler_config.json", {"thresholding": True, "sample_max_value": 2.0}, "sample_max_value=2.0"),
+        ("scheduler/scheduler_config.json", {"clip_sample_range": 3.0}, "clip_sample_range=3.0"),
+    ],
+)
+def test_an_option_that_cannot_be_honoured_is_refused_by_name(copy, file, changes, message):
+    edited(copy / file, **changes)
+    with pytest.raises(UserError) as caught:
+        reading.read_config(copy)
+    assert message in str(caught.value) and len(str(caught.value).splitlines()) == 1, caught.value
+
+
+@pytest.mark.parametrize("spoil", ["missing", "extra", "shape", "nan", "truncated", "lying", "absent"])
+def test_weights_that_do_not_fit_are_named_and_nothing_is_written(copy, tmp_path, spoil):
+    path, config = copy / WEIGHTS, reading.read_config(copy)
+    arrays = load_file(path)
+    if spoil == "missing":
+        arrays.pop("conv_in.bias")
+    elif spoil == "extra":
+        arrays["conv_in.more"] = np.zeros(3, np.float32)
+    elif spoil == "shape":
+        arrays["conv_in.bias"] = np.zeros(3, np.float32)
+    elif spoil == "nan":
+        arrays["conv_in.bias"][0] = np.nan
+    save_file(arrays, path)
+    content = path.read_bytes()
+    if spoil == "truncated":
+        path.write_bytes(content[:-100])
+    elif spoil == "lying":  # a header that says it is longer than the file
+        path.write_bytes((2**40).to_bytes(8, "little") + content[8:])
+    elif spoil == "absent":
+        path.unlink()
+    word = "conv_in.more" if spoil == "extra" else "diffusion_pytorch_model" if spoil in (
+        "truncated", "lying", "absent") else "conv_in.bias"  # fmt: skip
+    with pytest.raises(UserError, match=word):
+        folders.import_run(copy, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists() and [p.name for p in tmp_path.iterdir()] == ["copy"]
+
+
+def test_a_pytorch_file_without_pytorch_says_what_to_do(copy, monkeypatch):
+    (copy / WEIGHTS).rename((copy / WEIGHTS).with_suffix(".bin"))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match="install PyTorch"):
+        reading.read_weights(copy)
+
+
+def test_folders_that_are_not_free_and_places_that_are_none_are_refused(folder, run_dir, tmp_path):
+    config = reading.read_config(folder)
+    with pytest.raises(UserError, match="not empty"):
+        folders.import_run(folder, config, run_dir)
+    with pytest.raises(UserError, match="not empty"):
+        folders.export_run(load_run(run_dir), run_dir)
+    with pytest.raises(UserError, match="no such folder"):
+        reading.read_config(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="expected a unet"):
+        reading.read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"model__heads": 2, "model__attention_levels": (0, 1)}, "model.heads=2"),
+        ({"model__multipliers": (2, 2)}, "first level"),
+        ({"model__middle_groups": 0}, "middle_groups=0"),
+        ({"diffusion__variance": "learned", "train__objective": "vlb"}, "learned"),
+    ],
+)
+def test_what_diffusers_has_no_word_for_is_refused_by_name(changes, word):
+    config = make_tiny_config(data__image_size=(8, 8), data__channels=1, **changes)
+    with pytest.raises(UserError, match=word):
+        words.unet_config(config), words.scheduler_config(config)

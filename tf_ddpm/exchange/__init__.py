@@ -1,0 +1,1 @@
+"""Runs to and from folders of Hugging Face `diffusers`, without PyTorch."""

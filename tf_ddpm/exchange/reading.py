@@ -1,0 +1,125 @@
+"""What a folder of diffusers holds: its configuration in our words, and its weights. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401 (NumPy knows bfloat16 once it is imported)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from tf_ddpm import config as config_lib
+from tf_ddpm.config import Config
+from tf_ddpm.errors import UserError
+from tf_ddpm.exchange import words
+
+WEIGHTS = "diffusion_pytorch_model"  # the file's name without its ending
+OURS = "tf_ddpm.json"  # our own configuration, beside what diffusers reads
+
+
+def read_config(diffusers_dir: str | os.PathLike, settings: Iterable[str] = ()) -> Config:
+    """The configuration of the run that the folder would become, with each `--set` applied.
+
+    Args:
+      diffusers_dir: a pipeline with `model_index.json` (`unet/` and `scheduler/`, or all files in one folder, as the
+        oldest have them), or a UNet2DModel alone, whose chain is then taken to be Ho et al. 2020's.
+
+    Raises:
+      UserError: where it is no such folder, or has an option that cannot be honoured.
+    """
+    folder = Path(diffusers_dir)
+    unet = _json(_unet_folder(folder) / "config.json")
+    if unet.get("_class_name", "UNet2DModel") != "UNet2DModel":
+        raise UserError(f"{folder}: its network is a {unet['_class_name']}; expected a UNet2DModel")
+    scheduler = _scheduler(folder)
+    own = folder / OURS
+    base = config_lib.from_json(own.read_text(encoding="utf-8"), str(own)) if own.is_file() else None
+    model = words.model_words(unet)
+    learned = unet.get("out_channels", 3) != unet.get("in_channels", 3)
+    chain = words.chain_words(scheduler, learned) if scheduler else {}
+    if base is None:
+        values = {"data.name": None} | chain | model
+    else:  # ours says more than they can: sampling, data, training, the null class
+        values = {key: value for key, value in (chain | model).items() if not key.startswith(("sample.", "train."))}
+        if base.model.null_class and values["model.classes"] == base.model.classes + 1:
+            values |= {"model.null_class": True, "model.classes": base.model.classes}
+    config = config_lib.with_values(base or Config(), values)
+    changed = config_lib.with_settings(config, settings)
+    if changed.model.null_class and not config.model.null_class:  # the last class is the null class
+        changed = config_lib.with_values(changed, {"model.classes": max(changed.model.classes - 1, 0)})
+    return config_lib.validated(changed)
+
+
+def read_weights(diffusers_dir: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Every weight of the network as float32, by name.
+
+    Raises:
+      UserError: where there are none, or they cannot be read.
+    """
+    folder = _unet_folder(Path(diffusers_dir))
+    for variant in ("", ".fp16", ".bf16"):
+        path = folder / f"{WEIGHTS}{variant}.safetensors"
+        if path.is_file():
+            return _read_safetensors(path)
+    path = folder / f"{WEIGHTS}.bin"
+    if path.is_file():
+        return _read_bin(path)
+    raise UserError(f"{folder}: expected the weights in {WEIGHTS}.safetensors or {WEIGHTS}.bin")
+
+
+def _unet_folder(folder: Path) -> Path:
+    """Where the network's config.json is."""
+    if not folder.is_dir():
+        raise UserError(f"--diffusers_dir={folder}: no such folder")
+    for candidate in (folder / "unet", folder):
+        if (candidate / "config.json").is_file():
+            return candidate
+    raise UserError(f"--diffusers_dir={folder}: expected a unet/config.json or config.json of diffusers in it")
+
+
+def _scheduler(folder: Path) -> dict[str, Any]:
+    """The scheduler's config, empty where there is none."""
+    beside = [folder.parent / "scheduler"] if folder.name == "unet" else []
+    for place in [folder / "scheduler", folder, *beside]:
+        path = place / "scheduler_config.json"
+        if path.is_file():
+            return _json(path)
+    return {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path}: {str(error)[:100]}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(path, framework="np") as file:
+            return {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise UserError(f"cannot read {path}: {str(error).splitlines()[0][:150]}") from None
+
+
+def _read_bin(path: Path) -> dict[str, np.ndarray]:
+    """A PyTorch file, read by PyTorch itself, which executes nothing in it (`weights_only`)."""
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f"{path} is a PyTorch file: install PyTorch to read it (pip install torch), or use a .safetensors file"
+        ) from None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: tensor.float().numpy() for name, tensor in state.items()}
+    except Exception as error:  # torch.load raises whatever its parsers do
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot read {path} as weights alone: {reason[:150]}") from None

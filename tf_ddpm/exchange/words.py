@@ -1,0 +1,335 @@
+"""The configuration in the words of `diffusers` (UNet2DModel and its schedulers), both ways. Imports no TensorFlow.
+
+An option that this project cannot honour is refused by its name, whichever way it goes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tf_ddpm.config import Config
+from tf_ddpm.errors import UserError
+
+_DOWN = {"DownBlock2D": False, "AttnDownBlock2D": True}
+_UP = {"UpBlock2D": False, "AttnUpBlock2D": True}
+# What diffusers takes where a config is silent.
+_UNET_DEFAULTS = {
+    "sample_size": None,
+    "in_channels": 3,
+    "out_channels": 3,
+    "time_embedding_dim": None,
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
+    "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [224, 448, 672, 896],
+    "layers_per_block": 2,
+    "downsample_padding": 1,
+    "dropout": 0.0,
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": None,
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "default",
+    "add_attention": True,
+    "num_class_embeds": None,
+}
+_UNET_FIXED = {  # options with one value that we know
+    "center_input_sample": (False,),
+    "time_embedding_type": ("positional",),
+    "mid_block_scale_factor": (1,),
+    "downsample_type": ("conv",),
+    "upsample_type": ("conv",),
+    "act_fn": ("silu", "swish"),
+    "class_embed_type": (None,),
+    "mid_block_type": ("UNetMidBlock2D", None),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
+    "downsample_padding": (0, 1),
+    "freq_shift": (0, 1),
+}
+_UNET_IGNORED = {"num_train_timesteps"}  # of learned time embeddings alone
+
+_SAMPLERS = {"DDPMScheduler": "ddpm", "DDIMScheduler": "ddim", "DPMSolverMultistepScheduler": "dpmpp"}
+_SCHEDULES = {"linear": "linear", "scaled_linear": "quadratic", "squaredcos_cap_v2": "cosine"}
+_PREDICTIONS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
+_VARIANCES = {
+    "fixed_small": "fixed_small",
+    "fixed_small_log": "fixed_small",
+    "fixed_large": "fixed_large",
+    "learned_range": "learned_range",
+}
+_SCHEDULER_DEFAULTS = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+    "variance_type": "fixed_small",
+    "clip_sample": True,
+    "thresholding": False,
+    "sample_max_value": 1.0,
+    "timestep_spacing": "leading",
+    "solver_order": 2,
+}
+_SCHEDULER_FIXED = {
+    "trained_betas": (None,),
+    "clip_sample_range": (1, None),
+    "dynamic_thresholding_ratio": (0.995,),
+    "steps_offset": (0,),
+    "rescale_betas_zero_snr": (False,),
+    "set_alpha_to_one": (True,),
+    "algorithm_type": ("dpmsolver++",),
+    "solver_type": ("midpoint",),
+    "lower_order_final": (True,),
+    "euler_at_final": (False,),
+    "use_karras_sigmas": (False, None),
+    "use_exponential_sigmas": (False, None),
+    "use_beta_sigmas": (False, None),
+    "use_lu_lambdas": (False, None),
+    "use_flow_sigmas": (False, None),
+    "use_dynamic_shifting": (False,),
+    "final_sigmas_type": ("zero",),
+    "timestep_values": (None,),
+}
+# They change nothing where the options above have their values.
+_SCHEDULER_IGNORED = {"flow_shift", "time_shift_type", "lambda_min_clipped", "tensor_format"}
+_UNBOUNDED = 1e6  # largest value of dynamic thresholding that stands for none
+
+
+def model_words(unet: dict[str, Any]) -> dict[str, Any]:
+    """Keys of `model` and `data` from the config of a UNet2DModel.
+
+    Raises:
+      UserError: naming the option that cannot be honoured.
+    """
+    _refuse_others("UNet2DModel", unet, _UNET_DEFAULTS, _UNET_FIXED, _UNET_IGNORED)
+    unet = _UNET_DEFAULTS | unet
+    _check_types(unet)
+    widths, channels = tuple(unet["block_out_channels"]), unet["block_out_channels"][0]
+    even = all(width % channels == 0 for width in widths)
+    down, up = unet["down_block_types"], unet["up_block_types"]
+    last = len(widths) - 1
+    if not len(down) == len(up) == len(widths):
+        _refuse("UNet2DModel", "up_block_types", up, f"expected {len(widths)}, one for each of block_out_channels")
+    attention = [_block(_DOWN, "down_block_types", block) for block in down]
+    up_attention = [_block(_UP, "up_block_types", block) for block in reversed(up)]
+    middle = "none" if unet["mid_block_type"] is None else "attention" if unet["add_attention"] else "residual"
+    modulated = unet["resnet_time_scale_shift"] == "scale_shift"
+    size = unet["sample_size"]
+    if unet["out_channels"] not in (unet["in_channels"], 2 * unet["in_channels"]):
+        _refuse("UNet2DModel", "out_channels", unet["out_channels"], "expected in_channels, or twice as many")
+    return {
+        "model.channels": channels,
+        "model.multipliers": tuple(width // channels for width in widths) if even else (1,) * (last + 1),
+        "model.widths": None if even else widths,
+        "model.blocks": unet["layers_per_block"],
+        "model.attention_levels": tuple(level for level in range(last + 1) if attention[level]),
+        "model.up_attention_levels": (
+            None if attention == up_attention else tuple(level for level in range(last + 1) if up_attention[level])
+        ),
+        "model.middle": middle,
+        "model.heads": 1,
+        "model.head_channels": unet["attention_head_dim"],
+        "model.groups": unet["norm_num_groups"],
+        "model.middle_groups": _middle_groups(unet),
+        "model.norm_epsilon": unet["norm_eps"],
+        "model.dropout": unet["dropout"],
+        "model.injection": "scale_shift" if modulated else "add",
+        "model.downsample_padding": "symmetric" if unet["downsample_padding"] else "same",
+        "model.embedding_order": "cos_sin" if unet["flip_sin_to_cos"] else "sin_cos",
+        "model.frequency_shift": unet["freq_shift"],
+        "model.time_width": unet["time_embedding_dim"],
+        "model.classes": unet["num_class_embeds"] or 0,
+        "model.null_class": False,
+        "data.image_size": [size, size] if isinstance(size, int) else list(size),
+        "data.channels": unet["in_channels"],
+    }
+
+
+def chain_words(scheduler: dict[str, Any], learned: bool) -> dict[str, Any]:
+    """Keys of `diffusion`, `sample` and `train` from the config of a scheduler; an empty one is Ho et al. 2020's.
+
+    Args:
+      learned: whether the network has the variance among its outputs.
+
+    Raises:
+      UserError: naming the option that cannot be honoured.
+    """
+    name = scheduler.get("_class_name", "DDPMScheduler")
+    if name not in _SAMPLERS:
+        raise UserError(f"scheduler {name}: expected one of {', '.join(_SAMPLERS)}")
+    if "timesteps" in scheduler:  # the oldest releases' word for it
+        scheduler = {"num_train_timesteps": scheduler["timesteps"]} | scheduler
+        scheduler.pop("timesteps")
+    _refuse_others(name, scheduler, _SCHEDULER_DEFAULTS, _SCHEDULER_FIXED, _SCHEDULER_IGNORED)
+    solver = name == "DPMSolverMultistepScheduler"
+    own = {"clip_sample": False, "timestep_spacing": "linspace"} if solver else {}
+    given = {key: value for key, value in scheduler.items() if value is not None}
+    scheduler = _SCHEDULER_DEFAULTS | own | given
+    variance = _known(name, "variance_type", scheduler, _VARIANCES)
+    if (variance == "learned_range") != learned:
+        # DDIM and the solvers take no notice of a fixed variance, but do not drop a learned one either.
+        _refuse(name, "variance_type", scheduler["variance_type"], "it does not fit the network's out_channels")
+    clip = "static" if scheduler["clip_sample"] else "none"
+    if scheduler["thresholding"]:
+        largest = scheduler["sample_max_value"]
+        if largest not in (1.0, _UNBOUNDED):
+            _refuse(name, "sample_max_value", largest, f"expected 1 or {_UNBOUNDED:g} (no bound)")
+        clip = "static" if largest == 1.0 else "dynamic"
+    return {
+        "diffusion.timesteps": scheduler["num_train_timesteps"],
+        "diffusion.schedule": _known(name, "beta_schedule", scheduler, _SCHEDULES),
+        "diffusion.beta_start": scheduler["beta_start"],
+        "diffusion.beta_end": scheduler["beta_end"],
+        "diffusion.prediction": _known(name, "prediction_type", scheduler, _PREDICTIONS),
+        "diffusion.variance": variance,
+        "train.objective": "hybrid" if learned else "simple",  # what would go on teaching it
+        "sample.sampler": _SAMPLERS[name],
+        "sample.spacing": scheduler["timestep_spacing"],
+        "sample.order": scheduler["solver_order"],
+        "sample.clip": clip,
+    }
+
+
+def unet_config(config: Config) -> dict[str, Any]:
+    """The config of the UNet2DModel that is the run's network.
+
+    Raises:
+      UserError: naming the key that diffusers has no word for.
+    """
+    model, data = config.model, config.data
+    widths = model.level_widths
+    if widths[0] != model.channels:
+        raise UserError(f"diffusers has no word for a first level of {widths[0]} after {model.channels} channels")
+    modulated = model.injection == "scale_shift"
+    middle_groups = model.groups if model.middle_groups is None else model.middle_groups
+    if middle_groups == 0 and not modulated:
+        raise UserError("diffusers has no word for model.middle_groups=0 with model.injection=add")
+    up_levels = model.attention_levels if model.up_attention_levels is None else model.up_attention_levels
+    levels = range(len(widths))
+    return {
+        "_class_name": "UNet2DModel",
+        "sample_size": data.image_size[0] if len(set(data.image_size)) == 1 else list(data.image_size),
+        "in_channels": data.channels,
+        "out_channels": data.channels * (2 if config.diffusion.learned_variance else 1),
+        "center_input_sample": False,
+        "time_embedding_type": "positional",
+        "time_embedding_dim": model.time_width,
+        "freq_shift": model.frequency_shift,
+        "flip_sin_to_cos": model.embedding_order == "cos_sin",
+        "down_block_types": [("Attn" * (level in model.attention_levels)) + "DownBlock2D" for level in levels],
+        "mid_block_type": None if model.middle == "none" else "UNetMidBlock2D",
+        "up_block_types": [("Attn" * (level in up_levels)) + "UpBlock2D" for level in reversed(levels)],
+        "block_out_channels": list(widths),
+        "layers_per_block": model.blocks,
+        "mid_block_scale_factor": 1,
+        "downsample_padding": 1 if model.downsample_padding == "symmetric" else 0,
+        "downsample_type": "conv",
+        "upsample_type": "conv",
+        "dropout": model.dropout,
+        "act_fn": "silu",
+        "attention_head_dim": _head_dim(config, {*model.attention_levels, *up_levels}),
+        "norm_num_groups": model.groups,
+        "attn_norm_num_groups": middle_groups or None,
+        "norm_eps": model.norm_epsilon,
+        "resnet_time_scale_shift": "scale_shift" if modulated else "default",
+        "add_attention": model.middle == "attention",
+        "class_embed_type": None,
+        "num_class_embeds": (model.classes + int(model.null_class)) or None,
+    }
+
+
+def scheduler_config(config: Config) -> dict[str, Any]:
+    """The config of the DDPMScheduler that is the run's chain.
+
+    Raises:
+      UserError: naming the key that diffusers has no word for.
+    """
+    diffusion, sample = config.diffusion, config.sample
+    if diffusion.variance == "learned":
+        raise UserError("diffusers reads variance_type=learned as the variance, not as its logarithm: no word for it")
+    backwards = {ours: theirs for theirs, ours in _SCHEDULES.items()}
+    constant = diffusion.schedule == "constant"
+    return {
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": diffusion.timesteps,
+        "beta_schedule": "linear" if constant else backwards[diffusion.schedule],
+        "beta_start": diffusion.beta_end if constant else diffusion.beta_start,
+        "beta_end": diffusion.beta_end,
+        "prediction_type": {ours: theirs for theirs, ours in _PREDICTIONS.items()}[diffusion.prediction],
+        "variance_type": diffusion.variance,
+        "clip_sample": sample.clip == "static",
+        "thresholding": sample.clip == "dynamic",
+        "sample_max_value": _UNBOUNDED if sample.clip == "dynamic" else 1.0,
+        "timestep_spacing": "leading" if sample.spacing == "quadratic" else sample.spacing,
+    }
+
+
+def _head_dim(config: Config, attending: set[int]) -> int | None:
+    """attention_head_dim: one width for the heads of every attention, or None where each has one head."""
+    model = config.model
+    if model.head_channels is not None:
+        return model.head_channels
+    if model.heads == 1:
+        return None
+    widths = model.level_widths
+    used = {widths[level] for level in attending} | ({widths[-1]} if model.middle == "attention" else set())
+    if len(used) > 1:
+        raise UserError(f"diffusers has no word for model.heads={model.heads} at levels of {sorted(used)} channels")
+    return used.pop() // model.heads if used else None
+
+
+def _refuse_others(
+    where: str, given: dict[str, Any], known: dict[str, Any], fixed: dict[str, tuple], ignored: set[str]
+) -> None:
+    """Refuses every option that is neither known nor at the one value that we have."""
+    for name, value in given.items():
+        if name.startswith("_") or name in ignored:
+            continue
+        if name in fixed:
+            if value not in fixed[name]:
+                _refuse(where, name, value, f"expected {' or '.join(map(str, fixed[name]))}")
+        elif name not in known:
+            _refuse(where, name, value, "this option is not known here")
+
+
+def _middle_groups(unet: dict[str, Any]) -> int | None:
+    """diffusers leaves the middle attention's norm out of networks with scale and shift that do not ask for it."""
+    groups = unet["attn_norm_num_groups"]
+    if groups is None:
+        return 0 if unet["resnet_time_scale_shift"] == "scale_shift" else None
+    return None if groups == unet["norm_num_groups"] else groups
+
+
+def _check_types(unet: dict[str, Any]) -> None:
+    """Refuses what could not even be reckoned with; ranges are the configuration's own."""
+
+    def numbers(value: Any) -> bool:
+        return isinstance(value, list | tuple) and len(value) > 0 and all(type(n) is int and n > 0 for n in value)
+
+    if not numbers(unet["block_out_channels"]):
+        _refuse("UNet2DModel", "block_out_channels", unet["block_out_channels"], "expected a list of widths")
+    for name in ("down_block_types", "up_block_types"):
+        if not isinstance(unet[name], list | tuple):
+            _refuse("UNet2DModel", name, unet[name], "expected a list of blocks")
+    for name in ("in_channels", "out_channels"):
+        if not numbers([unet[name]]):
+            _refuse("UNet2DModel", name, unet[name], "expected a whole number above 0")
+    size = unet["sample_size"]
+    if not (numbers([size]) or (numbers(size) and len(size) == 2)):
+        _refuse("UNet2DModel", "sample_size", size, "expected the side of the images, or [height, width]")
+
+
+def _known(where: str, name: str, given: dict[str, Any], words: dict[str, str]) -> str:
+    if not isinstance(given[name], str) or given[name] not in words:
+        _refuse(where, name, given[name], f"expected {', '.join(words)}")
+    return words[given[name]]
+
+
+def _block(words: dict[str, bool], name: str, block: str) -> bool:
+    return _known("UNet2DModel", name, {name: block}, words)
+
+
+def _refuse(where: str, name: str, value: Any, remedy: str) -> None:
+    raise UserError(f"{where} {name}={value!r:.60}: {remedy}")
