@@ -2,7 +2,8 @@
 
 A support-vector classifier (RBF, calibrated) is trained on 1,200 real digits. Printed: the share of 1,000
 samples and of the other 597 real digits of which it is sure (p > 0.8), the share of every class among the
-samples, and distances to the nearest real digit (samples against real digits, root mean square in grey levels).
+samples, for a run with classes the share of samples that it takes for the class asked for, and distances to
+the nearest real digit (samples against real digits, root mean square in grey levels).
 """
 
 import json
@@ -20,6 +21,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("run_dir", "runs/digits", "The run to measure.")
 flags.DEFINE_string("sampler", None, "ddpm or ddim; default: the run's own.")
 flags.DEFINE_integer("sampling_steps", None, "Steps of the reverse chain; default: the run's own.")
+flags.DEFINE_float("guidance", None, "Weight of the class, for a run with classes.")
 flags.DEFINE_integer("num_images", 1000, "Samples to draw.")
 flags.DEFINE_integer("seed", 0, "Seed of the first sample.")
 
@@ -32,8 +34,8 @@ def nearest(points: np.ndarray, real: np.ndarray, same: bool) -> np.ndarray:
     return np.sqrt(np.maximum(squared.min(1), 0) / points.shape[1])
 
 
-def measure(samples: np.ndarray, seed: int = 0) -> dict[str, object]:
-    """The figures for `samples` uint8 [N, 8, 8, 1]."""
+def measure(samples: np.ndarray, asked: np.ndarray | None, seed: int = 0) -> dict[str, object]:
+    """The figures for `samples` uint8 [N, 8, 8, 1], of the classes `asked` [N] for if any."""
     real = datasets.load(config.DataConfig())
     flat = real.images.reshape(len(real), -1).astype(np.float64)
     drawn = samples.reshape(len(samples), -1).astype(np.float64)
@@ -44,13 +46,15 @@ def measure(samples: np.ndarray, seed: int = 0) -> dict[str, object]:
     sure = {
         name: (classifier.predict_proba(x).max(1) > 0.8).mean() for name, x in (("real", test), ("samples", drawn))
     }
-    classes = np.bincount(classifier.predict(drawn), minlength=10) / len(drawn)
+    predicted = classifier.predict(drawn)
+    classes = np.bincount(predicted, minlength=10) / len(drawn)
     to_real, among_real = nearest(drawn, flat, same=False), nearest(flat, flat, same=True)
     percentiles = (1, 5, 25, 50, 75)
     return {
         "sure_real": round(sure["real"], 4),
         "sure_samples": round(sure["samples"], 4),
         "ratio": round(sure["samples"] / sure["real"], 4),
+        **({} if asked is None else {"as_asked": round(float((predicted == asked).mean()), 4)}),
         "class_shares": classes.round(3).tolist(),
         "nearest_percentiles": list(percentiles),
         "nearest_samples": np.percentile(to_real, percentiles).round(2).tolist(),
@@ -62,8 +66,10 @@ def main(_: list[str]) -> None:
     """Draws and prints."""
     run = tf_ddpm.load_run(FLAGS.run_dir)
     seeds = np.arange(FLAGS.seed, FLAGS.seed + FLAGS.num_images)
-    samples = run.sample(seeds, sampler=FLAGS.sampler, steps=FLAGS.sampling_steps, batch_size=250)
-    print(json.dumps({"checkpoint_step": run.checkpoint_step, **measure(samples)}, indent=1))
+    settings = {"sampler": FLAGS.sampler, "steps": FLAGS.sampling_steps, "guidance": FLAGS.guidance}
+    samples = run.sample(seeds, batch_size=250, **settings)
+    asked = run.labels(seeds, None) if run.config.model.classes else None
+    print(json.dumps({"checkpoint_step": run.checkpoint_step, **measure(samples, asked)}, indent=1))
 
 
 if __name__ == "__main__":

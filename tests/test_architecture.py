@@ -65,6 +65,7 @@ PLAN = {
         "build", "checkpoints", "config", "errors", "exchange.reading", "exchange.tensors", "exchange.words",
         "sampling",
     },
+    "frechet": set(),
     "evaluate": {
         "build", "config", "datasets", "errors", "objectives", "pixels", "process", "randomness", "sampling",
     },

@@ -40,6 +40,10 @@ def command(*flags, cwd, block_tensorflow=False):
         (["--mode=sample"], ["no run in runs/digits", "--mode=train"]),
         (["--mode=export", "--run_dir=nowhere"], ["no run in nowhere"]),
         (["--mode=sample", "--num_images=0"], ["num_images"]),
+        (["--mode=import", "--run_dir=new"], ["--diffusers_dir"]),
+        (["--mode=import", "--run_dir=new", "--diffusers_dir=nowhere"], ["nowhere", "no such folder"]),
+        (["--mode=sample", "--diffusers_dir=x"], ["--diffusers_dir belongs to --mode=import"]),
+        (["--mode=import", "--preset=digits", "--run_dir=new", "--diffusers_dir=x"], ["--preset belongs to"]),
         (["--mode=train", "extra"], ["unexpected argument 'extra'"]),
         (["--mode=train", "--stepz=3"], ["stepz"]),
         (["--mode=train", "--seed=x"], ["seed"]),
@@ -48,6 +52,7 @@ def command(*flags, cwd, block_tensorflow=False):
         (["--mode=eval", "--sampler=ddpm"], ["--mode=sample or export"]),
         (["--mode=eval", "--metrics=fdi"], ["--metrics=fdi", "bpd"]),
         (["--mode=train", "--set=data.name=none"], ["data.name"]),
+        (["--mode=train", "--set=data.split=test"], ["data.split=test", "expected train"]),
         (["--mode=sample", "--seed=99999999999999999999"], ["seed"]),
         (["--mode=train", "--run_dir=" + 300 * "a", "--set=train.steps=0"], ["train.steps=0"]),
     ],
@@ -119,5 +124,15 @@ def test_train_sample_export_work_one_after_the_other_with_the_mode_alone(tmp_pa
     assert again.returncode == 0 and "already at step 3" in again.stdout, again.stderr
     sampled = command("--mode=sample", "--num_images=3", cwd=tmp_path)
     assert sampled.returncode == 0 and (run_dir / "samples/grid.png").exists(), sampled.stderr
+    measured = command("--mode=eval", "--num_images=3", cwd=tmp_path)
+    assert measured.returncode == 0 and "bits/dim" in measured.stdout, measured.stderr
+    assert (run_dir / "metrics.json").exists()
+    handed = command("--mode=export_diffusers", cwd=tmp_path)
+    assert handed.returncode == 0 and (run_dir / "diffusers/unet/config.json").exists(), handed.stderr
+    fetch = ["--mode=import", f"--diffusers_dir={run_dir / 'diffusers'}"]
+    imported = command(*fetch, "--run_dir=runs/imported", cwd=tmp_path)
+    assert imported.returncode == 0 and (tmp_path / "runs/imported/config.json").exists(), imported.stderr
+    again = command(*fetch, "--run_dir=runs/imported", cwd=tmp_path)
+    assert again.returncode == 1 and "not empty" in again.stderr, again.stderr
     exported = command("--mode=export", cwd=tmp_path)
     assert exported.returncode == 0 and (run_dir / "serving/ddpm/1/saved_model.pb").exists(), exported.stderr

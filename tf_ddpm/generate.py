@@ -90,7 +90,7 @@ def _write(
             count += 1
         bar.update(len(images))
     bar.close()
-    first = np.concatenate(shown)[:_SHOWN]
+    first = np.concatenate(shown)[: _SHOWN // (columns or 1) * (columns or 1)]  # full rows of classes
     image_files.save_image(image_files.grid(first, columns), folder / "grid")
     channels = run.image_shape[-1]
     if channels not in image_files.PNG_CHANNELS:

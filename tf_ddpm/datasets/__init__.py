@@ -11,10 +11,12 @@ def check(data: DataConfig) -> None:
     """What can be said of `data` at once, before TensorFlow is imported.
 
     Raises:
-      UserError: where no data is named, or there is no such folder.
+      UserError: where no data is named, or there is no such split or folder.
     """
     if data.name is None:
         raise UserError("this run does not know its data; name some: --set=data.name=cifar10 (or digits, folder, ...)")
+    if data.name in ("digits", "folder") and data.split != "train":
+        raise UserError(f"data.split={data.split}: data.name={data.name} has no splits; expected train")
     if data.name == "folder" and not Path(data.path).expanduser().is_dir():
         raise UserError(f"data.path={data.path}: no such folder")
 

@@ -1,0 +1,1 @@
+"""Small programs that use the package's equations without its images."""
