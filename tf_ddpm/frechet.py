@@ -23,16 +23,16 @@ def moments(features: np.ndarray) -> Moments:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^1/2), the squared 2-Wasserstein distance of two normals.
 
-    Heusel et al. 2017, eq. 6. The trace of (A B)^1/2 is that of (A^1/2 B A^1/2)^1/2, whose argument is symmetric and
-    positive semi-definite, so singular covariances need no special care.
+    Heusel et al. 2017, eq. 6. The trace of (A B)^1/2 is the sum of the singular values of A^1/2 B^1/2: no square root of
+    a small difference is taken, so singular covariances cost no accuracy.
     """
-    root = _root(a.covariance)
-    middle = root @ b.covariance @ root
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh((middle + middle.T) / 2), 0.0)).sum()
+    cross = np.linalg.svd(_root(a.covariance) @ _root(b.covariance), compute_uv=False).sum()
     difference = a.mean - b.mean
     return float(difference @ difference + np.trace(a.covariance) + np.trace(b.covariance) - 2.0 * cross)
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
+    """The symmetric square root, eigenvalues that are rounding taken for zero."""
     values, vectors = np.linalg.eigh(covariance)
-    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    smallest = len(values) * np.finfo(np.float64).eps * values[-1]
+    return (vectors * np.sqrt(np.where(values > smallest, values, 0.0))) @ vectors.T
