@@ -23,8 +23,8 @@ def moments(features: np.ndarray) -> Moments:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^1/2), the squared 2-Wasserstein distance of two normals.
 
-    Heusel et al. 2017, eq. 6. The trace of (A B)^1/2 is the sum of the singular values of A^1/2 B^1/2: no square root of
-    a small difference is taken, so singular covariances cost no accuracy.
+    Heusel et al. 2017, eq. 6. The trace of (A B)^1/2 is the sum of the singular values of A^1/2 B^1/2: no square root
+    of a small difference is taken, so singular covariances cost no accuracy.
     """
     cross = np.linalg.svd(_root(a.covariance) @ _root(b.covariance), compute_uv=False).sum()
     difference = a.mean - b.mean
