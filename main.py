@@ -22,10 +22,15 @@ def _train(run_dir: str) -> None:
     train_loop.run(config, run_dir)
 
 
-def _run(run_dir: str, sections: tuple[str, ...] = ("sample",)):
-    """The run, as the flags want it used; what is wrong is found before TensorFlow is imported."""
-    config = config_lib.used(config_lib.read(run_dir), command_line.settings(), command_line.sampling(), sections)
+def _config(run_dir: str, allowed: frozenset[str] = config_lib.SAMPLING_KEYS) -> config_lib.Config:
+    """How the flags want the run used; what is wrong is found before TensorFlow is imported."""
+    saved = config_lib.read(run_dir)
+    config = config_lib.used(saved, command_line.settings(), command_line.sampling(), allowed)
     config_lib.label(config, FLAGS.label)
+    return config
+
+
+def _open(run_dir: str, config: config_lib.Config):
     quiet_tensorflow.import_tensorflow()
     from tf_ddpm import sampling
 
@@ -33,7 +38,7 @@ def _run(run_dir: str, sections: tuple[str, ...] = ("sample",)):
 
 
 def _sample(run_dir: str) -> None:
-    run = _run(run_dir)
+    run = _open(run_dir, _config(run_dir))
     from tf_ddpm import generate
 
     out_dir = FLAGS.out_dir or os.path.join(run_dir, "samples")
@@ -43,25 +48,41 @@ def _sample(run_dir: str) -> None:
 
 
 def _export(run_dir: str) -> None:
-    run = _run(run_dir)
+    from export import plans as plans_lib
+
+    config = _config(run_dir)
+    words = FLAGS.plans
+    if words is None and (FLAGS.sampler or FLAGS.sampling_steps):
+        words = f"{config.sample.sampler}-{config.sample.steps or config.diffusion.timesteps}"
+    plans = plans_lib.parse(words, config)
+    run = _open(run_dir, config)
     from export import saved_model
 
-    print(f"wrote {saved_model.export_run(run, FLAGS.export_dir or os.path.join(run_dir, 'serving', 'ddpm'))}")
+    export_dir = FLAGS.export_dir or os.path.join(run_dir, "serving", "ddpm")
+    print(f"wrote {saved_model.export_run(run, export_dir, plans, FLAGS.max_batch, FLAGS.keep_versions)}")
 
 
 def _eval(run_dir: str) -> None:
-    run = _run(run_dir, ("sample", "data"))
+    run = _open(run_dir, _config(run_dir, config_lib.MEASURING_KEYS))
     from tf_ddpm import evaluate
 
     print(f"wrote {evaluate.evaluate(run, run_dir, FLAGS.num_images, FLAGS.seed)}")
 
 
 def _import(run_dir: str) -> None:
-    if FLAGS.diffusers_dir is None or FLAGS.run_dir is None:
+    if not FLAGS.diffusers_dir or not FLAGS.run_dir:
         raise UserError("--mode=import needs --diffusers_dir=FOLDER (of diffusers) and --run_dir=DIR (a new one)")
     from tf_ddpm.exchange import reading
 
     config = reading.read_config(FLAGS.diffusers_dir, command_line.settings())
+    if not reading.has_scheduler(FLAGS.diffusers_dir):
+        print(
+            "no scheduler in the folder: the chain is taken to be Ho et al. 2020's (--set=diffusion.* says otherwise)"
+        )
+    elif config.sample.sampler == "dpmpp" and config.sample.spacing in ("leading", "linspace"):
+        print(
+            "diffusers' solver leaves the last of these timesteps out on shorter chains; --spacing=trailing is equal"
+        )
     quiet_tensorflow.import_tensorflow()
     from tf_ddpm.exchange import folders
 
@@ -69,7 +90,7 @@ def _import(run_dir: str) -> None:
 
 
 def _export_diffusers(run_dir: str) -> None:
-    run = _run(run_dir)
+    run = _open(run_dir, _config(run_dir))
     from tf_ddpm.exchange import folders
 
     print(f"wrote {folders.export_run(run, FLAGS.out_dir or os.path.join(run_dir, 'diffusers'))}")

@@ -23,7 +23,7 @@ from tf_ddpm.process import DiffusionProcess
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "swiss_roll.png", "Where the picture goes.")
-flags.DEFINE_integer("steps", 6000, "Updates.")
+flags.DEFINE_integer("steps", 6000, "Updates.", lower_bound=10)
 flags.DEFINE_integer("seed", 0, "Of the data, the weights and the noise.")
 
 STEPS = 40

@@ -8,13 +8,21 @@ ROOT = Path(__file__).parent.parent
 PLAN = {
     "main": {
         "command_line", "config", "datasets", "presets", "errors", "quiet_tensorflow", "train_loop", "sampling",
-        "generate", "evaluate", "exchange.reading", "exchange.folders", "export.saved_model",
+        "generate", "evaluate", "exchange.reading", "exchange.folders", "export.plans",
+        "export.saved_model",
     },
     "command_line": {"errors", "presets"},
     "export": set(),
-    "export.signatures": {"build", "sampling"},
+    "export.plans": {"config", "errors"},
+    "export.limits": set(),
+    "export.signatures": {
+        "build", "export.limits", "export.plans", "image_files", "objectives", "pixels", "samplers", "sampling",
+    },
     "export.verify": set(),
-    "export.saved_model": {"export.signatures", "export.verify", "errors", "sampling"},
+    "export.serving_files": {"config", "export.limits", "export.plans", "export.signatures", "sampling"},
+    "export.saved_model": {
+        "export.plans", "export.serving_files", "export.signatures", "export.verify", "errors", "sampling",
+    },
     "tf_ddpm": {"sampling"},
     "errors": set(),
     "quiet_tensorflow": set(),

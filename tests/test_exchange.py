@@ -85,7 +85,7 @@ def test_an_imported_run_samples_evaluates_exports_and_trains_on(folder, run_dir
 
     with pytest.raises(UserError, match=r"data\.name"):
         evaluate.evaluate(run, target, 4, 0)
-    with_data = config_lib.used(run.config, ["data.name=digits"], {}, ("sample", "data"))
+    with_data = config_lib.used(run.config, ["data.name=digits"], {}, config_lib.MEASURING_KEYS)
     figures = [evaluate.bits_per_dim(r, evaluate._images(r, 4, 0), 0)["value"] for r in (run, origin)
                for r.config in [config_lib.with_values(r.config, {"data.name": "digits"})]]  # fmt: skip
     assert figures[0] == pytest.approx(figures[1], rel=1e-6) and with_data.data.name == "digits"
@@ -137,6 +137,12 @@ def test_the_null_class_is_told_by_our_own_words_or_by_the_user(tmp_path):
         ("unet/config.json", {"up_block_types": [["UpBlock2D"], 3]}, "up_block_types=3"),
         ("unet/config.json", {"dropout": "much"}, "model.dropout=much"),
         ("scheduler/scheduler_config.json", {"beta_start": -1.0}, "diffusion.beta_start=-1.0"),
+        ("unet/config.json", {"downsample_padding": True}, "downsample_padding=True"),
+        ("unet/config.json", {"add_attention": "no"}, "add_attention='no'"),
+        ("unet/config.json", {"_class_name": "a\nb"}, "expected a UNet2DModel"),
+        ("model_index.json", {"vqvae": ["diffusers", "VQModel"]}, "'vqvae'"),
+        ("scheduler/scheduler_config.json", {"_class_name": ["a"]}, "_class_name=['a']"),
+        ("scheduler/scheduler_config.json", {"clip_sample": "False"}, "clip_sample='False'"),
         ("unet/config.json", {"norm_num_groups": 3}, "model.groups=3"),
         ("scheduler/scheduler_config.json", {"_class_name": "PNDMScheduler"}, "PNDMScheduler"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "sigmoid"}, "beta_schedule='sigmoid'"),
@@ -152,6 +158,29 @@ def test_an_option_that_cannot_be_honoured_is_refused_by_name(copy, file, change
     with pytest.raises(UserError) as caught:
         reading.read_config(copy)
     assert message in str(caught.value) and len(str(caught.value).splitlines()) == 1, caught.value
+
+
+def test_a_solver_made_from_another_scheduler_does_not_clip(copy):
+    edited(copy / "scheduler/scheduler_config.json", _class_name="DPMSolverMultistepScheduler", solver_order=3)
+    config = reading.read_config(copy)
+    assert (config.sample.sampler, config.sample.order, config.sample.clip) == ("dpmpp", 3, "none")
+
+
+def test_a_network_alone_takes_its_chain_from_beside_it_or_from_the_paper(copy, monkeypatch):
+    edited(copy / "scheduler/scheduler_config.json", num_train_timesteps=70)
+    monkeypatch.chdir(copy / "unet")
+    assert reading.read_config(".").diffusion.timesteps == 70 and reading.has_scheduler(".")
+    (copy / "scheduler/scheduler_config.json").unlink()
+    edited(copy / "unet/config.json", out_channels=2)
+    config = reading.read_config(".")
+    assert (config.diffusion.timesteps, config.diffusion.variance) == (1000, "learned_range")
+    assert not reading.has_scheduler(".")
+
+
+def test_our_own_words_that_cannot_be_read_are_one_clear_line(copy):
+    (copy / reading.OURS).write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=reading.OURS):
+        reading.read_config(copy)
 
 
 @pytest.mark.parametrize("spoil", ["missing", "extra", "shape", "nan", "truncated", "lying", "absent"])

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tf_ddpm
-from export import saved_model
+from export import plans, saved_model, serving_files
 from tf_ddpm.errors import UserError
 
 
@@ -35,7 +35,17 @@ def close(a, b):
 def test_versions_count_up_and_nothing_else_is_left(run, version):
     assert version.name == "1"
     assert saved_model.export_run(run, version.parent).name == "2"
-    assert sorted(path.name for path in version.parent.iterdir()) == ["1", "2"]
+    files = ["batching.config", "docker-compose.yml", "models.config", "monitoring.config"]
+    assert sorted(path.name for path in version.parent.iterdir()) == ["1", "2", *files]
+
+
+def test_old_versions_are_pruned_and_never_the_newest(run, tmp_path):
+    for name in ("3", "20", "100", "not-a-version"):
+        (tmp_path / name).mkdir()
+    quick = plans.parse("ddim-2", run.config)
+    assert saved_model.export_run(run, tmp_path, quick, keep_versions=2).name == "101"
+    kept = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert kept == ["100", "101", "not-a-version"]
 
 
 def test_a_seed_gives_the_same_image_in_any_batch(run, signatures):
@@ -48,7 +58,7 @@ def test_a_seed_gives_the_same_image_in_any_batch(run, signatures):
     np.testing.assert_array_equal(five["seed"], [3, 1, 7, 2, 9])
     assert close(alone["image"][0].numpy(), five["image"][2].numpy())
     assert close(alone["image"][0].numpy(), sixteen["image"][15].numpy())
-    assert close(alone["image"].numpy(), run.sample([7]))
+    assert close(alone["image"].numpy(), run.sample([7], sampler="ddim", steps=20))
     assert len(np.unique(sixteen["image"].numpy().reshape(16, -1), axis=0)) == 16
     np.testing.assert_array_equal(alone["image"], ask([7])["image"])
 
@@ -62,7 +72,7 @@ def test_a_process_with_tensorflow_alone_draws_the_runs_images(run, version, tmp
     )
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=env, capture_output=True)
-    assert close(np.load(tmp_path / "out.npy"), run.sample([7, 8]))
+    assert close(np.load(tmp_path / "out.npy"), run.sample([7, 8], sampler="ddim", steps=20))
 
 
 def test_denoise_gives_noise_and_image_that_explain_x_t(run, signatures):
@@ -78,10 +88,9 @@ def test_every_input_and_output_has_the_batch_first_and_xla_is_off(version):
     model = saved_model_pb2.SavedModel()
     model.ParseFromString((version / "saved_model.pb").read_bytes())
     (graph,) = model.meta_graphs
-    for name in ("serving_default", "denoise"):
-        signature = graph.signature_def[name]
+    for name, signature in graph.signature_def.items():
         for tensor in [*signature.inputs.values(), *signature.outputs.values()]:
-            assert tensor.tensor_shape.dim[0].size == -1, name
+            assert name == "__saved_model_init_op" or tensor.tensor_shape.dim[0].size == -1, name
     for function in graph.graph_def.library.function:
         assert not function.attr["_XlaMustCompile"].b
         assert not any(node.op.startswith("Xla") for node in function.node_def)
@@ -92,10 +101,47 @@ def test_the_weights_stand_once_in_the_model(run, version):
     assert size < 1.5 * 4 * run.network.count_params() + 50_000
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("ddim", "is no plan"),
+        ("ddim-0", "sample.steps=0"),
+        ("ddim-21", "more than diffusion.timesteps=20"),
+        ("euler-5", "sample.sampler=euler"),
+        ("ddim-5,ddim-05", "stands there twice"),
+        ("ddim-5,", "is no plan"),
+    ],
+)
+def test_a_wrong_plan_is_one_clear_line(run, words, message):
+    with pytest.raises(UserError, match=message):
+        plans.parse(words, run.config)
+
+
+def test_the_default_plans_are_no_longer_than_the_chain(run):
+    assert [plan.name for plan in plans.parse(None, run.config)] == ["ddim_20", "dpmpp_20", "ddpm_20"]
+
+
+def test_allowed_batch_sizes_end_with_the_largest():
+    assert serving_files.allowed_batch_sizes(64) == [1, 2, 4, 8, 16, 32, 64]
+    assert serving_files.allowed_batch_sizes(20) == [1, 2, 4, 8, 16, 20]
+    assert serving_files.allowed_batch_sizes(1) == [1]
+
+
+def test_every_variable_of_the_graph_is_filled_from_the_checkpoint(version):
+    """Python's loader does not need it; the C++ one does."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    model = saved_model_pb2.SavedModel()
+    model.ParseFromString((version / "saved_model.pb").read_bytes())
+    nodes = model.meta_graphs[0].graph_def.node
+    filled = len(tf.train.list_variables(str(version / "variables" / "variables"))) - 1  # one is the object graph
+    assert sum(node.op == "VarHandleOp" for node in nodes) == filled > 50
+
+
 def test_a_model_that_draws_other_images_is_not_published(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(type(run), "sample", lambda self, seeds: np.zeros((2, 8, 8, 1), np.uint8))
+    monkeypatch.setattr(type(run), "sample", lambda self, seeds, **_: np.zeros((2, 8, 8, 1), np.uint8))
     with pytest.raises(UserError, match="other images than the run"):
-        saved_model.export_run(run, tmp_path)
+        saved_model.export_run(run, tmp_path, plans.parse("ddim-2", run.config))
     assert not list(tmp_path.iterdir())
 
 

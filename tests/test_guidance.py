@@ -116,10 +116,11 @@ def test_wrong_labels_are_refused(conditional_run, label):
 
 
 def test_the_export_takes_label_and_guidance(conditional_run, tmp_path):
-    from export import saved_model
+    from export import plans, saved_model
 
     run = load_run(conditional_run, guidance=1.5, steps=4)
-    served = tf.saved_model.load(str(saved_model.export_run(run, tmp_path))).signatures
+    version = saved_model.export_run(run, tmp_path, plans.parse("ddpm-4", run.config))
+    served = tf.saved_model.load(str(version)).signatures
     inputs = {
         "seed": tf.constant([5, 6], tf.int64),
         "label": tf.constant([1, -1]),

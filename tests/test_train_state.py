@@ -18,7 +18,7 @@ IMAGES = ImageSet(
 )
 
 
-def train(config, devices, updates, clip_norm=None, strategy=None, poison_at=None):
+def train(config, devices, updates, clip_norm=None, strategy=None, poison_at=None, prepare=None):
     """The state after some updates on so many logical devices, and the metrics of each."""
     strategy = strategy or mirrored(devices)
     with strategy.scope():
@@ -26,6 +26,8 @@ def train(config, devices, updates, clip_norm=None, strategy=None, poison_at=Non
         state = TrainState(
             lambda: build.network(config, "float32"), build.optimizer(config.train), build.timesteps(config)
         )
+    if prepare:
+        prepare(state)
     settings = config.train
     update = make_update(
         state,
@@ -149,6 +151,27 @@ def test_loss_and_clipped_step_are_those_of_algorithm_1(tiny_config):
     assert metrics["gradient_norm"] == pytest.approx(norm, rel=1e-4)
     for g, a, b in zip(gradients, before.network.trainable_variables, after.network.trainable_variables, strict=True):
         np.testing.assert_allclose(b.numpy(), a.numpy() - 0.5 * g.numpy() * clip_norm / norm, atol=1e-6)
+
+
+def test_a_clipped_step_has_the_bounds_length_even_if_a_table_of_labels_leads_it(tiny_config):
+    changes = {"model__classes": 3, "train__optimizer": "sgd", "train__learning_rate": 1.0}
+    config = config_for(tiny_config, **changes)
+    before, _ = train(config, 1, 0)
+
+    def amplified(state):  # the blocks' outputs are 0 at first, and with them the gradient of the labels
+        network = state.network
+        rng = np.random.default_rng(0)
+        for weight in network.weights:
+            if weight.path.endswith(("conv_2/kernel", "conv_out/kernel", "time/kernel")):
+                weight.assign(rng.normal(0, 1.0, weight.shape))
+        network.label_embedding.table.assign(0.01 * network.label_embedding.table)  # where swish is steep
+
+    amplified(before)
+    after, (metrics,) = train(config, 1, 1, clip_norm=0.05, prepare=amplified)
+    pairs = zip(before.network.weights, after.network.weights, strict=True)
+    moves = [np.sum((b.numpy().astype(np.float64) - a.numpy()) ** 2) for a, b in pairs]
+    assert metrics["gradient_norm"] > 0.1
+    assert np.sqrt(sum(moves)) == pytest.approx(0.05, rel=1e-4)
 
 
 def test_a_gradient_below_the_bound_is_not_scaled(tiny_config):

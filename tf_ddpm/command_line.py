@@ -5,7 +5,7 @@ from absl import flags
 from tf_ddpm import presets
 from tf_ddpm.errors import UserError
 
-_EVERY_USE = ("sample", "export", "eval")  # modes that use a trained run
+_RUNNING = ("sample", "export", "eval")  # modes that run a trained network
 
 flags.DEFINE_string("mode", None, "train, sample, export, eval, import or export_diffusers.")
 flags.DEFINE_string("preset", None, f"Configuration to start from: {', '.join(presets.PRESETS)}. Default: digits.")
@@ -30,6 +30,12 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_string("out_dir", None, "sample, export_diffusers: where the files go. Default: within <run_dir>.")
 flags.DEFINE_string("export_dir", None, "export: where the versions go. Default: <run_dir>/serving/ddpm.")
+flags.DEFINE_string(
+    "plans", None, "export: sampler-steps, ...; the first is served by default. Default: ddim-50,dpmpp-20,ddpm-1000."
+)
+flags.DEFINE_integer("max_batch", 64, "export: the most rows of a request.", lower_bound=1, upper_bound=4096)
+flags.DEFINE_integer("keep_versions", None, "export: how many versions stay. Default: all.", lower_bound=1)
+flags.DEFINE_enum("precision", None, ["float32", "bfloat16"], "sample, export, eval: arithmetic of the network.")
 flags.DEFINE_string("metrics", "bpd", "eval: what to measure: bpd (bits/dim, every term of the bound).")
 flags.DEFINE_string("diffusers_dir", None, "import: a folder of diffusers: a pipeline, or a UNet2DModel alone.")
 FLAGS = flags.FLAGS
@@ -41,20 +47,25 @@ _SAMPLING = {  # flag -> key of SampleConfig
     "spacing": "spacing",
     "clip": "clip",
     "guidance": "guidance",
+    "precision": "precision",
 }
 _ONLY = {  # flags that some modes alone understand
     "preset": ("train", "sample", "export", "eval", "export_diffusers"),
     "num_images": ("sample", "eval"),
     "sampler": ("sample", "export"),
-    "sampling_steps": _EVERY_USE,
+    "sampling_steps": _RUNNING,
     "eta": ("sample", "export"),
-    "spacing": _EVERY_USE,
+    "spacing": _RUNNING,
     "clip": ("sample", "export"),
     "guidance": ("sample", "export"),
     "label": ("sample",),
     "seed": ("sample", "eval"),
     "out_dir": ("sample", "export_diffusers"),
     "export_dir": ("export",),
+    "plans": ("export",),
+    "max_batch": ("export",),
+    "keep_versions": ("export",),
+    "precision": _RUNNING,
     "metrics": ("eval",),
     "diffusers_dir": ("import",),
 }

@@ -359,11 +359,12 @@ def _check_model(model: ModelConfig) -> None:
     widths = model.level_widths
     if not widths:
         raise UserError("model.multipliers is empty: expected a width for each level, for example 1,2,2")
-    for width in widths:
+    normed = (model.channels, *widths)
+    for width in normed:
         if width % model.groups:
-            fits = [g for g in range(1, width + 1) if all(w % g == 0 for w in widths) and min(widths) // g >= 4]
+            fits = [g for g in range(1, width + 1) if all(w % g == 0 for w in normed) and min(normed) // g >= 4]
             raise UserError(
-                f"model.groups={model.groups} does not divide a level of {width} channels; "
+                f"model.groups={model.groups} does not divide a width of {width} channels; "
                 f"model.groups={max(fits, default=1)} would"
             )
     if model.middle == "attention" and model.middle_groups and widths[-1] % model.middle_groups:
@@ -467,6 +468,10 @@ def warnings(config: Config) -> list[str]:
             f"model.groups={groups} leaves one channel a group, and the normalisation then erases the time "
             f"embedding; model.groups={max(1, channels // 4)} keeps it"
         )
+    if config.model.null_class and config.train.label_dropout == 0:
+        found.append(
+            "model.null_class=true with train.label_dropout=0: the null class, and so guidance, is not trained"
+        )
     if 0 < config.train.decay_steps < config.train.steps:
         found.append(
             f"the learning rate is 0 from step train.decay_steps={config.train.decay_steps} on, "
@@ -541,7 +546,8 @@ def continued(saved: Config, wanted: Config) -> Config:
         old, new = get(saved, key), get(wanted, key)
         if new is None and key in ("data.image_size", "data.channels"):
             continue  # they were resolved from the data
-        if key in CHANGEABLE or (saved.data.name is None and key.partition(".")[0] in ("data", "train")):
+        imported = saved.data.name is None and key not in ("data.image_size", "data.channels")
+        if key in CHANGEABLE or (imported and key.partition(".")[0] in ("data", "train")):
             values[key] = new  # an imported run begins its training
         else:
             fixed.append(f"{key} is {_shown(old)}, not {_shown(new)}")
@@ -555,22 +561,30 @@ def continued(saved: Config, wanted: Config) -> Config:
     return validated(with_values(saved, values))
 
 
+SAMPLING_KEYS = frozenset(f"sample.{field.name}" for field in dataclasses.fields(SampleConfig))
+# What may change where a run is measured on data: no sampler draws there.
+MEASURING_KEYS = frozenset(
+    {f"sample.{name}" for name in ("steps", "spacing", "batch_size", "precision")}
+    | {f"data.{name}" for name in ("name", "path", "data_dir", "split", "memory_gb", "cache_dir")}
+)
+
+
 def used(
-    saved: Config, settings: Iterable[str], flags: dict[str, Any], sections: tuple[str, ...] = ("sample",)
+    saved: Config, settings: Iterable[str], flags: dict[str, Any], allowed: frozenset[str] = SAMPLING_KEYS
 ) -> Config:
-    """The configuration with which a trained run is used: `--set` of the `sections`, and the sampling flags.
+    """The configuration with which a trained run is used: `--set` of the `allowed` keys, and the sampling flags.
 
     Args:
       flags: value by key of `SampleConfig`; None: not given.
 
     Raises:
-      UserError: for a key of another section, or a value that does not fit the run.
+      UserError: for another key, or a value that does not fit the run.
     """
     wanted = with_settings(saved, settings)
     for key in changed(saved, wanted):
-        if key.partition(".")[0] not in sections or key in ("data.image_size", "data.channels"):
-            allowed = " and ".join(f"{section}.*" for section in sections)
-            raise UserError(f"--set={key} cannot change a trained run: this mode takes {allowed} keys only")
+        if key not in allowed:
+            known = ", ".join(sorted(allowed)) if allowed != SAMPLING_KEYS else "sample.* keys only"
+            raise UserError(f"--set={key} cannot change a trained run; this mode takes {known}")
     given = {f"sample.{name}": value for name, value in flags.items() if value is not None}
     return validated(with_values(wanted, given))
 

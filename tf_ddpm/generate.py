@@ -30,9 +30,9 @@ def generate(
 ) -> Path:
     """Draws images with the seeds seed, seed+1, ... and writes them into `out_dir`.
 
-    Files: `000000.png`, ...; `grid.png` of the first 64; `progress.gif` of the first 16, the predicted image along
-    the chain; `manifest.json`. They are written aside and moved into place together; files of an earlier
-    generation in the same folder, which its manifest names, are removed.
+    Files: `000000.png`, ...; `grid.png` of the first 64 (whole rows of classes); `progress.gif` of the first 16, the
+    predicted image along the chain; `manifest.json`. They are written aside and moved into place together; files of
+    an earlier generation in the same folder, which its manifest names, are removed.
 
     Args:
       label: the class of all images, -1 for no class; None: every class in turn.

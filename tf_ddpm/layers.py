@@ -105,7 +105,7 @@ class LabelEmbedding(keras.layers.Layer):
 
 
 class GroupNorm(keras.layers.Layer):
-    """Group normalisation (Wu & He 2018), eps 1e-6, with an optional swish in the same pass.
+    """Group normalisation (Wu & He 2018) with an optional swish in the same pass.
 
     Statistics are float32 whatever the dtype of the images. The gradient is written by hand: forward and backward
     take half the time of the plain operations and their derived gradient.

@@ -80,7 +80,8 @@ PRESETS: dict[str, dict[str, object]] = {
     # Ho et al.'s CIFAR-10 model, 35.7 million parameters, 800,000 steps.
     "cifar10": _CIFAR10,
     "cifar10_cond": _CIFAR10 | _TEN_CLASSES,
-    # Nichol & Dhariwal 2021, the CIFAR-10 model of L_hybrid, 52.5 million parameters, 500,000 steps.
+    # Nichol & Dhariwal 2021, the CIFAR-10 model of L_hybrid, 52.5 million parameters, 500,000 steps. (Their code feeds
+    # the network t * 1000 / T; ours feeds t, so their checkpoints would need other frequencies.)
     "cifar10_iddpm": _CIFAR10
     | {
         "model.blocks": 3,
@@ -134,5 +135,7 @@ def training_config(run_dir: str | os.PathLike, preset_name: str | None, setting
         asked = config_lib.validated(config_lib.with_settings(preset(preset_name or "digits"), settings))
         if saved is None:
             return asked
-        config_lib.continued(saved, asked)  # another preset is another run
+        wanted = config_lib.continued(saved, asked)  # another preset is another run
+        if saved.data.name is None:  # an imported run, which has no training of its own yet
+            return wanted
     return config_lib.continued(saved, config_lib.with_settings(saved, settings))

@@ -231,6 +231,49 @@ class Langevin(Sampler):
         return tf.cond(t > 0, corrected, lambda: x_prev), x_0, memory
 
 
+class Inpainting(Sampler):
+    """Fills in a part of given images: RePaint (Lugmayr et al. 2022, algorithm 1) around the steps of another sampler.
+
+    After each step the known pixels are replaced by the given image at that step's noise; going back and forth
+    `repeats` times lets the unknown ones come to terms with them.
+
+    Args:
+      inner: a sampler without memory of earlier steps.
+      x_0: the given images [B, ...]. keep: [B, ...] or broadcastable, 1 where a pixel is known, 0 where not.
+      repeats: how often each step is made (the paper's U, with jumps of length 1).
+    """
+
+    def __init__(self, inner: Sampler, x_0: tf.Tensor, keep: tf.Tensor, repeats: int = 1):
+        super().__init__(inner.process, inner.clip)
+        if inner.memory(x_0):
+            raise ValueError(f"{type(inner).__name__} remembers earlier steps, which inpainting repeats")
+        self.inner, self.x_0, self.keep, self.repeats = inner, x_0, keep, repeats
+        self.draws = (inner.draws + 2) * repeats
+
+    def step(
+        self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: Noise, memory: Memory
+    ) -> tuple[tf.Tensor, tf.Tensor, Memory]:
+        """x_{t-1} whose known pixels are q(x_{t-1} | x_0) of the given image, and at the last step the image's own."""
+        process = self.process
+        known_std = np.sqrt(1.0 - process.alpha_bar_prev)  # 0 at the last step
+
+        def once(k: int, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            first = k * (self.inner.draws + 2)
+            x_prev, x_0, _ = self.inner.step(denoiser, x, t, lambda draw: noise(first + draw), ())
+            mean = lookup(np.sqrt(process.alpha_bar_prev), t, x) * self.x_0
+            known = mean + lookup(known_std, t, x) * noise(first + self.inner.draws)
+            return self.keep * known + (1.0 - self.keep) * x_prev, x_0
+
+        x_prev, x_0 = once(0, x_t)
+        for k in range(1, self.repeats):  # q(x_t | x_{t-1}), and down again
+            again = noise(k * (self.inner.draws + 2) - 1)
+            x_t = (
+                lookup(np.sqrt(1.0 - process.betas), t, x_t) * x_prev + lookup(np.sqrt(process.betas), t, x_t) * again
+            )
+            x_prev, x_0 = once(k, x_t)
+        return x_prev, x_0, memory
+
+
 def clipped(x_0: tf.Tensor, clip: str) -> tf.Tensor:
     """x_0 [B, ...] held in range: see `Sampler`."""
     if clip == "static":

@@ -103,7 +103,8 @@ def make_update(
             losses = objective(process, lambda x, t: state.network(x, t, label=label, address=address), x_0, t, eps)
             loss = tf.reduce_sum(weight * losses) / batch_size
         context = tf.distribute.get_replica_context()
-        gradients = tape.gradient(loss, variables)
+        # The table of labels has a sparse gradient, whose norm is not that of its rows.
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         norm = tf.linalg.global_norm(gradients)
         # `apply` sums over the replicas once more, so each gives its share.

@@ -50,3 +50,5 @@ def check_labels(images: ImageSet, classes: int) -> None:
     if classes and classes != known:
         remedy = f"expected model.classes={known}" if known else "this set has no labels; expected model.classes=0"
         raise UserError(f"model.classes={classes}: {remedy}")
+    if classes and images.labels.min() < 0:
+        raise UserError(f"model.classes={classes}: some images of this split have no label; expected model.classes=0")

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from tf_ddpm import build, checkpoints
@@ -75,10 +76,11 @@ def _published(target: Path, write: Callable[[Path], None]) -> Path:
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             write(aside)
-            aside.chmod(0o755)  # a folder for others too, unlike a temporary one
+            os.umask(umask := os.umask(0))
+            aside.chmod(0o777 & ~umask)  # a folder like any other, unlike a temporary one
             os.replace(aside, target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from None
     return target

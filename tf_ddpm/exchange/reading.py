@@ -34,13 +34,16 @@ def read_config(diffusers_dir: str | os.PathLike, settings: Iterable[str] = ()) 
     folder = Path(diffusers_dir)
     unet = _json(_unet_folder(folder) / "config.json")
     if unet.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        raise UserError(f"{folder}: its network is a {unet['_class_name']}; expected a UNet2DModel")
+        raise UserError(f"{folder}: its network is a {unet['_class_name']!r:.60}; expected a UNet2DModel")
+    _check_pipeline(folder)
     scheduler = _scheduler(folder)
     own = folder / OURS
-    base = config_lib.from_json(own.read_text(encoding="utf-8"), str(own)) if own.is_file() else None
+    base = config_lib.from_json(_text(own), str(own)) if own.is_file() else None
     model = words.model_words(unet)
     learned = unet.get("out_channels", 3) != unet.get("in_channels", 3)
-    chain = words.chain_words(scheduler, learned) if scheduler else {}
+    # Without a scheduler: Ho et al. 2020's chain.
+    taught = {"diffusion.variance": "learned_range", "train.objective": "hybrid"} if learned else {}
+    chain = words.chain_words(scheduler, learned) if scheduler else taught
     if base is None:
         values = {"data.name": None} | chain | model
     else:  # ours says more than they can: sampling, data, training, the null class
@@ -49,7 +52,8 @@ def read_config(diffusers_dir: str | os.PathLike, settings: Iterable[str] = ()) 
             values |= {"model.null_class": True, "model.classes": base.model.classes}
     config = config_lib.with_values(base or Config(), values)
     changed = config_lib.with_settings(config, settings)
-    if changed.model.null_class and not config.model.null_class:  # the last class is the null class
+    if changed.model.null_class and not config.model.null_class and changed.model.classes == config.model.classes:
+        # The last class is the null class.
         changed = config_lib.with_values(changed, {"model.classes": max(changed.model.classes - 1, 0)})
     return config_lib.validated(changed)
 
@@ -81,8 +85,23 @@ def _unet_folder(folder: Path) -> Path:
     raise UserError(f"--diffusers_dir={folder}: expected a unet/config.json or config.json of diffusers in it")
 
 
+def _check_pipeline(folder: Path) -> None:
+    """Refuses a pipeline of more than a network and a scheduler: its network does not draw pixels."""
+    if not (folder / "model_index.json").is_file():
+        return
+    for name, value in _json(folder / "model_index.json").items():
+        if not name.startswith("_") and name not in ("unet", "scheduler") and value not in (None, [None, None]):
+            raise UserError(f"{folder}: a pipeline with the part {name!r:.60}; expected unet and scheduler alone")
+
+
+def has_scheduler(diffusers_dir: str | os.PathLike) -> bool:
+    """Whether the folder says which chain its network was trained on."""
+    return bool(_scheduler(Path(diffusers_dir)))
+
+
 def _scheduler(folder: Path) -> dict[str, Any]:
     """The scheduler's config, empty where there is none."""
+    folder = folder.resolve()
     beside = [folder.parent / "scheduler"] if folder.name == "unet" else []
     for place in [folder / "scheduler", folder, *beside]:
         path = place / "scheduler_config.json"
@@ -91,10 +110,17 @@ def _scheduler(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {str(error)[:100]}") from None
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {str(error)[:100]}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object")
@@ -119,7 +145,7 @@ def _read_bin(path: Path) -> dict[str, np.ndarray]:
         ) from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: tensor.float().numpy() for name, tensor in state.items()}
+        return {str(name): tensor.float().numpy() for name, tensor in state.items()}
     except Exception as error:  # torch.load raises whatever its parsers do
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"cannot read {path} as weights alone: {reason[:150]}") from None

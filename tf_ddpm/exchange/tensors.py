@@ -12,7 +12,7 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.layers import Attention, GroupNorm, ResidualBlock
 from tf_ddpm.unet import UNet
 
-# How an array of ours becomes one of theirs; each is its own inverse where it is a transposition.
+# How an array of ours becomes one of theirs, and back.
 _KINDS = {
     "as it is": (lambda a: a, lambda a: a),
     "dense": (lambda a: a.T, lambda a: a.T),

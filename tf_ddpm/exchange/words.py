@@ -107,7 +107,7 @@ def model_words(unet: dict[str, Any]) -> dict[str, Any]:
     unet = _UNET_DEFAULTS | unet
     _check_types(unet)
     widths, channels = tuple(unet["block_out_channels"]), unet["block_out_channels"][0]
-    even = all(width % channels == 0 for width in widths)
+    even = all(width % channels == 0 and width <= 64 * channels for width in widths)
     down, up = unet["down_block_types"], unet["up_block_types"]
     last = len(widths) - 1
     if not len(down) == len(up) == len(widths):
@@ -148,7 +148,7 @@ def model_words(unet: dict[str, Any]) -> dict[str, Any]:
 
 
 def chain_words(scheduler: dict[str, Any], learned: bool) -> dict[str, Any]:
-    """Keys of `diffusion`, `sample` and `train` from the config of a scheduler; an empty one is Ho et al. 2020's.
+    """Keys of `diffusion`, `sample` and `train` from the config of a scheduler.
 
     Args:
       learned: whether the network has the variance among its outputs.
@@ -157,15 +157,16 @@ def chain_words(scheduler: dict[str, Any], learned: bool) -> dict[str, Any]:
       UserError: naming the option that cannot be honoured.
     """
     name = scheduler.get("_class_name", "DDPMScheduler")
-    if name not in _SAMPLERS:
-        raise UserError(f"scheduler {name}: expected one of {', '.join(_SAMPLERS)}")
+    sampler = _known("scheduler", "_class_name", {"_class_name": name}, _SAMPLERS)
     if "timesteps" in scheduler:  # the oldest releases' word for it
         scheduler = {"num_train_timesteps": scheduler["timesteps"]} | scheduler
         scheduler.pop("timesteps")
     _refuse_others(name, scheduler, _SCHEDULER_DEFAULTS, _SCHEDULER_FIXED, _SCHEDULER_IGNORED)
-    solver = name == "DPMSolverMultistepScheduler"
-    own = {"clip_sample": False, "timestep_spacing": "linspace"} if solver else {}
+    solver = sampler == "dpmpp"
+    own = {"timestep_spacing": "linspace"} if solver else {}
     given = {key: value for key, value in scheduler.items() if value is not None}
+    if solver:  # it keeps the words of the scheduler that it was made from, and clips nothing
+        given |= {"clip_sample": False}
     scheduler = _SCHEDULER_DEFAULTS | own | given
     variance = _known(name, "variance_type", scheduler, _VARIANCES)
     if (variance == "learned_range") != learned:
@@ -185,7 +186,7 @@ def chain_words(scheduler: dict[str, Any], learned: bool) -> dict[str, Any]:
         "diffusion.prediction": _known(name, "prediction_type", scheduler, _PREDICTIONS),
         "diffusion.variance": variance,
         "train.objective": "hybrid" if learned else "simple",  # what would go on teaching it
-        "sample.sampler": _SAMPLERS[name],
+        "sample.sampler": sampler,
         "sample.spacing": scheduler["timestep_spacing"],
         "sample.order": scheduler["solver_order"],
         "sample.clip": clip,
@@ -287,6 +288,11 @@ def _refuse_others(
     for name, value in given.items():
         if name.startswith("_") or name in ignored:
             continue
+        sample = known.get(name, fixed.get(name, [None])[0])
+        if isinstance(sample, bool) != isinstance(value, bool) and value is not None:
+            _refuse(
+                where, name, value, f"expected {'true or false' if isinstance(sample, bool) else 'no true or false'}"
+            )
         if name in fixed:
             if value not in fixed[name]:
                 _refuse(where, name, value, f"expected {' or '.join(map(str, fixed[name]))}")

@@ -1,0 +1,63 @@
+"""Sampling plans: the words `ddim-50,dpmpp-20,ddpm-1000`, each a chain that the served model offers. No TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tf_ddpm import config as config_lib
+from tf_ddpm.config import Config, SampleConfig
+from tf_ddpm.errors import UserError
+
+_DEFAULT = ("ddim-50", "dpmpp-20", "ddpm-1000")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A signature's name and how it samples; `sample.steps` is always a number."""
+
+    name: str
+    sample: SampleConfig
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether a latent says all about the image."""
+        return self.sample.sampler in ("dpmpp", "heun") or (self.sample.sampler == "ddim" and self.sample.eta == 0)
+
+
+def parse(words: str | None, config: Config) -> tuple[Plan, ...]:
+    """The plans of `--plans`, the first of which is served by default.
+
+    Args:
+      words: `sampler-steps` separated by commas; None: 50 steps of DDIM, 20 of DPM-Solver++ and 1,000 ancestral ones,
+        none longer than the run's chain. Everything else about the sampling is the run's own.
+
+    Raises:
+      UserError: for a plan that is no sampler and number, does not fit the run, or stands there twice.
+    """
+    timesteps = config.diffusion.timesteps
+    if words is None:
+        cut = [(name, min(int(steps), timesteps)) for name, _, steps in (word.partition("-") for word in _DEFAULT)]
+        words = ",".join(f"{name}-{steps}" for name, steps in dict.fromkeys(cut))
+    plans = []
+    for word in words.split(","):
+        sampler, dash, steps = word.strip().partition("-")
+        if not dash or not steps.isdecimal():
+            raise UserError(
+                f"--plans={words}: {word.strip()!r} is no plan; expected sampler-steps, for example ddim-50"
+            )
+        changed = config_lib.with_values(config, {"sample.sampler": sampler, "sample.steps": int(steps)})
+        plans.append(Plan(f"{sampler}_{int(steps)}", config_lib.validated(changed).sample))
+    names = [plan.name for plan in plans]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"--plans={words}: {name.replace('_', '-')} stands there twice")
+    return tuple(plans)
+
+
+def of_latents(plans: tuple[Plan, ...], config: Config) -> Plan:
+    """The plan that `decode` and `encode` use: the first deterministic one, else 50 steps of DDIM."""
+    for plan in plans:
+        if plan.deterministic:
+            return plan
+    steps = min(50, config.diffusion.timesteps)
+    return Plan(f"ddim_{steps}", dataclasses.replace(config.sample, sampler="ddim", eta=0.0, steps=steps))

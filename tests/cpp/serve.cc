@@ -1,0 +1,244 @@
+// Loads an exported model with tensorflow::LoadSavedModel, the loader that TF Serving builds on, and asks it without
+// any Python. Tensors come and go as files that each hold one serialised tensorflow.TensorProto.
+//
+//   serve ask MODEL REQUESTS         REQUESTS: lines "signature out_prefix input=file input=file ..."; writes
+//                                    out_prefix.<output>, or out_prefix.error ("CODE message")
+//   serve soak MODEL SIGNATURE DIR THREADS COUNT MAX_BATCH
+//                                    random rows and batch sizes; DIR/input.<name> and DIR/output.<name> hold a pool
+//                                    of rows and their right answers (bytes, at most one grey level apart)
+//   serve time MODEL SIGNATURE DIR REPEATS SIZE SIZE ...
+//                                    median seconds for each batch size
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <mutex>
+#include <random>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tensorflow/cc/saved_model/loader.h"
+#include "tensorflow/core/framework/tensor.h"
+#include "tensorflow/core/framework/tensor.pb.h"
+#include "tensorflow/core/public/session.h"
+
+using tensorflow::Tensor;
+using Named = std::map<std::string, Tensor>;
+
+namespace {
+
+Tensor Read(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  tensorflow::TensorProto proto;
+  Tensor tensor;
+  if (!proto.ParseFromIstream(&file) || !tensor.FromProto(proto)) {
+    std::cerr << "cannot read " << path << "\n";
+    std::exit(2);
+  }
+  return tensor;
+}
+
+void Write(const Tensor& tensor, const std::string& path) {
+  tensorflow::TensorProto proto;
+  if (tensor.dtype() == tensorflow::DT_STRING) {
+    tensor.AsProtoField(&proto);
+  } else {
+    tensor.AsProtoTensorContent(&proto);
+  }
+  std::ofstream file(path, std::ios::binary);
+  proto.SerializeToOstream(&file);
+}
+
+class Model {
+ public:
+  explicit Model(const std::string& path) {
+    tensorflow::SessionOptions options;
+    auto status = tensorflow::LoadSavedModel(options, tensorflow::RunOptions(), path, {"serve"}, &bundle_);
+    if (!status.ok()) {
+      std::cerr << "cannot load " << path << ": " << status.ToString() << "\n";
+      std::exit(2);
+    }
+  }
+
+  // The named outputs of a signature, as TF Serving's Predict finds them.
+  absl::Status Ask(const std::string& signature, const Named& inputs, Named* outputs) {
+    const auto& signatures = bundle_.meta_graph_def.signature_def();
+    auto found = signatures.find(signature);
+    if (found == signatures.end()) return absl::NotFoundError("no signature " + signature);
+    std::vector<std::pair<std::string, Tensor>> feeds;
+    for (const auto& [name, info] : found->second.inputs()) {
+      auto value = inputs.find(name);
+      if (value == inputs.end()) return absl::InvalidArgumentError("missing input " + name);
+      feeds.emplace_back(info.name(), value->second);
+    }
+    std::vector<std::string> names, fetches;
+    for (const auto& [name, info] : found->second.outputs()) {
+      names.push_back(name);
+      fetches.push_back(info.name());
+    }
+    std::vector<Tensor> values;
+    auto status = bundle_.session->Run(feeds, fetches, {}, &values);
+    if (!status.ok()) return status;
+    for (size_t i = 0; i < names.size(); ++i) (*outputs)[names[i]] = values[i];
+    return absl::OkStatus();
+  }
+
+ private:
+  tensorflow::SavedModelBundle bundle_;
+};
+
+int Ask(Model& model, const std::string& requests) {
+  std::ifstream file(requests);
+  for (std::string line; std::getline(file, line);) {
+    std::istringstream words(line);
+    std::string signature, prefix, word;
+    words >> signature >> prefix;
+    Named inputs, outputs;
+    while (words >> word) {
+      auto at = word.find('=');
+      inputs[word.substr(0, at)] = Read(word.substr(at + 1));
+    }
+    auto status = model.Ask(signature, inputs, &outputs);
+    if (!status.ok()) {
+      std::ofstream(prefix + ".error") << absl::StatusCodeToString(status.code()) << " " << status.message();
+    }
+    for (const auto& [name, value] : outputs) Write(value, prefix + "." + name);
+  }
+  return 0;
+}
+
+// Reads every DIR/<kind>.<name>.
+Named ReadAll(const std::string& dir, const std::string& kind) {
+  Named found;
+  for (const auto& entry : std::filesystem::directory_iterator(dir)) {
+    std::string name = entry.path().filename();
+    if (name.rfind(kind + ".", 0) == 0) found[name.substr(kind.size() + 1)] = Read(entry.path());
+  }
+  return found;
+}
+
+// The rows of `pool` in the order of `rows`.
+Tensor Take(const Tensor& pool, const std::vector<int>& rows) {
+  auto shape = pool.shape();
+  const size_t bytes = pool.tensor_data().size() / shape.dim_size(0);
+  shape.set_dim(0, rows.size());
+  Tensor taken(pool.dtype(), shape);
+  char* to = const_cast<char*>(taken.tensor_data().data());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::memcpy(to + i * bytes, pool.tensor_data().data() + rows[i] * bytes, bytes);
+  }
+  return taken;
+}
+
+Named Take(const Named& pool, const std::vector<int>& rows) {
+  Named taken;
+  for (const auto& [name, tensor] : pool) taken[name] = Take(tensor, rows);
+  return taken;
+}
+
+double ResidentKilobytes() {
+  long pages = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> pages >> resident;
+  return resident * (sysconf(_SC_PAGESIZE) / 1024.0);
+}
+
+// The largest distance between bytes of `image` and of the pool's rows.
+int Distance(const Tensor& image, const Tensor& right) {
+  if (image.tensor_data().size() != right.tensor_data().size()) return 256;
+  const auto* a = reinterpret_cast<const unsigned char*>(image.tensor_data().data());
+  const auto* b = reinterpret_cast<const unsigned char*>(right.tensor_data().data());
+  int worst = 0;
+  for (size_t i = 0; i < image.tensor_data().size(); ++i) worst = std::max(worst, std::abs(int(a[i]) - int(b[i])));
+  return worst;
+}
+
+int Soak(Model& model, const std::string& signature, const std::string& dir, int threads, int count, int max_batch) {
+  const Named inputs = ReadAll(dir, "input"), right = ReadAll(dir, "output");
+  const int pool = inputs.begin()->second.dim_size(0);
+  std::atomic<int> next{0}, failures{0}, worst{0};
+  std::mutex lock;
+  std::vector<std::pair<double, double>> memory;
+  auto one = [&](int batch, std::mt19937& random) {
+    std::vector<int> rows(batch);
+    for (int& row : rows) row = random() % pool;
+    Named outputs;
+    auto status = model.Ask(signature, Take(inputs, rows), &outputs);
+    int distance = status.ok() ? Distance(outputs["image"], Take(right.at("image"), rows)) : 256;
+    if (distance > 1) ++failures;
+    int seen = worst.load();
+    while (distance > seen && !worst.compare_exchange_weak(seen, distance)) {
+    }
+  };
+  std::mt19937 first(0);
+  for (int batch = 1; batch <= max_batch; ++batch) one(batch, first);  // each size once
+  std::vector<std::thread> workers;
+  for (int worker = 0; worker < threads; ++worker) {
+    workers.emplace_back([&, worker] {
+      std::mt19937 random(worker + 1);
+      for (int k; (k = next++) < count;) {
+        one(1 + random() % max_batch, random);
+        if (k % 20 == 0) {
+          std::lock_guard<std::mutex> guard(lock);
+          memory.emplace_back(k, ResidentKilobytes());
+        }
+      }
+    });
+  }
+  for (auto& worker : workers) worker.join();
+  double n = memory.size(), x = 0, y = 0, xx = 0, xy = 0;
+  for (auto [k, kilobytes] : memory) x += k, y += kilobytes, xx += k * k, xy += k * kilobytes;
+  const double slope = (n * xy - x * y) / (n * xx - x * x);
+  std::cout << "requests " << count << " failures " << failures << " worst_distance " << worst << " slope_kb "
+            << slope << " resident_mb " << ResidentKilobytes() / 1024 << "\n";
+  return failures ? 1 : 0;
+}
+
+int Time(Model& model, const std::string& signature, const std::string& dir, int repeats, std::vector<int> sizes) {
+  const Named inputs = ReadAll(dir, "input");
+  for (int size : sizes) {
+    std::vector<int> rows(size);
+    for (int i = 0; i < size; ++i) rows[i] = i % inputs.begin()->second.dim_size(0);
+    const Named request = Take(inputs, rows);
+    std::vector<double> seconds;
+    for (int i = 0; i <= repeats; ++i) {
+      Named outputs;
+      auto begin = std::chrono::steady_clock::now();
+      auto status = model.Ask(signature, request, &outputs);
+      std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+      if (!status.ok()) {
+        std::cerr << status.ToString() << "\n";
+        return 1;
+      }
+      if (i) seconds.push_back(taken.count());  // the first call is slower
+    }
+    std::sort(seconds.begin(), seconds.end());
+    std::cout << signature << " " << size << " " << seconds[seconds.size() / 2] << "\n";
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::vector<std::string> words(argv + 1, argv + argc);
+  if (words.size() < 3) {
+    std::cerr << "serve ask|soak|time MODEL ...\n";
+    return 2;
+  }
+  Model model(words[1]);
+  if (words[0] == "ask") return Ask(model, words[2]);
+  auto number = [&](size_t i) { return std::stoi(words.at(i)); };
+  if (words[0] == "soak") return Soak(model, words[2], words[3], number(4), number(5), number(6));
+  std::vector<int> sizes;
+  for (size_t i = 5; i < words.size(); ++i) sizes.push_back(number(i));
+  return Time(model, words[2], words[3], number(4), sizes);
+}

@@ -1,0 +1,250 @@
+"""The served model as a program without Python asks it: tests/cpp/serve.cc, built on the loader of TF Serving."""
+
+import io
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import make_tiny_config
+from PIL import Image
+
+from export import plans, saved_model, serving_files
+from tf_ddpm import train_loop
+from tf_ddpm.sampling import load_run
+
+MAX_BATCH = 16
+PLANS = "ddim-6,dpmpp-5,ddpm-20"
+SOURCE = Path(__file__).parent / "cpp" / "serve.cc"
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to build the program that serves")
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+    """The program that loads and asks a model, built against TensorFlow's own wheel."""
+    home, out = Path(tf.__file__).parent, tmp_path_factory.mktemp("cpp") / "serve"
+    flags = ["-O1", "-w", "-std=c++17", "-D_GLIBCXX_USE_CXX11_ABI=1", "-DEIGEN_MAX_ALIGN_BYTES=64"]
+    libraries = ["-Wl,--no-as-needed", "-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"]
+    command = ["g++", *flags, f"-I{home / 'include'}", str(SOURCE), "-o", str(out), f"-L{home}", *libraries]
+    subprocess.run([*command, f"-Wl,-rpath,{home}", "-lpthread"], check=True)
+    return out
+
+
+class Served:
+    """A run and its export, asked through the program."""
+
+    def __init__(self, run, version, program, folder):
+        self.run, self.version, self.program, self.folder = run, version, program, folder
+        self.info = json.loads((version / "assets.extra" / "model_info.json").read_text())
+
+    def ask(self, *requests):
+        """(signature, inputs) pairs -> for each its outputs, or the text of its error; all by one loaded model."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        lines = []
+        for i, (signature, inputs) in enumerate(requests):
+            words = [signature, str(self.folder / f"answer{i}")]
+            for name, value in inputs.items():
+                path = self.folder / f"request{i}.{name}"
+                path.write_bytes(tf.make_tensor_proto(value).SerializeToString())
+                words.append(f"{name}={path}")
+            lines.append(" ".join(words))
+        (self.folder / "requests").write_text("\n".join(lines))
+        command = [self.program, "ask", self.version, self.folder / "requests"]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        return [self._answer(f"answer{i}.") for i in range(len(requests))]
+
+    def _answer(self, prefix):
+        error = self.folder / f"{prefix}error"
+        if error.exists():
+            return error.read_text()
+        found = {}
+        for path in self.folder.glob(prefix + "*"):
+            proto = tf.make_tensor_proto(0)
+            proto.ParseFromString(path.read_bytes())
+            found[path.name.removeprefix(prefix)] = tf.make_ndarray(proto)
+        return found
+
+    def classes(self, count, label=3, guidance=1.5):
+        return {"label": np.full(count, label, np.int32), "guidance": np.full(count, guidance, np.float32)}
+
+    def example(self, signature, rows):
+        limits = saved_model.ServingModule(self.run, plans.parse(PLANS, self.run.config), MAX_BATCH).limits
+        return serving_files.example(limits, self.info["signatures"][signature], rows)
+
+
+def make_served(run_dir, program, path):
+    run = load_run(run_dir)
+    version = saved_model.export_run(run, path / "ddpm", plans.parse(PLANS, run.config), MAX_BATCH)
+    return Served(run, version, program, path / "exchange")
+
+
+@pytest.fixture(scope="module")
+def served(program, tmp_path_factory):
+    """A run with classes, whose signatures have every input."""
+    path = tmp_path_factory.mktemp("served")
+    classes = {"model__classes": 10, "model__null_class": True, "train__label_dropout": 0.2}
+    train_loop.run(make_tiny_config(**classes, train__learning_rate=5e-3), path / "run")
+    return make_served(path / "run", program, path)
+
+
+def grey(a, b):
+    """The largest distance in grey levels."""
+    return np.abs(np.asarray(a, int) - np.asarray(b, int)).max()
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_every_signature_answers_as_python_does(classes, request, run_dir, program, tmp_path):
+    served = request.getfixturevalue("served") if classes else make_served(run_dir, program, tmp_path)
+    loaded = tf.saved_model.load(str(served.version)).signatures
+    names = sorted(served.info["signatures"])
+    expected = {"serving_default", "ddim_6", "dpmpp_5", "ddpm_20", "png", "progress", "decode", "encode", "inpaint"}
+    assert set(names) == expected | {"denoise"}
+    requests = [(name, served.example(name, 3)) for name in names]
+    for (name, inputs), answer in zip(requests, served.ask(*requests), strict=True):
+        right = loaded[name](**{key: tf.constant(value) for key, value in inputs.items()})
+        assert set(answer) == set(right), (name, answer)
+        for key, value in answer.items():
+            assert len(value) == 3
+            if key == "png_bytes":
+                images = [np.array(Image.open(io.BytesIO(png))) for png in value]
+                theirs = [np.array(Image.open(io.BytesIO(png))) for png in right[key].numpy()]
+                assert grey(images, theirs) <= 1
+            elif value.dtype == np.uint8:
+                assert grey(value, right[key]) <= 1, (name, key)
+            else:
+                np.testing.assert_allclose(value, right[key], rtol=1e-4, atol=1e-4, err_msg=f"{name} {key}")
+
+
+def test_signatures_agree_with_the_run_and_with_each_other(served):
+    seeds = np.array([5, 8], np.int64)
+    classes = served.classes(2)
+    plan, png, progress, same = served.ask(
+        ("ddim_6", {"seed": seeds, **classes}),
+        ("png", {"seed": seeds, **classes}),
+        ("progress", {"seed": seeds, **classes}),
+        ("serving_default", {"seed": seeds, **classes}),
+    )
+    live = served.run.sample(seeds, sampler="ddim", steps=6, label=3, guidance=1.5)
+    assert grey(plan["image"], live) <= 1 and plan["seed"].tolist() == [5, 8]
+    np.testing.assert_array_equal(plan["image"], same["image"])
+    pictures = np.stack([np.array(Image.open(io.BytesIO(data))) for data in png["png_bytes"]])[..., None]
+    assert grey(pictures, live) <= 1
+    assert progress["frames"].shape == (2, 6, 8, 8, 1) and grey(progress["frames"][:, -1], live) <= 1
+
+
+def test_encode_then_decode_comes_back_to_the_image(served):
+    (image,) = [a["image"] for a in served.ask(("dpmpp_5", {"seed": np.arange(2), **served.classes(2, guidance=1.0)}))]
+    classes = served.classes(2, guidance=1.0)
+    (latent,) = served.ask(("encode", {"image": image, **classes}))
+    (back,) = served.ask(("decode", {"latent": latent["latent"], **classes}))
+    # Six steps of the inversion are coarse; an unrelated image is several times as far.
+    error = np.abs(back["image"].astype(int) - image).mean()
+    unrelated = np.abs(back["image"][::-1].astype(int) - image).mean()
+    assert error < 0.5 * unrelated, (error, unrelated)
+    np.testing.assert_allclose(back["image_float"], back["image"] / 127.5 - 1, atol=0.5 / 127.5 + 1e-6)
+
+
+def test_inpainting_keeps_the_known_pixels_and_draws_the_others(served):
+    request = served.example("inpaint", 4)
+    (answer,) = served.ask(("inpaint", request))
+    known = np.broadcast_to(request["mask"] == 255, request["image"].shape)
+    np.testing.assert_array_equal(answer["image"][known], request["image"][known])
+    assert np.abs(answer["image"][~known].astype(int) - request["image"][~known]).mean() > 10
+
+
+def test_strangers_in_one_padded_batch_get_what_they_get_alone(served):
+    alone = [served.example("serving_default", 1) | {"seed": np.array([seed])} for seed in (11, -4, 2**40)]
+    joined = {name: np.concatenate([request[name] for request in [*alone, alone[0]]]) for name in alone[0]}
+    many = {name: np.concatenate([value] * 4) for name, value in joined.items()}
+    *single, batch, whole = served.ask(
+        *[("serving_default", request) for request in alone], ("serving_default", joined), ("serving_default", many)
+    )
+    for i, answer in enumerate(single):
+        assert grey(answer["image"][0], batch["image"][i]) <= 1
+        assert grey(answer["image"][0], whole["image"][4 + i]) <= 1
+    again, same = served.ask(("serving_default", joined), ("serving_default", joined))
+    np.testing.assert_array_equal(again["image"], same["image"])
+    assert grey(single[0]["image"], single[1]["image"]) > 20
+
+
+def bad_requests(served):
+    """(signature, inputs, words of the message)."""
+    good = lambda name, rows=2: served.example(name, rows)  # noqa: E731
+    yield "serving_default", good("serving_default", MAX_BATCH + 1), ["batch", f"1 to {MAX_BATCH} rows", "17"]
+    yield "serving_default", good("serving_default", 0), ["batch", "1 to 16 rows"]
+    yield "denoise", good("denoise") | {"t": np.array([3, 20], np.int32)}, ["t: expected 0 to 19", "20"]
+    yield "denoise", good("denoise") | {"t": np.array([-1, 2], np.int32)}, ["t: expected 0 to 19", "-1"]
+    infinite = np.full((2, 8, 8, 1), np.inf, np.float32)
+    yield "denoise", good("denoise") | {"x_t": infinite}, ["x_t: expected finite numbers"]
+    yield (
+        "decode",
+        good("decode") | {"latent": np.full((2, 8, 8, 1), np.nan, np.float32)},
+        ["latent: expected finite numbers"],
+    )
+    yield "decode", good("decode") | {"latent": np.zeros((2, 8, 12, 1), np.float32)}, ["latent", "[B, 8, 8, 1]", "12"]
+    yield "encode", good("encode") | {"image": np.zeros((2, 16, 16, 1), np.uint8)}, ["image", "[B, 8, 8, 1]", "16"]
+    yield "inpaint", good("inpaint") | {"image": np.zeros((2, 8, 8, 3), np.uint8)}, ["image", "[B, 8, 8, 1]"]
+    yield "inpaint", good("inpaint") | {"mask": np.zeros((2, 8, 9, 1), np.uint8)}, ["mask", "[B, 8, 8, 1]"]
+    yield "inpaint", good("inpaint") | {"seed": np.zeros(3, np.int64)}, ["seed", "[B]", "3"]
+    wrong = np.array([0, 10], np.int32)
+    yield "png", good("png") | {"label": wrong}, ["label: expected -1 to 9", "10"]
+    nan = np.array([1.0, np.nan], np.float32)
+    yield "progress", good("progress") | {"guidance": nan}, ["guidance: expected finite numbers"]
+
+
+def test_a_bad_request_is_told_what_is_legal_and_the_next_good_one_is_answered(served):
+    requests, words = [], []
+    for signature, inputs, message in bad_requests(served):
+        requests += [(signature, inputs), (signature, served.example(signature, 1))]
+        words.append(message)
+    answers = served.ask(*requests)
+    for i, message in enumerate(words):
+        bad, good = answers[2 * i : 2 * i + 2]
+        assert isinstance(bad, str) and bad.startswith("INVALID_ARGUMENT"), (requests[2 * i][0], bad)
+        assert all(word in bad for word in message), bad
+        assert isinstance(good, dict), good
+
+
+def test_the_warm_up_holds_legal_requests_of_every_allowed_size(served):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    path = served.version / "assets.extra" / "tf_serving_warmup_requests"
+    seen, requests = {}, []
+    for record in tf.data.TFRecordDataset(str(path)):
+        log = prediction_log_pb2.PredictionLog()
+        log.ParseFromString(record.numpy())
+        request = log.predict_log.request
+        inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+        rows = len(next(iter(inputs.values())))
+        seen.setdefault(request.model_spec.signature_name, []).append(rows)
+        requests.append((request.model_spec.signature_name, inputs))
+    assert seen["serving_default"] == seen["denoise"] == [1, 2, 4, 8, 16]
+    others = set(served.info["signatures"]) - {"serving_default", "denoise", "ddim_6"}
+    assert {name: seen[name] for name in others} == {name: [1] for name in others}
+    assert all(isinstance(answer, dict) for answer in served.ask(*requests))
+
+
+def test_model_info_says_what_the_model_is(served):
+    info = served.info
+    assert info["image_shape"] == [8, 8, 1] and info["default_plan"] == "ddim_6"
+    assert info["limits"]["max_batch"] == MAX_BATCH and info["limits"]["t"] == [0, 19]
+    assert info["parameters"] == served.run.network.count_params() and info["config"]["data"]["name"] == "digits"
+    assert info["plans"]["ddpm_20"] == {"sampler": "ddpm", "steps": 20} and info["checkpoint_step"] == 8
+
+
+def test_many_threads_and_batch_sizes_give_the_right_images_and_no_leak(served, tmp_path):
+    request = served.example("serving_default", MAX_BATCH)
+    (answer,) = served.ask(("serving_default", request))
+    for kind, tensors in (("input", request), ("output", answer)):
+        for name, value in tensors.items():
+            (tmp_path / f"{kind}.{name}").write_bytes(tf.make_tensor_proto(value).SerializeToString())
+    command = [served.program, "soak", served.version, "serving_default", tmp_path, "8", "200", str(MAX_BATCH)]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600)
+    words = dict(zip(done.stdout.split()[::2], done.stdout.split()[1::2], strict=True))
+    assert done.returncode == 0 and words["failures"] == "0" and int(words["worst_distance"]) <= 1, done.stdout
+    assert float(words["slope_kb"]) < 50, done.stdout
