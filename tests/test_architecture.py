@@ -19,6 +19,8 @@ PLAN = {
         "build", "export.limits", "export.plans", "image_files", "objectives", "pixels", "samplers", "sampling",
     },
     "export.verify": set(),
+    "export.check": set(),
+    "export.client": {"errors", "image_files"},
     "export.serving_files": {"config", "export.limits", "export.plans", "export.signatures", "sampling"},
     "export.saved_model": {
         "export.plans", "export.serving_files", "export.signatures", "export.verify", "errors", "sampling",
