@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,27 +49,42 @@ def export_run(
     """
     export_dir, plans = Path(export_dir).absolute(), plans or plans_lib.parse(None, run.config)
     try:
-        export_dir.mkdir(parents=True, exist_ok=True)
-        # TF Serving looks at integer names only, so the half-written folder beside them is invisible to it.
-        aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=export_dir))
-    except OSError as error:
-        raise UserError(f"cannot write into {export_dir}: {error.strerror}") from None
-    try:
-        _save(run, aside / "model", plans, max_batch)
-        _compare(run, aside, plans[0])
-        for name, text in serving_files.bundle(max_batch).items():
-            (aside / name).write_text(text, encoding="utf-8")
-            os.replace(aside / name, export_dir / name)
-        version = _publish(aside / "model", export_dir)
+        with _folder_aside(export_dir) as aside:
+            _save(run, aside / "model", plans, max_batch)
+            _compare(run, aside, plans[0])
+            for name, text in serving_files.bundle(max_batch).items():
+                (aside / name).write_text(text, encoding="utf-8")
+                os.replace(aside / name, export_dir / name)
+            version = _publish(aside / "model", export_dir)
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(f"cannot write into {export_dir}: {reason}") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     if keep_versions is not None:
         for old in _versions(export_dir)[:-keep_versions]:
             shutil.rmtree(export_dir / str(old), ignore_errors=True)
     return version
+
+
+@contextlib.contextmanager
+def _folder_aside(export_dir: Path) -> Iterator[Path]:
+    """A folder to write in, which is gone afterwards; those that killed exports have left are removed.
+
+    TF Serving looks at integer names only, so it does not see the folder. A lock, which dies with its process, says
+    whether the export that made it is still at work.
+    """
+    export_dir.mkdir(parents=True, exist_ok=True)
+    for left in export_dir.glob(".partial-*/lock"):
+        with contextlib.suppress(OSError), left.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left.parent, ignore_errors=True)
+    aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=export_dir))
+    try:
+        with (aside / "taking-lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.rename(aside / "taking-lock", aside / "lock")  # there only once it is held
+            yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _save(run: Run, target: Path, plans: tuple[Plan, ...], max_batch: int) -> None:
