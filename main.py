@@ -51,10 +51,8 @@ def _export(run_dir: str) -> None:
     from export import plans as plans_lib
 
     config = _config(run_dir)
-    words = FLAGS.plans
-    if words is None and (FLAGS.sampler or FLAGS.sampling_steps):
-        words = f"{config.sample.sampler}-{config.sample.steps or config.diffusion.timesteps}"
-    plans = plans_lib.parse(words, config)
+    one = bool(FLAGS.sampler or FLAGS.sampling_steps)
+    plans = plans_lib.parse(plans_lib.own(config) if one and FLAGS.plans is None else FLAGS.plans, config)
     run = _open(run_dir, config)
     from export import saved_model
 
@@ -75,14 +73,8 @@ def _import(run_dir: str) -> None:
     from tf_ddpm.exchange import reading
 
     config = reading.read_config(FLAGS.diffusers_dir, command_line.settings())
-    if not reading.has_scheduler(FLAGS.diffusers_dir):
-        print(
-            "no scheduler in the folder: the chain is taken to be Ho et al. 2020's (--set=diffusion.* says otherwise)"
-        )
-    elif config.sample.sampler == "dpmpp" and config.sample.spacing in ("leading", "linspace"):
-        print(
-            "diffusers' solver leaves the last of these timesteps out on shorter chains; --spacing=trailing is equal"
-        )
+    for note in reading.notes(FLAGS.diffusers_dir, config):
+        print(note)
     quiet_tensorflow.import_tensorflow()
     from tf_ddpm.exchange import folders
 

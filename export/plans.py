@@ -54,6 +54,11 @@ def parse(words: str | None, config: Config) -> tuple[Plan, ...]:
     return tuple(plans)
 
 
+def own(config: Config) -> str:
+    """The run's own way of sampling as a plan."""
+    return f"{config.sample.sampler}-{config.sample.steps or config.diffusion.timesteps}"
+
+
 def of_latents(plans: tuple[Plan, ...], config: Config) -> Plan:
     """The plan that `decode` and `encode` use: the first deterministic one, else 50 steps of DDIM."""
     for plan in plans:

@@ -139,7 +139,7 @@ def model_info(run: Run, module: ServingModule, plans: tuple[Plan, ...]) -> dict
         "checkpoint_step": run.checkpoint_step,
         "parameters": run.network.count_params(),
         "git_commit": _git_commit(),
-        "config": json.loads(config_lib.to_json(run.config)),
+        "config": json.loads(config_lib.to_json(config_lib.portable(run.config))),
     }
 
 

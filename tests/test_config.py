@@ -186,3 +186,12 @@ def test_the_saved_form_holds_every_key():
     assert saved.pop("format_version") == config_lib.FORMAT_VERSION
     assert {f"{s}.{n}" for s, names in saved.items() for n in names} == set(config_lib.keys())
     assert list(saved) == [field.name for field in dataclasses.fields(config_lib.Config)]
+
+
+def test_a_configuration_that_leaves_the_machine_has_none_of_its_paths():
+    values = {"data.data_dir": "/data/sets", "data.cache_dir": "/data/cache", "data.name": "mnist"}
+    portable = config_lib.portable(config_lib.with_values(presets.preset("mnist"), values))
+    assert "/data" not in config_lib.to_json(portable) and portable.data.name == "mnist"
+    values = {"data.name": "folder", "data.path": "/data/pictures", "data.image_size": (32, 32)}
+    portable = config_lib.portable(config_lib.with_values(presets.preset("mnist"), values))
+    assert "/data" not in config_lib.to_json(portable) and config_lib.validated(portable).data.name is None

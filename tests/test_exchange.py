@@ -169,12 +169,12 @@ def test_a_solver_made_from_another_scheduler_does_not_clip(copy):
 def test_a_network_alone_takes_its_chain_from_beside_it_or_from_the_paper(copy, monkeypatch):
     edited(copy / "scheduler/scheduler_config.json", num_train_timesteps=70)
     monkeypatch.chdir(copy / "unet")
-    assert reading.read_config(".").diffusion.timesteps == 70 and reading.has_scheduler(".")
+    assert reading.read_config(".").diffusion.timesteps == 70 and not reading.notes(".", reading.read_config("."))
     (copy / "scheduler/scheduler_config.json").unlink()
     edited(copy / "unet/config.json", out_channels=2)
     config = reading.read_config(".")
     assert (config.diffusion.timesteps, config.diffusion.variance) == (1000, "learned_range")
-    assert not reading.has_scheduler(".")
+    assert "no scheduler" in reading.notes(".", config)[0]
 
 
 def test_our_own_words_that_cannot_be_read_are_one_clear_line(copy):

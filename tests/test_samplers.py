@@ -258,3 +258,41 @@ def test_score_is_the_gradient_of_the_log_density():
     alpha_bar = process.alpha_bar[300]
     expected = -(0.4 - np.sqrt(alpha_bar) * MEAN) / (alpha_bar * STD**2 + 1 - alpha_bar)
     np.testing.assert_allclose(process.score(t, exact_denoiser(process)(x, t)), [[expected]], rtol=1e-10)
+
+
+def inpainted(keep, repeats, count=4000):
+    """Draws of a pair of correlated normal numbers (correlation 0.9), given what `keep` [2] keeps of (1, 1)."""
+    covariance = tf.constant([[1.0, 0.9], [0.9, 1.0]], tf.float64)
+    process, short = chain(250, variance="fixed_small")
+
+    def denoiser(x_t, t):
+        alpha_bar = tf.gather(tf.constant(process.alpha_bar), t[0])
+        marginal = alpha_bar * covariance + (1 - alpha_bar) * tf.eye(2, dtype=tf.float64)
+        return tf.sqrt(1 - alpha_bar) * tf.transpose(tf.linalg.solve(marginal, tf.transpose(x_t)))
+
+    given, rng = tf.ones([count, 2], tf.float64), np.random.default_rng(0)
+    sampler = samplers.Inpainting(samplers.Ancestral(short, "none"), given, tf.constant([keep], tf.float64), repeats)
+    noises = lambda _: tf.numpy_function(lambda: rng.normal(size=(count, 2)), [], tf.float64)  # noqa: E731
+    x_0, _ = samplers.sample_loop(sampler, denoiser, noises(0), noises)
+    return x_0.numpy()
+
+
+def test_inpainting_keeps_what_is_known_and_with_repeats_draws_the_rest_given_it():
+    first, last = inpainted([1.0, 0.0], 1), inpainted([1.0, 0.0], 10)
+    assert np.all(first[:, 0] == 1) and np.all(last[:, 0] == 1)
+    # Given that the first number is 1, the second is N(0.9, 1 - 0.81).
+    assert abs(last[:, 1].mean() - 0.9) < 0.5 * abs(first[:, 1].mean() - 0.9)
+    assert last[:, 1].mean() == pytest.approx(0.9, abs=0.05)
+    assert last[:, 1].std() == pytest.approx(np.sqrt(0.19), rel=0.2)
+
+
+def test_inpainting_of_everything_and_of_nothing():
+    assert np.all(inpainted([1.0, 1.0], 2, count=10) == 1)
+    free = inpainted([0.0, 0.0], 1)
+    np.testing.assert_allclose(np.cov(free.T), [[1.0, 0.9], [0.9, 1.0]], atol=0.06)
+
+
+def test_inpainting_refuses_a_sampler_that_remembers():
+    _, short = chain(10)
+    with pytest.raises(ValueError, match="remembers"):
+        samplers.Inpainting(samplers.DPMSolverPP(short, order=2), tf.zeros([1, 2]), tf.zeros([1, 2]))

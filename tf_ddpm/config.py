@@ -589,6 +589,13 @@ def used(
     return validated(with_values(wanted, given))
 
 
+def portable(config: Config) -> Config:
+    """`config` without the paths of this machine, for files that leave it."""
+    name = None if config.data.name == "folder" else config.data.name
+    paths = {f"data.{key}": getattr(DataConfig(), key) for key in ("path", "data_dir", "cache_dir")}
+    return with_values(config, paths | {"data.name": name})
+
+
 def label(config: Config, word: str | None) -> int | None:
     """The label that the flag --label asks for: a number, `none` (-1), or `all` or nothing (None).
 

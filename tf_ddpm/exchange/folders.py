@@ -63,7 +63,7 @@ def export_run(run: Run, out_dir: str | os.PathLike) -> Path:
         for name, content in files.items():
             (aside / name).parent.mkdir(exist_ok=True)
             (aside / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        (aside / reading.OURS).write_text(config_lib.to_json(run.config), encoding="utf-8")
+        (aside / reading.OURS).write_text(config_lib.to_json(config_lib.portable(run.config)), encoding="utf-8")
         save_file(arrays, aside / "unet" / f"{reading.WEIGHTS}.safetensors", metadata={"format": "pt"})
 
     return _published(out_dir, write)

@@ -94,9 +94,15 @@ def _check_pipeline(folder: Path) -> None:
             raise UserError(f"{folder}: a pipeline with the part {name!r:.60}; expected unet and scheduler alone")
 
 
-def has_scheduler(diffusers_dir: str | os.PathLike) -> bool:
-    """Whether the folder says which chain its network was trained on."""
-    return bool(_scheduler(Path(diffusers_dir)))
+def notes(diffusers_dir: str | os.PathLike, config: Config) -> list[str]:
+    """What a person should know of the import of `config`, a line each."""
+    if not _scheduler(Path(diffusers_dir)):
+        return [
+            "no scheduler in the folder: the chain is taken to be Ho et al. 2020's; --set=diffusion.* says otherwise"
+        ]
+    if config.sample.sampler == "dpmpp" and config.sample.spacing in ("leading", "linspace"):
+        return ["on shorter chains diffusers' solver leaves the last timestep out; --spacing=trailing is its own grid"]
+    return []
 
 
 def _scheduler(folder: Path) -> dict[str, Any]:
