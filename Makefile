@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
+# The tests' files are shared out over this many processes; each takes up to 6 GB.
+WORKERS ?= 2
 PRESET ?=
 
 .PHONY: train sample export test lint format slow peers
@@ -14,13 +16,13 @@ sample export: $(VENV)/runtime
 	$(VENV)/bin/python main.py --mode=$@ $(if $(PRESET),--preset=$(PRESET))
 
 test: lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 slow: $(VENV)/development
 	$(VENV)/bin/python -m pytest -m slow
 
 peers: $(PEERS)/installed
-	$(PEERS)/bin/python -m pytest -m peers
+	$(PEERS)/bin/python -m pytest -m peers -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/development
 	$(VENV)/bin/ruff format --check .

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,3 +243,16 @@ def test_what_diffusers_has_no_word_for_is_refused_by_name(changes, word):
     config = make_tiny_config(data__image_size=(8, 8), data__channels=1, **changes)
     with pytest.raises(UserError, match=word):
         words.unet_config(config), words.scheduler_config(config)
+
+
+def test_the_network_that_comes_along_draws_clothes(tmp_path):
+    config = reading.read_config(Path(__file__).parent.parent / "pretrained" / "fashion_mnist")
+    assert config.data.name == "fashion_mnist" and config.data.data_dir is None
+    target = folders.import_run(
+        Path(__file__).parent.parent / "pretrained" / "fashion_mnist", config, tmp_path / "run"
+    )
+    images = load_run(target).sample(range(4), sampler="dpmpp", steps=10).astype(float)
+    # Dark corners, a bright middle, and neighbours that resemble each other: nothing that noise has.
+    assert images[:, :3, :3].mean() < 30 < 80 < images[:, 10:18, 10:18].mean()
+    steps = np.abs(np.diff(images, axis=2)).mean()
+    assert steps < 0.5 * np.abs(images[:, :, ::-1] - np.roll(images, 1, axis=0)).mean()

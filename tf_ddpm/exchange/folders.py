@@ -9,8 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from tf_ddpm import build, checkpoints
 from tf_ddpm import config as config_lib
@@ -64,7 +63,7 @@ def export_run(run: Run, out_dir: str | os.PathLike) -> Path:
             (aside / name).parent.mkdir(exist_ok=True)
             (aside / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (aside / reading.OURS).write_text(config_lib.to_json(config_lib.portable(run.config)), encoding="utf-8")
-        save_file(arrays, aside / "unet" / f"{reading.WEIGHTS}.safetensors", metadata={"format": "pt"})
+        (aside / "unet" / f"{reading.WEIGHTS}.safetensors").write_bytes(save(arrays, metadata={"format": "pt"}))
 
     return _published(out_dir, write)
 
@@ -81,6 +80,6 @@ def _published(target: Path, write: Callable[[Path], None]) -> Path:
             os.replace(aside, target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from None
     return target
