@@ -43,8 +43,9 @@ def _sample(run_dir: str) -> None:
 
     out_dir = FLAGS.out_dir or os.path.join(run_dir, "samples")
     label = config_lib.label(run.config, FLAGS.label)
-    print(f"drawing {FLAGS.num_images} images with the weights of step {run.checkpoint_step}", flush=True)
-    print(f"wrote {generate.generate(run, out_dir, FLAGS.num_images, FLAGS.seed, label)}")
+    count = FLAGS.num_images or 64
+    print(f"drawing {count} images with the weights of step {run.checkpoint_step}", flush=True)
+    print(f"wrote {generate.generate(run, out_dir, count, FLAGS.seed, label)}")
 
 
 def _export(run_dir: str) -> None:
@@ -61,10 +62,31 @@ def _export(run_dir: str) -> None:
 
 
 def _eval(run_dir: str) -> None:
-    run = _open(run_dir, _config(run_dir, config_lib.MEASURING_KEYS))
+    alone = FLAGS.images is not None and FLAGS.run_dir is None  # a folder of images, and no run
+    data = command_line.settings()
+    if alone and not data and FLAGS.reference is None:
+        raise UserError("against what? give --reference=DIR (real images) or --reference=FILE.npz (mu and sigma)")
+    config = config_lib.of_data(data) if alone else _config(run_dir, config_lib.MEASURING_KEYS)
+    quiet_tensorflow.import_tensorflow()
     from tf_ddpm import evaluate
+    from tf_ddpm.evaluation import sweep
 
-    print(f"wrote {evaluate.evaluate(run, run_dir, FLAGS.num_images, FLAGS.seed)}")
+    wanted = evaluate.Wanted(
+        command_line.metrics(),
+        FLAGS.num_images,
+        FLAGS.seed,
+        config_lib.label(config, FLAGS.label),
+        FLAGS.images,
+        FLAGS.reference or "train",
+        FLAGS.inception,
+        FLAGS.allow_few,
+        FLAGS.rounding != "float",
+    )
+    path = FLAGS.metrics_file or os.path.join("" if alone else run_dir, "metrics.json")
+    if FLAGS.sweep is not None:
+        print(f"wrote {sweep.sweep(wanted, config, run_dir, FLAGS.sweep)}")
+    else:
+        print(f"wrote {evaluate.evaluate(wanted, config, None if alone else run_dir, path)}")
 
 
 def _import(run_dir: str) -> None:

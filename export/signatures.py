@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import tensorflow as tf
 
@@ -12,6 +13,7 @@ from export.plans import Plan
 from tf_ddpm import build, pixels, samplers, sampling
 from tf_ddpm.image_files import PNG_CHANNELS
 from tf_ddpm.objectives import Denoiser
+from tf_ddpm.process import DiffusionProcess
 from tf_ddpm.sampling import Run
 
 _FRAMES = 16  # of `progress`
@@ -61,16 +63,20 @@ class ServingModule(tf.Module):
         self._add("inpaint", self._inpaint(first), first.sample.steps, "image", "mask", "seed")
         self._add("denoise", self._denoise, 1, "x_t", "t")
 
-    def _trace_network(self) -> Callable[..., tf.Tensor]:
-        """One traced network for every signature, so that it stands once in the SavedModel."""
-        specs = self.limits.specs()
-        names = [name for name in ("x_t", "t", "label") if name in specs]
-
-        @tf.function(input_signature=[specs[name] for name in names], autograph=False)
-        def network(x_t: tf.Tensor, t: tf.Tensor, label: tf.Tensor | None = None) -> tf.Tensor:
-            return self._run.network(x_t, t, label=label)
-
-        return network
+    def _trace_network(self) -> SimpleNamespace:
+        """The network's three parts, each traced once for all signatures: it stands once in the SavedModel."""
+        network, specs = self._run.network, self.limits.specs()
+        embedding = tf.TensorSpec([None, network.settings["time_width"]], network.compute_dtype)
+        label = [specs["label"]] if "label" in specs else []
+        traced = lambda *signature: tf.function(input_signature=signature, autograph=False)  # noqa: E731
+        injections = traced(embedding, *label)(network.injections)
+        injected = tf.TensorSpec([None, injections.get_concrete_function().output_shapes[1]], network.compute_dtype)
+        return SimpleNamespace(
+            settings=network.settings,
+            embedding=traced(specs["t"])(network.embedding),
+            injections=injections,
+            forward=traced(specs["x_t"], injected)(network.forward),
+        )
 
     def _add(self, signature: str, compute: Callable[[Tensors], Tensors], steps: int, *names: str) -> None:
         """`compute` as a signature whose inputs are `names` and, where the run has them, label and guidance."""
@@ -83,15 +89,21 @@ class ServingModule(tf.Module):
 
         self.endpoints[signature], self.inputs[signature], self.steps[signature] = endpoint, names, steps
 
-    def _denoiser(self, inputs: Tensors) -> Denoiser:
-        return sampling.denoiser_of(self._traced, self._process, inputs.get("label"), inputs.get("guidance"))
+    def _denoiser(self, inputs: Tensors, chain: DiffusionProcess) -> Denoiser:
+        network = sampling.hoisted(self._traced, chain.timesteps)
+        return sampling.denoiser_of(network, chain, inputs.get("label"), inputs.get("guidance"))
+
+    def _plain(self, x_t: tf.Tensor, t: tf.Tensor, *label: tf.Tensor) -> tf.Tensor:
+        return self._traced.forward(x_t, self._traced.injections(self._traced.embedding(t), *label))
 
     def _sampler(self, plan: Plan) -> samplers.Sampler:
         return build.sampler(plan.sample, self._process)
 
     def _sampled(self, plan: Plan) -> Callable[[Tensors], Tensors]:
         def compute(inputs: Tensors) -> Tensors:
-            image, _ = sampling.draw(self._sampler(plan), self._denoiser(inputs), self._shape, inputs["seed"])
+            sampler = self._sampler(plan)
+            denoiser = self._denoiser(inputs, sampler.process)
+            image, _ = sampling.draw(sampler, denoiser, self._shape, inputs["seed"])
             return {"image": image, "seed": tf.identity(inputs["seed"])}
 
         return compute
@@ -107,7 +119,8 @@ class ServingModule(tf.Module):
     def _progress(self, plan: Plan) -> Callable[[Tensors], Tensors]:
         def compute(inputs: Tensors) -> Tensors:
             sampler = self._sampler(plan)
-            _, frames = sampling.draw(sampler, self._denoiser(inputs), self._shape, inputs["seed"], _FRAMES)
+            denoiser = self._denoiser(inputs, sampler.process)
+            _, frames = sampling.draw(sampler, denoiser, self._shape, inputs["seed"], _FRAMES)
             return {"frames": tf.transpose(frames, [1, 0, 2, 3, 4]), "seed": tf.identity(inputs["seed"])}
 
         return compute
@@ -115,14 +128,15 @@ class ServingModule(tf.Module):
     def _decode(self, inputs: Tensors) -> Tensors:
         sampler = self._sampler(self._latent_plan)
         latent = inputs["latent"]  # a deterministic sampler asks for no noise
-        x_0, _ = samplers.sample_loop(sampler, self._denoiser(inputs), latent, lambda _: tf.zeros_like(latent))
+        denoiser = self._denoiser(inputs, sampler.process)
+        x_0, _ = samplers.sample_loop(sampler, denoiser, latent, lambda _: tf.zeros_like(latent))
         x_0 = tf.clip_by_value(x_0, -1.0, 1.0)
         return {"image_float": x_0, "image": pixels.to_pixels(x_0)}
 
     def _encode(self, inputs: Tensors) -> Tensors:
         chain = build.chain(self._latent_plan.sample, self._process)
         x_0 = pixels.to_unit(inputs["image"])
-        return {"latent": samplers.ddim_inversion(chain, self._denoiser(inputs), x_0)}
+        return {"latent": samplers.ddim_inversion(chain, self._denoiser(inputs, chain), x_0)}
 
     def _inpaint(self, plan: Plan) -> Callable[[Tensors], Tensors]:
         """Ancestral steps, which have no memory, on the plan's chain."""
@@ -132,14 +146,15 @@ class ServingModule(tf.Module):
             keep = tf.cast(inputs["mask"] == 255, tf.float32)
             given = pixels.to_unit(inputs["image"])
             sampler = samplers.Inpainting(inner, given, keep, _INPAINTING_REPEATS)
-            image, _ = sampling.draw(sampler, self._denoiser(inputs), self._shape, inputs["seed"])
+            denoiser = self._denoiser(inputs, sampler.process)
+            image, _ = sampling.draw(sampler, denoiser, self._shape, inputs["seed"])
             return {"image": image, "seed": tf.identity(inputs["seed"])}
 
         return compute
 
     def _denoise(self, inputs: Tensors) -> Tensors:
         x_t, t = inputs["x_t"], inputs["t"]
-        output = self._denoiser(inputs)(x_t, t)
+        output = sampling.denoiser_of(self._plain, self._process, inputs.get("label"), inputs.get("guidance"))(x_t, t)
         return {
             "eps": self._process.eps_from_output(x_t, t, output),
             "x_0": self._process.x_0_from_output(x_t, t, output),

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent.parent
 PLAN = {
     "main": {
         "command_line", "config", "datasets", "presets", "errors", "quiet_tensorflow", "train_loop", "sampling",
-        "generate", "evaluate", "exchange.reading", "exchange.folders", "export.plans",
+        "generate", "evaluate", "evaluation.sweep", "exchange.reading", "exchange.folders", "export.plans",
         "export.saved_model",
     },
     "command_line": {"errors", "presets"},
@@ -16,7 +16,8 @@ PLAN = {
     "export.plans": {"config", "errors"},
     "export.limits": set(),
     "export.signatures": {
-        "build", "export.limits", "export.plans", "image_files", "objectives", "pixels", "samplers", "sampling",
+        "build", "export.limits", "export.plans", "image_files", "objectives", "pixels", "process", "samplers",
+        "sampling",
     },
     "export.verify": set(),
     "export.check": set(),
@@ -60,7 +61,7 @@ PLAN = {
     "image_files": set(),
     "sampling": {
         "build", "checkpoints", "config", "errors", "guidance", "objectives", "pixels", "process", "randomness",
-        "samplers", "unet",
+        "replicas", "samplers", "unet",
     },
     "train_loop": {
         "build", "checkpoints", "config", "datasets", "datasets.batches", "errors", "image_files", "run_log",
@@ -75,9 +76,26 @@ PLAN = {
         "build", "checkpoints", "config", "errors", "exchange.reading", "exchange.tensors", "exchange.words",
         "sampling",
     },
-    "frechet": set(),
+    # What a run is worth.
+    "chunks": {"errors"},
+    "replicas": set(),
+    "evaluation": set(),
+    "evaluation.feature_metrics": set(),
+    "evaluation.torchscript": {"errors"},
+    "evaluation.inception": {"errors", "evaluation.torchscript"},
+    "evaluation.receipts": {"config", "sampling"},
+    "evaluation.likelihood": {
+        "build", "datasets", "evaluation.receipts", "objectives", "pixels", "process", "randomness", "sampling",
+    },
+    "evaluation.quality": {
+        "chunks", "datasets", "errors", "evaluation.feature_metrics", "evaluation.inception", "evaluation.receipts",
+        "image_files", "replicas", "sampling",
+    },
     "evaluate": {
-        "build", "config", "datasets", "errors", "objectives", "pixels", "process", "randomness", "sampling",
+        "build", "config", "datasets", "errors", "evaluation.likelihood", "evaluation.quality", "sampling",
+    },
+    "evaluation.sweep": {
+        "build", "checkpoints", "config", "errors", "evaluate", "evaluation.quality", "sampling",
     },
 }  # fmt: skip
 

@@ -29,10 +29,16 @@ def test_the_bound_of_a_tiny_chain_has_every_term_in_its_place():
         np.testing.assert_allclose(bound.eps_squared_error[i], np.mean((eps - noise[i]) ** 2, axis=(1, 2, 3)))
 
 
+def bound(run_dir, metrics_file, **settings):
+    config = load_run(run_dir, **settings).config
+    wanted = evaluate.Wanted(("bpd",), num_images=10, seed=3)
+    evaluate.evaluate(wanted, config, run_dir, metrics_file)
+    return json.loads(metrics_file.read_text())
+
+
 @pytest.fixture(scope="module")
 def measured(run_dir):
-    evaluate.evaluate(load_run(run_dir, batch_size=7), run_dir, num_images=10, seed=3)
-    return json.loads((run_dir / "metrics.json").read_text())["bits_per_dim"]
+    return bound(run_dir, run_dir / "metrics.json", batch_size=7)["bits_per_dim"]
 
 
 def test_the_terms_add_up_and_come_with_a_receipt(measured):
@@ -48,8 +54,7 @@ def test_the_terms_add_up_and_come_with_a_receipt(measured):
 def test_the_figure_depends_on_neither_batch_size_nor_earlier_metrics(measured, run_dir):
     path = run_dir / "metrics.json"
     path.write_text(json.dumps({"fid": {"value": 3.0}}))
-    evaluate.evaluate(load_run(run_dir, batch_size=64), run_dir, num_images=10, seed=3)
-    metrics = json.loads(path.read_text())
+    metrics = bound(run_dir, path, batch_size=64)
     assert metrics["fid"] == {"value": 3.0}
     assert metrics["bits_per_dim"]["value"] == pytest.approx(measured["value"], rel=1e-5)
 
@@ -68,5 +73,5 @@ def test_the_squared_errors_are_l_simple_of_each_t(measured, run_dir):
 def test_a_foreign_metrics_file_is_left_alone(run_dir, tmp_path):
     (tmp_path / "metrics.json").write_text("[1]")
     with pytest.raises(UserError, match="move it away"):
-        evaluate.evaluate(load_run(run_dir), tmp_path, num_images=1, seed=0)
+        bound(run_dir, tmp_path / "metrics.json")
     assert (tmp_path / "metrics.json").read_text() == "[1]"

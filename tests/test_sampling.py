@@ -7,6 +7,9 @@ import tensorflow as tf
 import tf_ddpm
 from tf_ddpm import build, sampling
 from tf_ddpm.errors import UserError
+from tf_ddpm.unet import UNet
+
+_DENSE = ("shortcut", "query", "key", "value", "out")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +102,7 @@ def test_wrong_seeds_are_refused(run, seeds):
 
 def test_a_bfloat16_run_samples_near_the_float32_one(run, run_dir):
     fast = tf_ddpm.load_run(run_dir, precision="bfloat16")
-    assert fast.network.dtype_policy.name == "mixed_bfloat16"
+    assert fast.network.dtype_policy.name == "bfloat16"
     difference = np.abs(fast.sample(range(8)).astype(int) - run.sample(range(8)).astype(int))
     assert np.median(difference) <= 8
 
@@ -126,3 +129,41 @@ def test_any_number_of_channels_can_be_drawn(tiny_config):
     config = tiny_config(data__name="other", data__image_size=(4, 8), data__channels=5)
     run = sampling.Run(config, build.network(config, "float32"), 0)
     assert run.sample([0], steps=2).shape == (1, 4, 8, 5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"injection": "scale_shift"}, {"classes": 3, "null_class": True}])
+def test_work_taken_out_of_the_loop_gives_what_the_network_gives(changes):
+    network = randomised(UNet(1, 8, (8, 16), 1, attention_levels=(1,), groups=2, **changes))
+    timesteps = np.array([0, 7, 13, 999])
+    call = sampling.hoisted(network, timesteps)
+    x_t, t = tf.random.stateless_normal([5, 4, 4, 1], [0, 0]), tf.constant([999, 0, 7, 13, 7])
+    label = {"label": tf.constant([0, 1, 2, -1, 0])} if "classes" in changes else {}
+    outputs = network(x_t, t, **label)
+    assert np.std(outputs) > 0.1
+    np.testing.assert_allclose(call(x_t, t, **label), outputs, atol=1e-5)
+
+
+def test_no_embedding_of_time_is_left_in_the_loop(run):
+    sample = sampling.compiled(build.sampler(run.settings(), run.process), run.network, run.image_shape)
+    library = sample.get_concrete_function().graph.as_graph_def().library.function
+    (body,) = [f for f in library if "while_body" in f.signature.name and "map" not in f.signature.name]
+    operations = [node.op for node in body.node_def]
+    assert "Conv2D" in operations and not {"Sin", "Cos"} & set(operations)
+    of_pixels = [w for w in run.network.weights if w.name == "kernel" and w.path.split("/")[-2] in _DENSE]
+    assert operations.count("MatMul") == len(of_pixels) > 0
+
+
+def test_weights_of_bfloat16_compute_what_casts_in_every_call_do():
+    mixed = randomised(UNet(1, 8, (8, 16), 1, attention_levels=(1,), groups=2, dtype="mixed_bfloat16"))
+    cast = build.recast(mixed, "bfloat16")
+    kinds = {weight.dtype for weight in cast.weights}
+    assert kinds == {"bfloat16", "float32"} and cast.down_0_0.conv_1.kernel.dtype == "bfloat16"
+    x_t, t = tf.random.stateless_normal([2, 4, 4, 1], [0, 0]), tf.constant([3, 700])
+    np.testing.assert_array_equal(cast(x_t, t), mixed(x_t, t))
+
+
+def randomised(network):
+    rng = np.random.default_rng(0)
+    for weight in network.weights:
+        weight.assign(rng.normal(0, 0.2, weight.shape))
+    return network

@@ -81,7 +81,7 @@ def test_every_residual_blocks_output_changes_with_t(preset):
     for width_in, width in shapes:
         block = randomised(layers.ResidualBlock(width_in, width, 4 * channels, groups, 0.0, 20), scale=width**-0.5)
         x = tf.random.stateless_normal([1, 4, 4, width_in], [0, 1])
-        change = tf.reduce_max(tf.abs(block(x, near) - block(x, far)))
+        change = tf.reduce_max(tf.abs(block(x, block.time(near)) - block(x, block.time(far))))
         assert change > 0.05, (preset, width_in, width, change)
 
 
@@ -91,7 +91,7 @@ def test_one_channel_a_group_erases_the_time_embedding():
     for weight in block.weights:
         weight.assign(rng.normal(0, 0.1, weight.shape))
     x, time = tf.random.stateless_normal([1, 8, 8, 8], [0, 1]), tf.ones([1, 32])
-    np.testing.assert_allclose(block(x, time), block(x, -3 * time), atol=1e-4)
+    np.testing.assert_allclose(block(x, block.time(time)), block(x, block.time(-3 * time)), atol=1e-4)
 
 
 def test_skips_meet_blocks_by_position_even_where_widths_repeat():

@@ -20,7 +20,11 @@ def process(diffusion: DiffusionConfig) -> DiffusionProcess:
 
 
 def network(config: Config, precision: str) -> UNet:
-    """A new U-Net for the images of `config.data` (whose size and channels are known), `float32` or `bfloat16`."""
+    """A new U-Net for the images of `config.data` (whose size and channels are known).
+
+    Args:
+      precision: `float32`, or `bfloat16` with weights of float32.
+    """
     model = config.model
     return UNet(
         image_channels=config.data.channels,
@@ -46,6 +50,17 @@ def network(config: Config, precision: str) -> UNet:
         out_channels=config.data.channels * (2 if config.diffusion.learned_variance else 1),
         dtype={"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision],
     )
+
+
+def recast(network: UNet, precision: str) -> UNet:
+    """A copy of `network` whose weights are of the `precision` that it computes in; not for training.
+
+    Normalisation and the last convolution stay float32 in every precision.
+    """
+    copy = UNet(**network.settings, dtype=precision)
+    for weight, original in zip(copy.weights, network.weights, strict=True):
+        weight.assign(tf.cast(original.value, weight.dtype))
+    return copy
 
 
 def objective(train: TrainConfig) -> objectives.Objective:

@@ -60,13 +60,24 @@ def restore(keeper: tf.train.CheckpointManager, state: TrainState) -> None:
         _read(keeper.checkpoint, latest)
 
 
-def restore_ema_network(network: keras.Model, run_dir: str | os.PathLike) -> int:
-    """Reads the EMA weights of the latest checkpoint into `network` and returns the checkpoint's step.
+def steps(run_dir: str | os.PathLike) -> list[int]:
+    """The steps of which `run_dir` keeps a checkpoint, the oldest first."""
+    state = tf.train.get_checkpoint_state(_folder(run_dir))
+    return sorted(step_of(path) for path in state.all_model_checkpoint_paths) if state else []
+
+
+def restore_ema_network(network: keras.Model, run_dir: str | os.PathLike, step: int | None = None) -> int:
+    """Reads the EMA weights of a checkpoint into `network` and returns the checkpoint's step.
+
+    Args:
+      step: of which; None: the latest.
 
     Raises:
-      UserError: where there is no checkpoint, or it cannot be read or does not fit.
+      UserError: where there is no such checkpoint, or it cannot be read or does not fit.
     """
     latest = tf.train.latest_checkpoint(_folder(run_dir))
+    if latest is not None and step is not None:
+        latest = str(Path(_folder(run_dir)) / f"{_PREFIX}-{step}")
     if latest is None:
         raise UserError(
             f"the run in {run_dir} has no checkpoint yet; "

@@ -14,17 +14,23 @@ flags.DEFINE_multi_string(
     "set", [], "One changed key of the configuration, for example --set=train.steps=2000. May be repeated."
 )
 flags.DEFINE_integer(
-    "num_images", 64, "sample, eval: how many images to draw or to measure.", lower_bound=1, upper_bound=10**9
+    "num_images",
+    None,
+    "sample, eval: how many images to draw or to measure. Default: 64; for fid, kid, pr and memorisation 50,000.",
+    lower_bound=1,
+    upper_bound=10**9,
 )
-flags.DEFINE_string("sampler", None, "sample, export: ddpm, ddim, dpmpp, heun or langevin. Default: the run's own.")
+flags.DEFINE_string(
+    "sampler", None, "sample, export, eval: ddpm, ddim, dpmpp, heun or langevin. Default: the run's own."
+)
 flags.DEFINE_integer(
     "sampling_steps", None, "sample, export, eval: steps of the chain. Default: all T.", lower_bound=1
 )
-flags.DEFINE_float("eta", None, "sample, export: noise of ddim, 0 (deterministic) to 1.")
+flags.DEFINE_float("eta", None, "sample, export, eval: noise of ddim, 0 (deterministic) to 1.")
 flags.DEFINE_string("spacing", None, "sample, export, eval: linspace, leading, trailing or quadratic steps.")
-flags.DEFINE_string("clip", None, "sample, export: none, static or dynamic clipping of the predicted image.")
-flags.DEFINE_string("label", None, "sample: class of the images: a number, all (in turn, the default) or none.")
-flags.DEFINE_float("guidance", None, "sample, export: weight of the class: 1 as trained, 0 without, more exaggerates.")
+flags.DEFINE_string("clip", None, "sample, export, eval: none, static or dynamic clipping of the predicted image.")
+flags.DEFINE_string("label", None, "sample, eval: class of the images: a number, all (in turn, the default) or none.")
+flags.DEFINE_float("guidance", None, "sample, export, eval: weight of the class: 1 as trained, 0 without, or more.")
 flags.DEFINE_integer(
     "seed", 0, "sample, eval: image i has the seed --seed + i.", lower_bound=-(2**62), upper_bound=2**62
 )
@@ -36,7 +42,23 @@ flags.DEFINE_string(
 flags.DEFINE_integer("max_batch", 64, "export: the most rows of a request.", lower_bound=1, upper_bound=4096)
 flags.DEFINE_integer("keep_versions", None, "export: how many versions stay. Default: all.", lower_bound=1)
 flags.DEFINE_enum("precision", None, ["float32", "bfloat16"], "sample, export, eval: arithmetic of the network.")
-flags.DEFINE_string("metrics", "bpd", "eval: what to measure: bpd (bits/dim, every term of the bound).")
+flags.DEFINE_string(
+    "metrics",
+    "bpd",
+    "eval: what to measure: bpd (bits/dim of real images; of the chain of --sampling_steps if measured alone, else of "
+    "the whole one), fid, kid, pr (precision and recall), memorisation.",
+)
+flags.DEFINE_string("images", None, "eval: a folder of images to measure instead of a run's.")
+flags.DEFINE_string(
+    "reference", None, "eval: real images: train (default), test, a folder, or an .npz file with mu and sigma."
+)
+flags.DEFINE_string(
+    "inception", None, "eval: the FID network's weights. Default: the file that TF_DDPM_INCEPTION names."
+)
+flags.DEFINE_string("metrics_file", None, "eval: where the figures go. Default: <run_dir>/metrics.json.")
+flags.DEFINE_bool("allow_few", False, "eval: a FID of fewer images than the network has features.")
+flags.DEFINE_enum("rounding", None, ["uint8", "float"], "eval: drawn images as saved (uint8, default) or unrounded.")
+flags.DEFINE_string("sweep", None, "eval: a curve: sampling_steps:10,20,50, or checkpoint for all that are kept.")
 flags.DEFINE_string("diffusers_dir", None, "import: a folder of diffusers: a pipeline, or a UNet2DModel alone.")
 FLAGS = flags.FLAGS
 
@@ -52,13 +74,13 @@ _SAMPLING = {  # flag -> key of SampleConfig
 _ONLY = {  # flags that some modes alone understand
     "preset": ("train", "sample", "export", "eval", "export_diffusers"),
     "num_images": ("sample", "eval"),
-    "sampler": ("sample", "export"),
+    "sampler": _RUNNING,
     "sampling_steps": _RUNNING,
-    "eta": ("sample", "export"),
+    "eta": _RUNNING,
     "spacing": _RUNNING,
-    "clip": ("sample", "export"),
-    "guidance": ("sample", "export"),
-    "label": ("sample",),
+    "clip": _RUNNING,
+    "guidance": _RUNNING,
+    "label": ("sample", "eval"),
     "seed": ("sample", "eval"),
     "out_dir": ("sample", "export_diffusers"),
     "export_dir": ("export",),
@@ -67,8 +89,13 @@ _ONLY = {  # flags that some modes alone understand
     "keep_versions": ("export",),
     "precision": _RUNNING,
     "metrics": ("eval",),
+    **dict.fromkeys(("images", "reference", "inception", "metrics_file", "allow_few", "rounding", "sweep"), ("eval",)),
     "diffusers_dir": ("import",),
 }
+
+
+METRICS = ("bpd", "fid", "kid", "pr", "memorisation")
+_DRAWING = ("sampler", "eta", "clip", "guidance", "label", "rounding")
 
 
 def check(modes: tuple[str, ...]) -> None:
@@ -85,8 +112,35 @@ def check(modes: tuple[str, ...]) -> None:
             raise UserError(f"--{name} belongs to --mode={' or '.join(known)}, not to --mode={FLAGS.mode}{hint}")
     if FLAGS.preset is not None:
         presets.preset(FLAGS.preset)
-    if FLAGS.metrics != "bpd":
-        raise UserError(f"--metrics={FLAGS.metrics}: expected bpd")
+    if FLAGS.mode == "eval":
+        _check_measuring()
+
+
+def metrics() -> tuple[str, ...]:
+    """What `--metrics` asks for."""
+    return tuple(FLAGS.metrics.split(","))
+
+
+def _check_measuring() -> None:
+    wrong = [name for name in metrics() if name not in METRICS]
+    if "is" in wrong or "inception_score" in wrong:
+        raise UserError(
+            "--metrics: the inception score needs the network's logits, which its published file leaves out"
+        )
+    if wrong or len(set(metrics())) < len(metrics()):
+        raise UserError(f"--metrics={FLAGS.metrics}: expected some of {','.join(METRICS)}, each once")
+    drawing = [name for name in _DRAWING if FLAGS[name].present]
+    features = [name for name in ("images", "reference", "inception", "allow_few", "sweep") if FLAGS[name].present]
+    if metrics() == ("bpd",) and drawing + features:
+        raise UserError(
+            f"--{(drawing + features)[0]} says nothing to --metrics=bpd; it belongs to fid, kid, pr, memorisation"
+        )
+    if FLAGS.images is not None:
+        if "bpd" in metrics() or FLAGS.sweep is not None:
+            raise UserError(f"--images has no network: --{'sweep' if FLAGS.sweep else 'metrics=bpd'} needs a run")
+        for name in [*drawing, "sampling_steps", "spacing", "num_images", "seed", "precision"]:
+            if FLAGS[name].present:
+                raise UserError(f"--{name} says how a run draws; --images are drawn already")
 
 
 def settings() -> list[str]:

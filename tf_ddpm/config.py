@@ -562,11 +562,23 @@ def continued(saved: Config, wanted: Config) -> Config:
 
 
 SAMPLING_KEYS = frozenset(f"sample.{field.name}" for field in dataclasses.fields(SampleConfig))
-# What may change where a run is measured on data: no sampler draws there.
-MEASURING_KEYS = frozenset(
-    {f"sample.{name}" for name in ("steps", "spacing", "batch_size", "precision")}
-    | {f"data.{name}" for name in ("name", "path", "data_dir", "split", "memory_gb", "cache_dir")}
+# What may change where a run is measured on data.
+MEASURING_KEYS = SAMPLING_KEYS | frozenset(
+    f"data.{name}" for name in ("name", "path", "data_dir", "split", "memory_gb", "cache_dir")
 )
+
+
+def of_data(settings: Iterable[str]) -> Config:
+    """The defaults with `--set` of data.* keys, where there is no run.
+
+    Raises:
+      UserError: for another key, or a value that is out of range.
+    """
+    config = with_settings(Config(), settings)
+    for key in changed(Config(), config):
+        if not key.startswith("data."):
+            raise UserError(f"--set={key}: there is no run; expected data.* keys only")
+    return validated(config)
 
 
 def used(

@@ -1,150 +1,134 @@
-"""A run and real images -> metrics.json: each figure with a receipt of how it was got."""
+"""Images or a run -> metrics.json: each figure with a receipt of how it was got."""
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import keras
-import numpy as np
-import tensorflow as tf
-from tqdm import tqdm
-
-from tf_ddpm import build, datasets, objectives, pixels, randomness, sampling
-from tf_ddpm import config as config_lib
+from tf_ddpm import build, datasets, sampling
+from tf_ddpm.config import Config
 from tf_ddpm.errors import UserError
-from tf_ddpm.process import DiffusionProcess
+from tf_ddpm.evaluation import likelihood, quality
+from tf_ddpm.evaluation.quality import FeatureNetwork, Pictures
 from tf_ddpm.sampling import Run
 
-_BOUND_VERSION = 1  # of how bits_per_dim is computed
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What to measure.
+
+    Attributes:
+      metrics: some of bpd, fid, kid, pr, memorisation.
+      num_images: how many to draw, and to take bits/dim of; None: 50,000 and 64.
+      seed: of the first image. label: class of all images drawn; None: in turn.
+      images: a folder to measure instead of a run. reference: train, test, a folder or an .npz file.
+      inception: the weights of the FID network; None: as TF_DDPM_INCEPTION says.
+      allow_few: whether a FID of fewer images than features is given. rounded: images as uint8, as they are saved.
+    """
+
+    metrics: tuple[str, ...] = ("bpd",)
+    num_images: int | None = None
+    seed: int = 0
+    label: int | None = None
+    images: str | None = None
+    reference: str = "train"
+    inception: str | None = None
+    allow_few: bool = False
+    rounded: bool = True
 
 
-def evaluate(run: Run, run_dir: str | os.PathLike, num_images: int, seed: int) -> Path:
-    """Measures `bits_per_dim` and writes it into `run_dir`/metrics.json, beside the metrics already there.
+def evaluate(wanted: Wanted, config: Config, run_dir: str | None, metrics_file: str | os.PathLike) -> Path:
+    """Measures and writes the figures into `metrics_file`, beside those already there.
 
     Args:
-      num_images: how many images of the run's `data`, drawn by `seed`; all of them if there are no more.
+      config: of the run, or of the data alone where `wanted.images` are measured without one.
+      run_dir: None where there is no run.
 
     Returns:
-      The path of metrics.json.
+      The path of the file.
 
     Raises:
-      UserError: where the images cannot be read, do not fit the run, or the file cannot be written.
+      UserError: where something cannot be read, does not fit, is too little, or the file cannot be written.
     """
-    path = Path(run_dir) / "metrics.json"
+    path = Path(metrics_file)
     metrics = _earlier(path)
-    metrics["bits_per_dim"] = bits_per_dim(run, _images(run, num_images, seed), seed)
+    strategy = build.strategy()
+    run = sampling.open_run(run_dir, config, strategy) if wanted.images is None else None
+    found, lines = {}, []
+    if "bpd" in wanted.metrics:
+        images = likelihood.chosen_images(run, wanted.num_images or 64, wanted.seed)
+        steps = config.sample.steps if wanted.metrics == ("bpd",) else None
+        found["bits_per_dim"] = likelihood.bits_per_dim(run, images, wanted.seed, steps)
+        lines.append(likelihood.table(found["bits_per_dim"]))
+    of_features = tuple(name for name in wanted.metrics if name in quality.METRICS)
+    if of_features:
+        network = FeatureNetwork(wanted.inception, strategy)
+        real = reference(wanted, config, network)
+        generated = drawn(wanted, run, run_dir, network, real) if run else _folder(wanted, config, network, real)
+        quality.check_shapes(of_features, generated, real)
+        found |= quality.measure(of_features, generated, real, network.sha256)
+        lines += [f"{name:20s} {found[name]['value']:.6g}" for name in found if name != "bits_per_dim"]
+        if "memorisation" in of_features:
+            lines.append(f"closest pairs        {_pairs(generated, real, path)}")
+    write(path, metrics | found)
+    print("\n".join(lines))
+    return path
+
+
+def reference(wanted: Wanted, config: Config, network: FeatureNetwork) -> Pictures:
+    """The real images, or what is known of them.
+
+    Raises:
+      UserError: where they are not named or cannot be read.
+    """
+    if wanted.reference.endswith(".npz"):
+        return quality.of_statistics(wanted.reference)
+    if wanted.reference not in ("train", "test"):
+        return quality.of_folder(wanted.reference, network, config.data.cache_dir)
+    data = dataclasses.replace(config.data, split=wanted.reference, random_flip=False)
+    about = {"data": data.name, "split": data.split, "image_size": data.image_size, "channels": data.channels}
+    return quality.of_images(datasets.load(data).images, network, data.cache_dir, about, "reference")
+
+
+def drawn(wanted: Wanted, run: Run, run_dir: str, network: FeatureNetwork, real: Pictures) -> Pictures:
+    """The images of the run, kept in `run_dir`/evaluation."""
+    count = wanted.num_images or 50_000
+    quality.check_counts(wanted.metrics, count, real.about["images"], wanted.allow_few)
+    folder = Path(run_dir) / "evaluation"
+    return quality.of_run(run, network, folder, count, wanted.seed, wanted.label, wanted.rounded)
+
+
+def _folder(wanted: Wanted, config: Config, network: FeatureNetwork, real: Pictures) -> Pictures:
+    generated = quality.of_folder(wanted.images, network, config.data.cache_dir)
+    quality.check_counts(wanted.metrics, len(generated.images), real.about["images"], wanted.allow_few)
+    return generated
+
+
+def _pairs(generated: Pictures, real: Pictures, path: Path) -> Path:
     try:
-        aside = path.with_name(".metrics.json")
+        return quality.save_closest_pairs(generated, real, path.with_name("closest_pairs.png"))
+    except OSError as error:
+        raise UserError(f"cannot write the closest pairs beside {path}: {error.strerror}") from None
+
+
+def write(path: Path, metrics: dict) -> None:
+    """Writes the file aside and renames it.
+
+    Raises:
+      UserError: where it cannot be written.
+    """
+    try:
+        aside = path.with_name(f".{path.name}")
         aside.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
         os.replace(aside, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
-    print(_table(metrics["bits_per_dim"]))
-    return path
-
-
-def bits_per_dim(run: Run, images: datasets.ImageSet, seed: int) -> dict:
-    """The variational bound of `images` on the run's (possibly shorter) chain, every term apart.
-
-    Image i takes the noise of the seed `seed` + i, so that the figure does not depend on the batch size.
-
-    Returns:
-      `value`, its `standard_error` over the images, `terms` (`L_T`, `L_0`, and `L_t_minus_1`, a list from t = 2 to
-      T), `eps_squared_error` and `timesteps` by step, and the `receipt`.
-    """
-    began, settings = time.perf_counter(), run.config.sample
-    process = build.chain(settings, run.process)
-    terms = _compiled_terms(run, process)
-    parts, bar = [], tqdm(total=len(images), unit="image", leave=False, disable=None)
-    for start in range(0, len(images), settings.batch_size):
-        stop = min(start + settings.batch_size, len(images))
-        seeds = tf.range(seed + start, seed + stop, dtype=tf.int64)
-        bound = terms(tf.constant(images.images[start:stop]), tf.constant(images.labels[start:stop], tf.int32), seeds)
-        parts.append(objectives.Bound(*(np.moveaxis(part.numpy().astype(np.float64), -1, 0) for part in bound)))
-        bar.update(stop - start)
-    bar.close()
-    prior, by_step, errors = (np.concatenate(part) for part in zip(*parts, strict=True))
-    totals, means = prior + by_step.sum(axis=1), by_step.mean(axis=0)
-    return {
-        "value": float(totals.mean()),
-        "standard_error": float(totals.std(ddof=1) / np.sqrt(len(totals))) if len(totals) > 1 else None,
-        "terms": {"L_T": float(prior.mean()), "L_t_minus_1": means[1:].tolist(), "L_0": float(means[0])},
-        "eps_squared_error": errors.mean(axis=0).tolist(),
-        "timesteps": process.timesteps.tolist(),
-        "receipt": _receipt(run, seed, len(images), len(process), time.perf_counter() - began),
-    }
-
-
-def _compiled_terms(run: Run, process: DiffusionProcess) -> Callable[..., objectives.Bound]:
-    """(images uint8, label int32 [B], seeds int64 [B]) -> Bound."""
-    shape = list(run.image_shape)
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, *shape], tf.uint8),
-            tf.TensorSpec([None], tf.int32),
-            tf.TensorSpec([None], tf.int64),
-        ],
-        autograph=False,
-    )
-    def terms(images: tf.Tensor, label: tf.Tensor, seeds: tf.Tensor) -> objectives.Bound:
-        denoiser = sampling.denoiser_of(run.network, process, label if run.config.model.classes else None, None)
-        noise = lambda t: randomness.image_normal(seeds, t, shape)  # noqa: E731
-        return objectives.variational_bound(process, denoiser, pixels.to_unit(images), noise)
-
-    return terms
-
-
-def _images(run: Run, num_images: int, seed: int) -> datasets.ImageSet:
-    """`num_images` of the run's data, in an order drawn by `seed`."""
-    images = datasets.load(run.config.data)
-    datasets.check_labels(images, run.config.model.classes)
-    chosen = np.sort(np.random.default_rng(abs(seed)).permutation(len(images))[:num_images])
-    return datasets.ImageSet(images.images[chosen], images.labels[chosen], images.label_names)
-
-
-def _receipt(run: Run, seed: int, count: int, steps: int, seconds: float) -> dict:
-    """All that is needed to measure it again."""
-    config = run.config
-    return {
-        "metric_version": _BOUND_VERSION,
-        "data": {"name": config.data.name, "split": config.data.split, "path": config.data.path},
-        "num_images": count,
-        "seed": seed,
-        "steps": steps,
-        "spacing": config.sample.spacing if steps < config.diffusion.timesteps else None,
-        "prediction": config.diffusion.prediction,
-        "variance": config.diffusion.variance,
-        "clip": "static",
-        "precision": config.sample.precision,
-        "checkpoint_step": run.checkpoint_step,
-        "config_sha256": hashlib.sha256(config_lib.to_json(config).encode()).hexdigest(),
-        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__},
-        "seconds": round(seconds, 1),
-    }
-
-
-def _table(bits: dict) -> str:
-    """What a person wants to see of them."""
-    terms, errors = bits["terms"], np.array(bits["eps_squared_error"])
-    spread = "" if bits["standard_error"] is None else f" +- {bits['standard_error']:.4f}"
-    rows = [
-        ("bits/dim", f"{bits['value']:.4f}{spread} ({bits['receipt']['num_images']} images)"),
-        ("  L_T", f"{terms['L_T']:.6f}"),
-        ("  L_{t-1}, summed", f"{sum(terms['L_t_minus_1']):.4f}"),
-        ("  L_0", f"{terms['L_0']:.4f}"),
-        ("mean squared error", "  ".join(f"{part.mean():.4f}" for part in np.array_split(errors, 4) if len(part))),
-    ]
-    return "\n".join(f"{name:20s} {value}" for name, value in rows) + "  (eps, by quarter of the chain)"
 
 
 def _earlier(path: Path) -> dict:
-    """What metrics.json holds already."""
+    """What the file holds already."""
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(metrics, dict):

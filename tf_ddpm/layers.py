@@ -116,8 +116,8 @@ class GroupNorm(keras.layers.Layer):
         if width % groups:
             raise ValueError(f"{groups} groups do not divide {width} channels")
         self.width, self.groups, self.swish, self.epsilon = width, groups, swish, epsilon
-        self.gamma = self.add_weight(shape=(width,), initializer="ones", name="gamma", dtype="float32")
-        self.beta = self.add_weight(shape=(width,), initializer="zeros", name="beta", dtype="float32")
+        self.gamma = self.add_weight(shape=(width,), initializer="ones", name="gamma", dtype="float32", autocast=False)
+        self.beta = self.add_weight(shape=(width,), initializer="zeros", name="beta", dtype="float32", autocast=False)
         self.built = True
 
     def call(self, x: tf.Tensor, scale: tf.Tensor | None = None, shift: tf.Tensor | None = None) -> tf.Tensor:
@@ -199,7 +199,7 @@ class ResidualBlock(keras.layers.Layer):
     """GroupNorm-swish-conv, time, GroupNorm-swish-dropout-conv, + shortcut.
 
     Args:
-      injection: how the time enters, through Dense(swish(time)): `add` before the second norm (Ho et al. 2020), or
+      injection: how Dense(swish(time)) enters: `add` before the second norm (Ho et al. 2020), or
         `scale_shift`, which scales and shifts its outcome (Nichol & Dhariwal 2021, "adaptive group normalisation").
     """
 
@@ -227,13 +227,13 @@ class ResidualBlock(keras.layers.Layer):
         self.shortcut = _dense(width_in, width, "shortcut", dtype) if width_in != width else None
         self.built = True
 
-    def call(self, x: tf.Tensor, time: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
-        """x [B, H, W, width_in], swish(time) [B, time_width] -> [B, H, W, width]."""
+    def call(self, x: tf.Tensor, injected: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
+        """x [B, H, W, width_in], injected [B, ...] = `time`(swish(embedding)) -> [B, H, W, width]."""
         h = self.conv_1(self.norm_1(x))
         if self.injection == "add":
-            h = self.norm_2(h + self.time(time)[:, None, None, :])
+            h = self.norm_2(h + injected[:, None, None, :])
         else:
-            h = self.norm_2(h, *tf.split(self.time(time), 2, axis=1))
+            h = self.norm_2(h, *tf.split(injected, 2, axis=1))
         h = self.conv_2(self.dropout(h, address))
         return h + (x if self.shortcut is None else self.shortcut(x))
 

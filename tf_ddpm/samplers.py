@@ -254,23 +254,23 @@ class Inpainting(Sampler):
         self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: Noise, memory: Memory
     ) -> tuple[tf.Tensor, tf.Tensor, Memory]:
         """x_{t-1} whose known pixels are q(x_{t-1} | x_0) of the given image, and at the last step the image's own."""
-        process = self.process
-        known_std = np.sqrt(1.0 - process.alpha_bar_prev)  # 0 at the last step
+        process, per_repeat = self.process, self.inner.draws + 2
+        root_alpha_bar = lookup(np.sqrt(process.alpha_bar_prev), t, x_t)
+        known_std = lookup(np.sqrt(1.0 - process.alpha_bar_prev), t, x_t)  # 0 at the last step
+        keep_of_step = lookup(np.sqrt(1.0 - process.betas), t, x_t)
+        noise_of_step = lookup(np.sqrt(process.betas), t, x_t)
 
-        def once(k: int, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            first = k * (self.inner.draws + 2)
-            x_prev, x_0, _ = self.inner.step(denoiser, x, t, lambda draw: noise(first + draw), ())
-            mean = lookup(np.sqrt(process.alpha_bar_prev), t, x) * self.x_0
-            known = mean + lookup(known_std, t, x) * noise(first + self.inner.draws)
-            return self.keep * known + (1.0 - self.keep) * x_prev, x_0
+        def repeat(k: tf.Tensor, x: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            drawn = lambda draw: noise(k * per_repeat + draw)  # noqa: E731
+            x_prev, x_0, _ = self.inner.step(denoiser, x, t, drawn, ())
+            known = root_alpha_bar * self.x_0 + known_std * drawn(self.inner.draws)
+            x_prev = self.keep * known + (1.0 - self.keep) * x_prev
+            again = keep_of_step * x_prev + noise_of_step * drawn(self.inner.draws + 1)  # q(x_t | x_{t-1})
+            x_next = tf.where(k + 1 < self.repeats, again, x_prev)
+            return k + 1, tf.ensure_shape(x_next, x.shape), tf.ensure_shape(x_0, x.shape)
 
-        x_prev, x_0 = once(0, x_t)
-        for k in range(1, self.repeats):  # q(x_t | x_{t-1}), and down again
-            again = noise(k * (self.inner.draws + 2) - 1)
-            x_t = (
-                lookup(np.sqrt(1.0 - process.betas), t, x_t) * x_prev + lookup(np.sqrt(process.betas), t, x_t) * again
-            )
-            x_prev, x_0 = once(k, x_t)
+        state = (0, x_t, tf.zeros_like(x_t))
+        _, x_prev, x_0 = tf.while_loop(lambda k, *_: k < self.repeats, repeat, state, parallel_iterations=1)
         return x_prev, x_0, memory
 
 

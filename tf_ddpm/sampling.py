@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.guidance import conditioned, guided
 from tf_ddpm.objectives import Denoiser
 from tf_ddpm.process import DiffusionProcess
+from tf_ddpm.replicas import over_replicas
 from tf_ddpm.unet import UNet
 
 
@@ -26,21 +28,23 @@ def draw(
     image_shape: Sequence[int],
     seeds: tf.Tensor,
     num_frames: int = 0,
+    rounded: bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Images from seeds; each depends on its own seed alone.
 
     Args:
       image_shape: (H, W, C). seeds: int64 [B]. num_frames: as in `samplers.sample_loop`.
+      rounded: to uint8; otherwise float32 from 0 to 255.
 
     Returns:
-      uint8 [B, H, W, C], and the predicted images along the chain, uint8 [num_frames, B, H, W, C].
+      [B, H, W, C], and the predicted images along the chain, uint8 [num_frames, B, H, W, C].
     """
     image_shape = list(image_shape)
     x_T = randomness.image_normal(seeds, 0, image_shape)
     x_0, frames = samplers.sample_loop(
         sampler, denoiser, x_T, lambda k: randomness.image_normal(seeds, k + 1, image_shape), num_frames
     )
-    return pixels.to_pixels(x_0), pixels.to_pixels(frames)
+    return pixels.to_pixels(x_0) if rounded else pixels.to_unrounded(x_0), pixels.to_pixels(frames)
 
 
 def denoiser_of(
@@ -59,8 +63,37 @@ def denoiser_of(
     return conditioned(network, label) if guidance is None else guided(process, network, label, guidance)
 
 
+def hoisted(network: UNet, timesteps: np.ndarray) -> Callable[..., tf.Tensor]:
+    """`network(x_t, t[, label])` for t among `timesteps`, made ready for the loop in which it will stand.
+
+    What depends on t alone is done here and now, outside of the loop: every step's embedding, and without labels
+    every block's projection of it.
+
+    Args:
+      network: the U-Net, or what has its `embedding`, `injections` and `forward`.
+      timesteps: [S], each once.
+    """
+    position = np.zeros(max(timesteps) + 1, np.int32)
+    position[timesteps] = np.arange(len(timesteps))
+    embeddings = network.embedding(tf.constant(timesteps, tf.int32))
+    without_labels = None if network.settings["classes"] else network.injections(embeddings)
+
+    def call(x_t: tf.Tensor, t: tf.Tensor, label: tf.Tensor | None = None) -> tf.Tensor:
+        row = tf.gather(tf.constant(position), t)
+        if label is None:
+            return network.forward(x_t, tf.gather(without_labels, row))
+        return network.forward(x_t, network.injections(tf.gather(embeddings, row), label))
+
+    return call
+
+
 def compiled(
-    sampler: samplers.Sampler, network: UNet, image_shape: Sequence[int], guides: bool = False, num_frames: int = 0
+    sampler: samplers.Sampler,
+    network: UNet,
+    image_shape: Sequence[int],
+    guides: bool = False,
+    num_frames: int = 0,
+    rounded: bool = True,
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """`draw` as one graph of seeds int64 [B], label int32 [B] and guidance float32 [B].
 
@@ -77,23 +110,33 @@ def compiled(
     )
     def sample(seeds: tf.Tensor, label: tf.Tensor, guidance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         denoiser = denoiser_of(
-            network, sampler.process, label if network.settings["classes"] else None, guidance if guides else None
+            hoisted(network, sampler.process.timesteps),
+            sampler.process,
+            label if network.settings["classes"] else None,
+            guidance if guides else None,
         )
-        return draw(sampler, denoiser, image_shape, seeds, num_frames)
+        return draw(sampler, denoiser, image_shape, seeds, num_frames, rounded)
 
     return sample
 
 
 class Run:
-    """A trained run: its configuration, its EMA network, and images from it."""
+    """A trained run: its configuration, its EMA network, and images from it.
 
-    def __init__(self, config: Config, network: UNet, checkpoint_step: int):
+    Args:
+      strategy: whose devices share the images of a batch; the network was made in its scope. None: one device.
+    """
+
+    def __init__(
+        self, config: Config, network: UNet, checkpoint_step: int, strategy: tf.distribute.Strategy | None = None
+    ):
         self.config = config
         self.network = network
         self.checkpoint_step = checkpoint_step
+        self._strategy = strategy if strategy is not None and strategy.num_replicas_in_sync > 1 else None
         self.process = build.process(config.diffusion)
         self._denoise = tf.function(lambda x_t, t, label: network(x_t, t, label=label), reduce_retracing=True)
-        self._compiled: dict[tuple[SampleConfig, bool, int], Callable] = {}
+        self._compiled: dict[tuple[SampleConfig, bool, int, bool], Callable] = {}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -112,13 +155,16 @@ class Run:
         label = None if label is None else tf.convert_to_tensor(label, tf.int32)
         return self._denoise(tf.convert_to_tensor(x_t, tf.float32), tf.convert_to_tensor(t, tf.int32), label)
 
-    def sample(self, seeds: Sequence[int], label: int | Sequence[int] | None = None, **settings) -> np.ndarray:
+    def sample(
+        self, seeds: Sequence[int], label: int | Sequence[int] | None = None, rounded: bool = True, **settings
+    ) -> np.ndarray:
         """Images uint8 [N, H, W, C], one for each seed.
 
         Args:
           seeds: whole numbers.
           label: the class of all images, or of each, for a run with classes; -1: no class; None: every class in
             turn, that of a seed being its remainder.
+          rounded: False: float32 from 0 to 255, as they are before they are rounded.
           settings: any key of `config.SampleConfig` but precision, for example steps=50 or guidance=2.0.
 
         Raises:
@@ -128,7 +174,7 @@ class Run:
         if seeds.ndim != 1 or seeds.size == 0 or seeds.dtype.kind != "i":
             raise UserError("seeds: expected a row of whole numbers of at most 63 bits, for example range(16)")
         labels = self.labels(seeds, label)
-        batches = self.batches(seeds, labels, self.settings(**settings))
+        batches = self.batches(seeds, labels, self.settings(**settings), rounded=rounded)
         return np.concatenate([images for images, _ in batches])
 
     def labels(self, seeds: np.ndarray, label: int | Sequence[int] | None) -> np.ndarray:
@@ -159,21 +205,35 @@ class Run:
         return config_lib.validated(config_lib.with_values(self.config, values)).sample
 
     def batches(
-        self, seeds: np.ndarray, labels: np.ndarray, settings: SampleConfig, num_frames: int = 0
+        self,
+        seeds: np.ndarray,
+        labels: np.ndarray,
+        settings: SampleConfig,
+        num_frames: int = 0,
+        rounded: bool = True,
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Batches of at most `settings.batch_size` images uint8, with frames (`draw`) for the first batch."""
-        guides = settings.guidance != 1.0
+        """Batches of at most `settings.batch_size` images, with frames (`draw`) for the first batch."""
         for start in range(0, len(seeds), settings.batch_size):
-            count = 0 if start else num_frames
-            key = (dataclasses.replace(settings, batch_size=1, guidance=1.0), guides, count)
-            if key not in self._compiled:
-                sampler = build.sampler(settings, self.process)
-                self._compiled[key] = compiled(sampler, self.network, self.image_shape, guides, count)
             part = slice(start, start + settings.batch_size)
-            label = tf.constant(labels[part], tf.int32)
-            guidance = tf.fill(label.shape, settings.guidance)
-            images, frames = self._compiled[key](tf.constant(seeds[part], tf.int64), label, guidance)
-            yield images.numpy(), frames.numpy() if count else None
+            label = labels[part].astype(np.int32)
+            guidance = np.full(label.shape, settings.guidance, np.float32)
+            count = 0 if start else num_frames
+            images, frames = self._drawer(settings, count, rounded)(seeds[part].astype(np.int64), label, guidance)
+            yield np.asarray(images), np.asarray(frames) if count else None
+
+    def _drawer(self, settings: SampleConfig, num_frames: int, rounded: bool) -> Callable[..., tuple]:
+        """`compiled` for these settings, made once; over all devices where no frames are asked for."""
+        guides = settings.guidance != 1.0
+        key = (dataclasses.replace(settings, batch_size=1, guidance=1.0), guides, num_frames, rounded)
+        if key not in self._compiled:
+            sampler = build.sampler(settings, self.process)
+            draws = compiled(sampler, self.network, self.image_shape, guides, num_frames, rounded)
+            if self._strategy is not None and not num_frames:
+                images_of = over_replicas(self._strategy, lambda *inputs: draws(*inputs)[0])
+                self._compiled[key] = lambda *inputs: (images_of(*inputs), None)
+            else:
+                self._compiled[key] = lambda *inputs: draws(*map(tf.constant, inputs))
+        return self._compiled[key]
 
 
 def load_run(run_dir: str | os.PathLike, **settings) -> Run:
@@ -189,13 +249,24 @@ def load_run(run_dir: str | os.PathLike, **settings) -> Run:
     return open_run(run_dir, config_lib.validated(config_lib.with_values(config_lib.read(run_dir), values)))
 
 
-def open_run(run_dir: str | os.PathLike, config: Config) -> Run:
-    """The run in `run_dir`, used with `config` (its own, or `config.used`), with its latest EMA weights.
+def open_run(
+    run_dir: str | os.PathLike,
+    config: Config,
+    strategy: tf.distribute.Strategy | None = None,
+    step: int | None = None,
+) -> Run:
+    """The run in `run_dir`, used with `config` (its own, or `config.used`), with its EMA weights.
+
+    Args:
+      strategy: as in `Run`. step: of which checkpoint; None: the latest.
 
     Raises:
-      UserError: where there is no checkpoint, or it cannot be read.
+      UserError: where there is no such checkpoint, or it cannot be read.
     """
     build.share_gpus()
-    network = build.network(config, config.sample.precision)
-    step = checkpoints.restore_ema_network(network, run_dir)
-    return Run(config, network, step)
+    with strategy.scope() if strategy is not None else contextlib.nullcontext():
+        network = build.network(config, "float32")
+        step = checkpoints.restore_ema_network(network, run_dir, step)
+        if config.sample.precision != "float32":  # weights cast once, and not in every call
+            network = build.recast(network, config.sample.precision)
+    return Run(config, network, step, strategy)

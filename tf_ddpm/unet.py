@@ -214,14 +214,34 @@ class UNet(keras.Model):
         Raises:
           ValueError: for an image whose static size the levels cannot halve, or a label too many or too few.
         """
-        self._check_input(x, label)
-        time = self.embedding(t)
-        time = tf.nn.silu(time if label is None else time + self.label_embedding(label))
+        return self.forward(x, self.injections(self.embedding(t), label), address)
+
+    def injections(self, embedding: tf.Tensor, label: tf.Tensor | None = None) -> tf.Tensor:
+        """What the residual blocks take in of the time and the label, side by side.
+
+        Args:
+          embedding: [B, time_width], `self.embedding(t)`. label: see `call`.
+
+        Returns:
+          [B, the sum of all blocks' shares].
+
+        Raises:
+          ValueError: for a label too many or too few.
+        """
+        if (label is not None) != bool(self.settings["classes"]):
+            raise ValueError(f"expected {'labels' if self.settings['classes'] else 'no labels'}")
+        time = tf.nn.silu(embedding if label is None else embedding + self.label_embedding(label))
+        return tf.concat([block.time(time) for block in self._blocks()], axis=1)
+
+    def forward(self, x: tf.Tensor, injections: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
+        """`call` from the `injections` [B, ...] on: all that depends on the images."""
+        self._check_image(x)
+        injected = iter(tf.split(injections, [block.time.units for block in self._blocks()], axis=1))
         h = self.conv_in(tf.cast(x, self.compute_dtype))
         skips = [h]
         for level, stage in enumerate(self.down):
             for residual, attention in stage:
-                h = residual(h, time, address)
+                h = residual(h, next(injected), address)
                 h = h if attention is None else attention(h)
                 skips.append(h)
             if level < len(self.downsample):
@@ -229,19 +249,24 @@ class UNet(keras.Model):
                 skips.append(h)
 
         for i, residual in enumerate(self.middle):
-            h = residual(h, time, address)
+            h = residual(h, next(injected), address)
             if i == 0 and self.settings["middle"] == "attention":
                 h = self.middle_attention(h)
 
         for level, stage in enumerate(self.up):
             for residual, attention in stage:
-                h = residual(tf.concat([h, skips.pop()], axis=-1), time, address)
+                h = residual(tf.concat([h, skips.pop()], axis=-1), next(injected), address)
                 h = h if attention is None else attention(h)
             if level < len(self.upsample):
                 h = self.upsample[level](h)
         return self.conv_out(tf.cast(self.norm_out(h), tf.float32))
 
-    def _check_input(self, x: tf.Tensor, label: tf.Tensor | None) -> None:
+    def _blocks(self) -> list[layers.ResidualBlock]:
+        """The residual blocks in the order in which the image passes them."""
+        down, up = ([residual for stage in way for residual, _ in stage] for way in (self.down, self.up))
+        return [*down, *self.middle, *up]
+
+    def _check_image(self, x: tf.Tensor) -> None:
         height, width, channels = x.shape[1:]
         if channels != self.settings["image_channels"] or any(
             s is not None and s % self.factor for s in (height, width)
@@ -250,8 +275,6 @@ class UNet(keras.Model):
                 f"image of shape {tuple(x.shape[1:])}: expected height and width divisible by {self.factor} "
                 f"and {self.settings['image_channels']} channels"
             )
-        if (label is not None) != bool(self.settings["classes"]):
-            raise ValueError(f"expected {'labels' if self.settings['classes'] else 'no labels'}")
 
     def get_config(self) -> dict:
         """The constructor's arguments."""

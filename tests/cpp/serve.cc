@@ -161,6 +161,13 @@ int Distance(const Tensor& image, const Tensor& right) {
   return worst;
 }
 
+// Of a line through the points, by least squares.
+double Slope(const std::vector<std::pair<double, double>>& points) {
+  double n = points.size(), x = 0, y = 0, xx = 0, xy = 0;
+  for (auto [a, b] : points) x += a, y += b, xx += a * a, xy += a * b;
+  return (n * xy - x * y) / (n * xx - x * x);
+}
+
 int Soak(Model& model, const std::string& signature, const std::string& dir, int threads, int count, int max_batch) {
   const Named inputs = ReadAll(dir, "input"), right = ReadAll(dir, "output");
   const int pool = inputs.begin()->second.dim_size(0);
@@ -197,8 +204,11 @@ int Soak(Model& model, const std::string& signature, const std::string& dir, int
   double n = memory.size(), x = 0, y = 0, xx = 0, xy = 0;
   for (auto [k, kilobytes] : memory) x += k, y += kilobytes, xx += k * k, xy += k * kilobytes;
   const double slope = (n * xy - x * y) / (n * xx - x * x);
+  std::sort(memory.begin(), memory.end());
+  const std::vector<std::pair<double, double>> late(memory.begin() + memory.size() / 2, memory.end());
   std::cout << "requests " << count << " failures " << failures << " worst_distance " << worst << " slope_kb "
-            << slope << " resident_mb " << ResidentKilobytes() / 1024 << "\n";
+            << Slope(memory) << " late_slope_kb " << Slope(late) << " resident_mb " << ResidentKilobytes() / 1024
+            << "\n";
   return failures ? 1 : 0;
 }
 

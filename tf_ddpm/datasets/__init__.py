@@ -40,6 +40,13 @@ def load(data: DataConfig) -> ImageSet:
     return images
 
 
+def load_pictures(path: str) -> ImageSet:
+    """The images of a folder at their own size: see `folder.load_pictures`."""
+    from tf_ddpm.datasets import folder
+
+    return folder.load_pictures(path)
+
+
 def check_labels(images: ImageSet, classes: int) -> None:
     """Whether a network of so many classes (0: none) can be trained on, or asked about, these images.
 

@@ -62,6 +62,42 @@ def load(data: DataConfig) -> ImageSet:
     return images
 
 
+def load_pictures(path: str) -> ImageSet:
+    """Every image below `path` at its own size, which all must have; files that are no images are passed over.
+
+    Of a folder that this program has written, the numbered images alone: no grid and no animation.
+
+    Raises:
+      UserError: where there is no folder, no image, or images of several sizes.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise UserError(f"{path}: no such folder")
+    ours = (root / "manifest.json").is_file()
+    sizes: dict[tuple[int, int], Path] = {}
+    grey, bad = True, []
+    files = [file for file, _, _ in sorted(_files(root, bad)) if not ours or file.stem.isdecimal()]
+    for file in files:
+        try:
+            with Image.open(file) as picture:
+                sizes.setdefault(picture.size, file)
+                grey = grey and picture.mode in ("1", "L", "LA", "I;16")
+        except Exception as error:  # Pillow raises whatever a damaged header makes it raise
+            bad.append(f"{file}: {error}")
+    if not sizes:
+        raise UserError(f"{path}: no image in it that Pillow reads")
+    if len(sizes) > 1:
+        (one, first), (two, second) = list(sizes.items())[:2]
+        raise UserError(f"{path}: images of several sizes: {first.name} is {one}, {second.name} {two}; expected one")
+    ((width, height),) = sizes
+    channels = 1 if grey else 3
+    rows = list(_decoded(files, [0] * len(files), (height, width), channels, bad))
+    for line in bad[:_SHOWN]:
+        print(f"warning: passed over {line}", file=sys.stderr)
+    images = np.stack([image for image, _ in rows])
+    return ImageSet(images, np.zeros(len(images), np.int32), ())
+
+
 def _files(root: Path, bad: list[str]) -> Iterator[tuple[Path, int, int]]:
     """All visible files below `root` with size and time of change, each real folder once; the others go to `bad`."""
     seen = set()

