@@ -22,7 +22,7 @@ slow: $(VENV)/development
 	$(VENV)/bin/python -m pytest -m slow
 
 peers: $(PEERS)/installed
-	$(PEERS)/bin/python -m pytest -m peers -n $(WORKERS) --dist loadfile
+	$(PEERS)/bin/python -m pytest -m "peers and not slow" -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/development
 	$(VENV)/bin/ruff format --check .

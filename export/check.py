@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
         answer = {key: value.numpy() for key, value in signatures[name](**tensors).items()}
         return answer, time.perf_counter() - began
 
-    print(f"{version}\\n{'signature':16s} {'rows':>5s} {'ms':>8s}  rows alone and together", flush=True)
+    print(f"{version}\n{'signature':16s} {'rows':>5s} {'ms':>8s}  rows alone and together", flush=True)
     failed = 0
     for name, inputs in warmup_requests(version):
         rows = len(next(iter(inputs.values())))

