@@ -131,9 +131,10 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; a training run goes on from its last checkpoint with the same command", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        text = str(error) or "interrupted; a training run goes on from its last checkpoint with the same command"
+        print(text, file=sys.stderr)
+        return getattr(error, "exit_code", 130)
     return 0
 
 

@@ -57,6 +57,7 @@ PLAN = {
     "timestep_sampling": {"randomness"},
     "train_state": {"objectives", "pixels", "process", "randomness", "timestep_sampling"},
     "checkpoints": {"errors", "train_state"},
+    "interruption": {"errors"},
     "run_log": set(),
     "image_files": set(),
     "sampling": {
@@ -64,8 +65,8 @@ PLAN = {
         "replicas", "samplers", "unet",
     },
     "train_loop": {
-        "build", "checkpoints", "config", "datasets", "datasets.batches", "errors", "image_files", "run_log",
-        "sampling", "train_state",
+        "build", "checkpoints", "config", "datasets", "datasets.batches", "errors", "image_files",
+        "interruption", "run_log", "sampling", "train_state",
     },
     "generate": {"config", "errors", "image_files", "sampling"},
     "exchange": set(),

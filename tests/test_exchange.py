@@ -84,12 +84,14 @@ def test_an_imported_run_samples_evaluates_exports_and_trains_on(folder, run_dir
     np.testing.assert_array_equal(run.sample(range(3)), origin.sample(range(3)))
     assert (saved_model.export_run(run, tmp_path / "serving") / "saved_model.pb").exists()
 
+    wanted, figures = evaluate.Wanted(("bpd",), num_images=4), []
     with pytest.raises(UserError, match=r"data\.name"):
-        evaluate.evaluate(run, target, 4, 0)
-    with_data = config_lib.used(run.config, ["data.name=digits"], {}, config_lib.MEASURING_KEYS)
-    figures = [evaluate.bits_per_dim(r, evaluate._images(r, 4, 0), 0)["value"] for r in (run, origin)
-               for r.config in [config_lib.with_values(r.config, {"data.name": "digits"})]]  # fmt: skip
-    assert figures[0] == pytest.approx(figures[1], rel=1e-6) and with_data.data.name == "digits"
+        evaluate.evaluate(wanted, run.config, str(target), tmp_path / "metrics.json")
+    for place, one in ((target, run), (run_dir, origin)):
+        config = config_lib.used(one.config, ["data.name=digits"], {}, config_lib.MEASURING_KEYS)
+        path = evaluate.evaluate(wanted, config, str(place), tmp_path / "metrics.json")
+        figures.append(json.loads(path.read_text())["bits_per_dim"]["value"])
+    assert figures[0] == pytest.approx(figures[1], rel=1e-6)
 
     settings = ["data.name=digits", "train.steps=1", "train.batch_size=8", "train.optimizer=sgd"]
     wanted = presets.training_config(target, None, settings)

@@ -82,5 +82,5 @@ def test_the_history_is_saved_and_a_resumed_run_has_that_of_one_never_stopped(tm
     fresh = TrainState(
         lambda: build.network(config, "float32"), build.optimizer(config.train), build.timesteps(config)
     )
-    checkpoints.restore(checkpoints.manager(tmp_path / "whole", fresh, 3), fresh)
+    checkpoints.Keeper(tmp_path / "whole", fresh, 3).restore()
     np.testing.assert_array_equal(fresh.timesteps.history, whole.history)

@@ -1,9 +1,16 @@
-"""Saving and restoring: the whole training state, or the EMA network alone."""
+"""Saving and restoring: the whole training state, or the EMA network alone.
+
+A checkpoint is two files, `step-N.data-...` and `step-N.index`. TensorFlow writes both aside and renames the index
+last, so a checkpoint whose index is there is whole; every tensor in it carries a checksum, which reading verifies.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -15,24 +22,57 @@ from tf_ddpm.train_state import TrainState
 _PREFIX = "step"
 
 
-def manager(run_dir: str | os.PathLike, state: TrainState, keep: int) -> tf.train.CheckpointManager:
-    """The keeper of the last `keep` checkpoints of `run_dir`."""
-    return tf.train.CheckpointManager(state.checkpoint(), _folder(run_dir), keep, checkpoint_name=_PREFIX)
+class _Damaged(Exception):
+    """A checkpoint that cannot be read, as text."""
 
 
-def save(keeper: tf.train.CheckpointManager, step: int) -> None:
-    """Writes the checkpoint of `step`.
+class Keeper:
+    """Writes the checkpoints of a run that is being trained, and removes those that are no longer wanted.
 
-    Raises:
-      UserError: where the disk does not take it; the checkpoints before it are intact.
+    Args:
+      keep: how many of the last ones stay. keep_every: those of its multiples stay as well; 0: none.
     """
-    try:
-        keeper.save(checkpoint_number=step)
-    except (tf.errors.OpError, OSError) as error:
-        raise UserError(
-            f"cannot write the checkpoint of step {step} in {keeper.directory}: {str(error).splitlines()[0]}\n"
-            f"The last good one is {keeper.latest_checkpoint or 'none'}."
-        ) from None
+
+    def __init__(self, run_dir: str | os.PathLike, state: TrainState, keep: int, keep_every: int = 0):
+        self._run_dir, self._state = run_dir, state
+        self._keep, self._keep_every = keep, keep_every
+
+    @property
+    def latest(self) -> str | None:
+        """The path of the latest checkpoint."""
+        found = steps(self._run_dir)
+        return _path(self._run_dir, found[-1]) if found else None
+
+    def save(self, step: int) -> None:
+        """Writes the checkpoint of `step`, and then removes old ones.
+
+        Raises:
+          UserError: where the disk does not take it; the checkpoints before it are intact.
+        """
+        _write(self._state.checkpoint(), self._run_dir, step, self.latest)
+        for old in steps(self._run_dir)[: -self._keep]:
+            if not self._keep_every or old % self._keep_every:
+                _remove(self._run_dir, old)
+
+    def restore(self) -> None:
+        """Brings the state to the latest checkpoint that can be read, if there is any, and removes half-written ones.
+
+        Raises:
+          UserError: where none can be read, or the latest does not fit.
+        """
+        _remove_halves(self._run_dir)
+        state = self._state
+
+        def read(path: str) -> None:
+            if step_of(path):
+                _read(state.checkpoint(), path)
+                return
+            _read(tf.train.Checkpoint(ema_network=state.ema_network), path)  # imported: weights, and no training yet
+            for average, weight in zip(state.ema_network.weights, state.network.weights, strict=True):
+                weight.assign(average)
+
+        if steps(self._run_dir):
+            _read_latest(self._run_dir, read)
 
 
 def save_imported(network: keras.Model, run_dir: str | os.PathLike) -> None:
@@ -41,50 +81,37 @@ def save_imported(network: keras.Model, run_dir: str | os.PathLike) -> None:
     Raises:
       UserError: where the disk does not take it.
     """
-    checkpoint = tf.train.Checkpoint(ema_network=network)
-    save(tf.train.CheckpointManager(checkpoint, _folder(run_dir), 1, checkpoint_name=_PREFIX), 0)
-
-
-def restore(keeper: tf.train.CheckpointManager, state: TrainState) -> None:
-    """Brings the state to the latest checkpoint, if there is one.
-
-    Raises:
-      UserError: where the checkpoint cannot be read or does not fit.
-    """
-    latest = keeper.latest_checkpoint
-    if latest and step_of(latest) == 0:  # an imported network: weights, and no training yet
-        _read(tf.train.Checkpoint(ema_network=state.ema_network), latest)
-        for average, weight in zip(state.ema_network.weights, state.network.weights, strict=True):
-            weight.assign(average)
-    elif latest:
-        _read(keeper.checkpoint, latest)
-
-
-def steps(run_dir: str | os.PathLike) -> list[int]:
-    """The steps of which `run_dir` keeps a checkpoint, the oldest first."""
-    state = tf.train.get_checkpoint_state(_folder(run_dir))
-    return sorted(step_of(path) for path in state.all_model_checkpoint_paths) if state else []
+    _write(tf.train.Checkpoint(ema_network=network), run_dir, 0, None)
 
 
 def restore_ema_network(network: keras.Model, run_dir: str | os.PathLike, step: int | None = None) -> int:
     """Reads the EMA weights of a checkpoint into `network` and returns the checkpoint's step.
 
     Args:
-      step: of which; None: the latest.
+      step: of which; None: the latest that can be read.
 
     Raises:
       UserError: where there is no such checkpoint, or it cannot be read or does not fit.
     """
-    latest = tf.train.latest_checkpoint(_folder(run_dir))
-    if latest is not None and step is not None:
-        latest = str(Path(_folder(run_dir)) / f"{_PREFIX}-{step}")
-    if latest is None:
+    read = lambda path: _read(tf.train.Checkpoint(ema_network=network), path)  # noqa: E731
+    if step is not None:
+        try:
+            read(_path(run_dir, step))
+        except _Damaged as error:
+            raise UserError(str(error)) from None
+        return step
+    if not steps(run_dir):
         raise UserError(
             f"the run in {run_dir} has no checkpoint yet; "
             f"train it with: python main.py --mode=train --run_dir={run_dir}"
         )
-    _read(tf.train.Checkpoint(ema_network=network), latest)
-    return step_of(latest)
+    return _read_latest(run_dir, read)
+
+
+def steps(run_dir: str | os.PathLike) -> list[int]:
+    """The steps of which `run_dir` has a checkpoint, the oldest first."""
+    found = (re.fullmatch(rf"{_PREFIX}-(\d+)\.index", path.name) for path in _folder(run_dir).glob("*.index"))
+    return sorted(int(match.group(1)) for match in found if match)
 
 
 def step_of(checkpoint: str) -> int:
@@ -92,12 +119,70 @@ def step_of(checkpoint: str) -> int:
     return int(re.search(rf"{_PREFIX}-(\d+)$", checkpoint).group(1))
 
 
-def _folder(run_dir: str | os.PathLike) -> str:
-    return str(Path(run_dir) / "checkpoints")
+def _folder(run_dir: str | os.PathLike) -> Path:
+    return Path(run_dir) / "checkpoints"
+
+
+def _path(run_dir: str | os.PathLike, step: int) -> str:
+    return str(_folder(run_dir) / f"{_PREFIX}-{step}")
+
+
+def _write(checkpoint: tf.train.Checkpoint, run_dir: str | os.PathLike, step: int, last_good: str | None) -> None:
+    path = _path(run_dir, step)
+    try:
+        _folder(run_dir).mkdir(parents=True, exist_ok=True)
+        checkpoint.write(path)
+    except (tf.errors.OpError, OSError) as error:
+        _remove_halves(run_dir)
+        raise UserError(
+            f"cannot write the checkpoint of step {step} in {_folder(run_dir)}: {str(error).splitlines()[0]}\n"
+            f"The last good one is {last_good or 'none'}."
+        ) from None
+
+
+def _remove(run_dir: str | os.PathLike, step: int) -> None:
+    """The index first: what is left of a removal that was cut short is no checkpoint."""
+    Path(_path(run_dir, step) + ".index").unlink(missing_ok=True)
+    _remove_halves(run_dir)
+
+
+def _remove_halves(run_dir: str | os.PathLike) -> None:
+    """Removes what killed or failed writing has left: files of a step without an index, and temporary ones."""
+    whole = {f"{_PREFIX}-{step}" for step in steps(run_dir)}
+    for path in _folder(run_dir).glob(f"{_PREFIX}-*"):
+        if re.fullmatch(rf"{_PREFIX}-\d+\.(index|data-\d+-of-\d+)", path.name) and path.name.split(".")[0] in whole:
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _read_latest(run_dir: str | os.PathLike, read: Callable[[str], None]) -> int:
+    """Reads the newest checkpoint that is not damaged, naming those that are, and returns its step."""
+    complaints = []
+    for step in reversed(steps(run_dir)):
+        try:
+            read(_path(run_dir, step))
+        except _Damaged as error:
+            complaints.append(str(error))
+            continue
+        for complaint in complaints:
+            print(f"warning: {complaint}; going on from step {step}", file=sys.stderr)
+        return step
+    raise UserError(complaints[0] + (f", nor any of the {len(complaints) - 1} before it" if complaints[1:] else ""))
+
+
+def _complaint(path: str, error: Exception) -> str:
+    return f"cannot read the checkpoint {path}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
 def _read(checkpoint: tf.train.Checkpoint, path: str) -> None:
+    """Reads a checkpoint.
+
+    Raises:
+      _Damaged: where it cannot be read. UserError: where it does not fit.
+    """
     try:
-        checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
-    except (tf.errors.OpError, ValueError, AssertionError) as error:
-        raise UserError(f"cannot read the checkpoint {path}: {str(error).splitlines()[0][:200]}") from None
+        checkpoint.read(path).assert_existing_objects_matched().expect_partial()
+    except (ValueError, AssertionError) as error:
+        raise UserError(_complaint(path, error)) from None
+    except Exception as error:  # TensorFlow's readers raise OpError, IndexError, ... as the damage lies
+        raise _Damaged(_complaint(path, error)) from None

@@ -144,7 +144,8 @@ class TrainConfig:
     checkpoint_every: int = _key(1000, "updates between two checkpoints", low=1, high=10**9)
     preview_every: int = _key(1000, "updates between two preview grids", low=1, high=10**9)
     preview_images: int = _key(64, "images in a preview grid", low=1, high=10_000)
-    keep: int = _key(3, "checkpoints kept", low=1, high=10**6)
+    keep: int = _key(3, "the last checkpoints that are kept", low=1, high=10**6)
+    keep_every: int = _key(0, "checkpoints of multiples of this step are kept as well; 0: none", low=0, high=10**9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +183,10 @@ class Config:
 # Keys that may change when a run goes on; any other would make it a different run.
 CHANGEABLE = frozenset(
     {"data.path", "data.data_dir", "data.memory_gb", "data.cache_dir"}
-    | {f"train.{n}" for n in ("steps", "log_every", "checkpoint_every", "preview_every", "preview_images", "keep")}
+    | {
+        f"train.{n}"
+        for n in ("steps", "log_every", "checkpoint_every", "preview_every", "preview_images", "keep", "keep_every")
+    }
     | {f"sample.{field.name}" for field in dataclasses.fields(SampleConfig)}
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tf_ddpm import build, checkpoints, datasets, image_files, sampling
+from tf_ddpm import build, checkpoints, datasets, image_files, interruption, sampling
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config
 from tf_ddpm.datasets.batches import batch_dataset
@@ -30,10 +31,21 @@ def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Stra
       The final state.
 
     Raises:
-      UserError: for a configuration that does not fit the run, the data or the devices, or a loss that is
-        not finite.
+      UserError: for a configuration that does not fit the run, the data or the devices, a run that another process
+        trains, or a loss that is not finite.
+      Interrupted: after a signal, with the state saved.
     """
     run_dir = Path(run_dir)
+    with contextlib.ExitStack() as holds:
+        if run_dir.is_dir():
+            holds.enter_context(interruption.held(run_dir))
+        return _run(config, run_dir, strategy, holds)
+
+
+def _run(
+    config: Config, run_dir: Path, strategy: tf.distribute.Strategy | None, holds: contextlib.ExitStack
+) -> TrainState:
+    new = not run_dir.is_dir()
     config, images = _prepare(config, run_dir)
     strategy = strategy or build.strategy()
     train, replicas = config.train, strategy.num_replicas_in_sync
@@ -47,8 +59,8 @@ def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Stra
         state = TrainState(
             lambda: build.network(config, train.precision), build.optimizer(train), build.timesteps(config)
         )
-    keeper = checkpoints.manager(run_dir, state, train.keep)
-    checkpoints.restore(keeper, state)
+    keeper = checkpoints.Keeper(run_dir, state, train.keep, train.keep_every)
+    keeper.restore()
     step = state.updates
     if step >= train.steps:
         print(f"already at step {step} of {train.steps}: nothing to do (raise it with --set=train.steps=N)")
@@ -56,6 +68,8 @@ def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Stra
     images = images or datasets.load(config.data)
     datasets.check_labels(images, config.model.classes)
     _write_config(config, run_dir)
+    if new:
+        holds.enter_context(interruption.held(run_dir))
     print(f"training {run_dir} from step {step} to {train.steps} on {len(images)} images, {replicas} device(s)")
     _train(config, run_dir, strategy, state, keeper, images)
     print(f"finished at step {state.updates}: {run_dir / 'previews'} shows what it learned")
@@ -90,7 +104,7 @@ def _train(
     run_dir: Path,
     strategy: tf.distribute.Strategy,
     state: TrainState,
-    keeper: tf.train.CheckpointManager,
+    keeper: checkpoints.Keeper,
     images: datasets.ImageSet,
 ) -> None:
     train, step = config.train, state.updates
@@ -113,39 +127,35 @@ def _train(
     )
     preview = _previewer(config, state, run_dir)
     log = RunLog(run_dir, step, train.steps)
-    sums: dict[str, tf.Tensor] = {}
-    logged = step
-    try:
+    with contextlib.closing(log), interruption.Signals() as signals:
         for batch in batches:
-            for name, value in update(batch).items():
-                sums[name] = sums[name] + value if name in sums else value
+            update(batch)
             step += 1
             last = step == train.steps
             log.update(step)
             if step % train.log_every == 0 or last:
                 _stop_if_not_finite(state, keeper)
-                means = {name: float(value) / (step - logged) for name, value in sums.items()}
-                log.scalars(step, train.batch_size, means)
-                sums, logged = {}, step
+                log.scalars(step, train.batch_size, state.take_means())
             log.pause()
-            if step % train.checkpoint_every == 0 or last:
+            if step % train.checkpoint_every == 0 or last or signals.seen:
                 _stop_if_not_finite(state, keeper)
-                checkpoints.save(keeper, step)
+                keeper.save(step)
             if step % train.preview_every == 0 or last:
                 log.image(step, "preview", preview(step))
             log.resume()
             if last:
                 break
-    finally:
-        log.close()
+            if signals.seen:
+                text = f"stopped at step {step} of {train.steps}, saved in {keeper.latest}; the same command goes on"
+                raise interruption.Interrupted(text, signals.seen)
 
 
-def _stop_if_not_finite(state: TrainState, keeper: tf.train.CheckpointManager) -> None:
+def _stop_if_not_finite(state: TrainState, keeper: checkpoints.Keeper) -> None:
     bad_step = state.first_bad_update
     if bad_step is not None:
         raise UserError(
             f"the loss or its gradient was not finite at step {bad_step}; the last good checkpoint is "
-            f"{keeper.latest_checkpoint or 'none (none was written yet)'}\n"
+            f"{keeper.latest or 'none (none was written yet)'}\n"
             "In a new --run_dir, a smaller train.learning_rate, a longer warm-up or train.precision=float32 may help."
         )
 

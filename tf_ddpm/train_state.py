@@ -11,6 +11,8 @@ from tf_ddpm import objectives, pixels, randomness
 from tf_ddpm.process import DiffusionProcess
 from tf_ddpm.timestep_sampling import ImportanceTimesteps
 
+METRICS = ("loss", "gradient_norm")
+
 
 class TrainState(tf.Module):
     """All that a checkpoint holds, made inside the scope of the strategy that will update it.
@@ -39,6 +41,9 @@ class TrainState(tf.Module):
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         # The first step whose loss or gradient was not finite, -1 if none: kept in the graph, read when logging.
         self.bad_step = tf.Variable(-1, dtype=tf.int64, trainable=False, name="bad_step")
+        # Sums of the metrics since they were last logged, and of how many updates: a run may stop in between.
+        self.sums = {name: tf.Variable(0.0, trainable=False, name=name) for name in METRICS}
+        self.summed = tf.Variable(0, dtype=tf.int64, trainable=False, name="summed")
 
     @property
     def updates(self) -> int:
@@ -51,6 +56,14 @@ class TrainState(tf.Module):
         bad = int(tf.convert_to_tensor(self.bad_step))
         return None if bad < 0 else bad
 
+    def take_means(self) -> dict[str, float]:
+        """The mean of every metric since this was last called."""
+        count = float(tf.convert_to_tensor(self.summed))
+        means = {name: float(tf.convert_to_tensor(total)) / count for name, total in self.sums.items()}
+        for variable in (*self.sums.values(), self.summed):
+            variable.assign(tf.zeros_like(variable))
+        return means
+
     def checkpoint(self) -> tf.train.Checkpoint:
         """The part that is saved."""
         parts = {
@@ -58,6 +71,8 @@ class TrainState(tf.Module):
             "ema_network": self.ema_network,
             "optimizer": self.optimizer,
             "step": self.step,
+            "sums": self.sums,
+            "summed": self.summed,
         }
         return tf.train.Checkpoint(**parts, **({"timesteps": self.timesteps} if self.timesteps else {}))
 
@@ -131,7 +146,11 @@ def make_update(
         first_bad = ~finite & (state.bad_step < 0)
         state.bad_step.assign(tf.where(first_bad, state.step + 1, state.bad_step))
         state.step.assign_add(1)
-        return {"loss": loss, "gradient_norm": norm}
+        metrics = dict(zip(METRICS, (loss, norm), strict=True))
+        for name, total in state.sums.items():
+            total.assign_add(metrics[name])
+        state.summed.assign_add(1)
+        return metrics
 
     return train_step
 
