@@ -64,8 +64,9 @@ def _export(run_dir: str) -> None:
 def _eval(run_dir: str) -> None:
     alone = FLAGS.images is not None and FLAGS.run_dir is None  # a folder of images, and no run
     data = command_line.settings()
-    if alone and not data and FLAGS.reference is None:
-        raise UserError("against what? give --reference=DIR (real images) or --reference=FILE.npz (mu and sigma)")
+    named = any(word.startswith("data.name=") for word in data)
+    if alone and not named and FLAGS.reference in (None, "train", "test"):
+        raise UserError("against what? give --reference=DIR, --reference=FILE.npz (mu, sigma) or --set=data.name=NAME")
     config = config_lib.of_data(data) if alone else _config(run_dir, config_lib.MEASURING_KEYS)
     quiet_tensorflow.import_tensorflow()
     from tf_ddpm import evaluate
@@ -77,12 +78,12 @@ def _eval(run_dir: str) -> None:
         FLAGS.seed,
         config_lib.label(config, FLAGS.label),
         FLAGS.images,
-        FLAGS.reference or "train",
+        FLAGS.reference or config.data.split,
         FLAGS.inception,
         FLAGS.allow_few,
         FLAGS.rounding != "float",
     )
-    path = FLAGS.metrics_file or os.path.join("" if alone else run_dir, "metrics.json")
+    path = FLAGS.metrics_file or os.path.join("" if FLAGS.images else run_dir, "metrics.json")
     if FLAGS.sweep is not None:
         print(f"wrote {sweep.sweep(wanted, config, run_dir, FLAGS.sweep)}")
     else:

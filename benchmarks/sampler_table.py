@@ -19,6 +19,7 @@ from absl import app, flags
 import tf_ddpm
 from tf_ddpm import datasets, pixels, sampling
 from tf_ddpm.chunks import in_chunks
+from tf_ddpm.evaluation import receipts
 from tf_ddpm.evaluation.feature_metrics import frechet_distance, moments
 
 FLAGS = flags.FLAGS
@@ -76,7 +77,9 @@ def drawn(run: sampling.Run, settings: dict, folder: Path) -> np.ndarray:
     def draw(start: int, stop: int) -> dict[str, np.ndarray]:
         return {"images": run.sample(range(1000 + start, 1000 + stop), batch_size=_BATCH, **settings)}
 
-    rows, _ = in_chunks(folder / "-".join(map(str, settings.values())), FLAGS.num_images, draw, "drawing")
+    weights = receipts.digest(*run.network.get_weights())
+    made_by = receipts.digest(weights, receipts.of_sampling(run, run.settings(**settings)), receipts.versions())
+    rows, _ = in_chunks(folder / made_by[:32], FLAGS.num_images, draw, "drawing")
     return rows["images"]
 
 

@@ -145,3 +145,32 @@ def test_a_full_disk_leaves_the_checkpoint_before_intact(tiny_config, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == before
+
+
+def test_after_a_damaged_checkpoint_was_passed_over_the_new_one_stays_and_is_the_latest(tiny_config, tmp_path):
+    keeper = checkpoints.Keeper(tmp_path, small_state(tiny_config), keep=1, keep_every=10)
+    for step in (10, 20, 30):
+        keeper.save(step)
+    (tmp_path / "checkpoints/step-30.index").write_bytes(b"damaged")
+    keeper.restore()
+    assert keeper.latest.endswith("step-20")
+    keeper.save(25)
+    assert checkpoints.steps(tmp_path) == [10, 20, 25] and keeper.latest.endswith("step-25")
+
+
+def test_what_a_person_keeps_beside_the_checkpoints_is_left_alone(tiny_config, tmp_path):
+    keeper = checkpoints.Keeper(tmp_path, small_state(tiny_config), 1)
+    keeper.save(1)
+    (tmp_path / "checkpoints/step-1-best").mkdir()
+    (tmp_path / "checkpoints/step-1.index.bak").write_bytes(b"mine")
+    keeper.restore()
+    keeper.save(2)
+    assert (tmp_path / "checkpoints/step-1-best").is_dir() and (tmp_path / "checkpoints/step-1.index.bak").exists()
+
+
+def test_a_checkpoint_from_before_the_sums_were_saved_is_read(tiny_config, tmp_path):
+    state, other = small_state(tiny_config), small_state(tiny_config, 1)
+    state.checkpoint(sums=False).write(str(tmp_path / "checkpoints" / "step-5"))
+    checkpoints.Keeper(tmp_path, other, 3).restore()
+    for before, after in zip(everything(state), everything(other), strict=True):
+        np.testing.assert_array_equal(before.numpy(), after.numpy())

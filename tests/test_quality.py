@@ -114,6 +114,13 @@ def test_unrounded_images_are_another_mode_and_near(run_dir, tmp_path):
     assert unrounded["fid"]["value"] == pytest.approx(rounded["fid"]["value"], rel=1e-2)
 
 
+def test_a_run_in_bfloat16_is_measured_and_told_from_float32(run_dir, tmp_path):
+    found = [measured(run_dir, tmp_path, {"sample.steps": 5, "sample.precision": p}) for p in ("float32", "bfloat16")]
+    drawn = [metrics["fid"]["receipt"]["generated"] for metrics in found]
+    assert drawn[0]["weights_sha256"] != drawn[1]["weights_sha256"] and drawn[1]["precision"] == "bfloat16"
+    assert found[0]["fid"]["value"] != found[1]["fid"]["value"]
+
+
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [

@@ -36,12 +36,7 @@ class Keeper:
     def __init__(self, run_dir: str | os.PathLike, state: TrainState, keep: int, keep_every: int = 0):
         self._run_dir, self._state = run_dir, state
         self._keep, self._keep_every = keep, keep_every
-
-    @property
-    def latest(self) -> str | None:
-        """The path of the latest checkpoint."""
-        found = steps(self._run_dir)
-        return _path(self._run_dir, found[-1]) if found else None
+        self.latest: str | None = None  # the path of the last one that was read or written
 
     def save(self, step: int) -> None:
         """Writes the checkpoint of `step`, and then removes old ones.
@@ -50,7 +45,11 @@ class Keeper:
           UserError: where the disk does not take it; the checkpoints before it are intact.
         """
         _write(self._state.checkpoint(), self._run_dir, step, self.latest)
-        for old in steps(self._run_dir)[: -self._keep]:
+        self.latest = _path(self._run_dir, step)
+        found = steps(self._run_dir)
+        for damaged in (later for later in found if later > step):  # that `restore` has passed over
+            _remove(self._run_dir, damaged)
+        for old in [earlier for earlier in found if earlier <= step][: -self._keep]:
             if not self._keep_every or old % self._keep_every:
                 _remove(self._run_dir, old)
 
@@ -65,14 +64,17 @@ class Keeper:
 
         def read(path: str) -> None:
             if step_of(path):
-                _read(state.checkpoint(), path)
+                try:
+                    _read(state.checkpoint(), path)
+                except UserError:  # of a version that did not save the sums of the metrics
+                    _read(state.checkpoint(sums=False), path)
                 return
             _read(tf.train.Checkpoint(ema_network=state.ema_network), path)  # imported: weights, and no training yet
             for average, weight in zip(state.ema_network.weights, state.network.weights, strict=True):
                 weight.assign(average)
 
         if steps(self._run_dir):
-            _read_latest(self._run_dir, read)
+            self.latest = _path(self._run_dir, _read_latest(self._run_dir, read))
 
 
 def save_imported(network: keras.Model, run_dir: str | os.PathLike) -> None:
@@ -148,11 +150,16 @@ def _remove(run_dir: str | os.PathLike, step: int) -> None:
 
 def _remove_halves(run_dir: str | os.PathLike) -> None:
     """Removes what killed or failed writing has left: files of a step without an index, and temporary ones."""
-    whole = {f"{_PREFIX}-{step}" for step in steps(run_dir)}
+    whole = set(steps(run_dir))
     for path in _folder(run_dir).glob(f"{_PREFIX}-*"):
-        if re.fullmatch(rf"{_PREFIX}-\d+\.(index|data-\d+-of-\d+)", path.name) and path.name.split(".")[0] in whole:
+        # Only names that TensorFlow gives; whatever else lies there is someone's own.
+        name = re.fullmatch(rf"{_PREFIX}-(\d+)(_temp.*|\.(?:index|data-\d+-of-\d+)(\.tempstate\d+)?)", path.name)
+        if name is None or (int(name[1]) in whole and not name[2].startswith("_temp") and not name[3]):
             continue
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _read_latest(run_dir: str | os.PathLike, read: Callable[[str], None]) -> int:

@@ -55,7 +55,9 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "inception", None, "eval: the FID network's weights. Default: the file that TF_DDPM_INCEPTION names."
 )
-flags.DEFINE_string("metrics_file", None, "eval: where the figures go. Default: <run_dir>/metrics.json.")
+flags.DEFINE_string(
+    "metrics_file", None, "eval: where the figures go. Default: <run_dir>/metrics.json, for --images metrics.json."
+)
 flags.DEFINE_bool("allow_few", False, "eval: a FID of fewer images than the network has features.")
 flags.DEFINE_enum("rounding", None, ["uint8", "float"], "eval: drawn images as saved (uint8, default) or unrounded.")
 flags.DEFINE_string("sweep", None, "eval: a curve: sampling_steps:10,20,50, or checkpoint for all that are kept.")
@@ -135,7 +137,17 @@ def _check_measuring() -> None:
         raise UserError(
             f"--{(drawing + features)[0]} says nothing to --metrics=bpd; it belongs to fid, kid, pr, memorisation"
         )
+    if FLAGS.sweep is not None:
+        for name in ("metrics_file", *(["sampling_steps"] if FLAGS.sweep.startswith("sampling_steps") else [])):
+            if FLAGS[name].present:
+                raise UserError(
+                    f"--{name} says nothing to --sweep={FLAGS.sweep}, which writes sweep_*.json in the run"
+                )
+        if "bpd" in metrics():
+            raise UserError("--sweep measures fid, kid, pr and memorisation; take bpd out of --metrics")
     if FLAGS.images is not None:
+        if FLAGS.preset is not None:
+            raise UserError("--preset names a run; --images have none: say the data with --set=data.name=NAME")
         if "bpd" in metrics() or FLAGS.sweep is not None:
             raise UserError(f"--images has no network: --{'sweep' if FLAGS.sweep else 'metrics=bpd'} needs a run")
         for name in [*drawing, "sampling_steps", "spacing", "num_images", "seed", "precision"]:

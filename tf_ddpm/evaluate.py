@@ -54,18 +54,25 @@ def evaluate(wanted: Wanted, config: Config, run_dir: str | None, metrics_file: 
     """
     path = Path(metrics_file)
     metrics = _earlier(path)
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
     strategy = build.strategy()
     run = sampling.open_run(run_dir, config, strategy) if wanted.images is None else None
     found, lines = {}, []
+    of_features = tuple(name for name in wanted.metrics if name in quality.METRICS)
+    if of_features:  # what is missing is found before anything long is begun
+        if run is not None:
+            count = _count(wanted)
+            quality.check_counts(of_features, count, count, wanted.allow_few)
+        network = FeatureNetwork(wanted.inception, strategy)
+        real = reference(wanted, config, network)
     if "bpd" in wanted.metrics:
         images = likelihood.chosen_images(run, wanted.num_images or 64, wanted.seed)
         steps = config.sample.steps if wanted.metrics == ("bpd",) else None
         found["bits_per_dim"] = likelihood.bits_per_dim(run, images, wanted.seed, steps)
         lines.append(likelihood.table(found["bits_per_dim"]))
-    of_features = tuple(name for name in wanted.metrics if name in quality.METRICS)
+        write(path, metrics | found)
     if of_features:
-        network = FeatureNetwork(wanted.inception, strategy)
-        real = reference(wanted, config, network)
         generated = drawn(wanted, run, run_dir, network, real) if run else _folder(wanted, config, network, real)
         quality.check_shapes(of_features, generated, real)
         found |= quality.measure(of_features, generated, real, network.sha256)
@@ -85,7 +92,7 @@ def reference(wanted: Wanted, config: Config, network: FeatureNetwork) -> Pictur
     """
     if wanted.reference.endswith(".npz"):
         return quality.of_statistics(wanted.reference)
-    if wanted.reference not in ("train", "test"):
+    if wanted.reference not in ("train", "test", config.data.split):
         return quality.of_folder(wanted.reference, network, config.data.cache_dir)
     data = dataclasses.replace(config.data, split=wanted.reference, random_flip=False)
     about = {"data": data.name, "split": data.split, "image_size": data.image_size, "channels": data.channels}
@@ -94,10 +101,14 @@ def reference(wanted: Wanted, config: Config, network: FeatureNetwork) -> Pictur
 
 def drawn(wanted: Wanted, run: Run, run_dir: str, network: FeatureNetwork, real: Pictures) -> Pictures:
     """The images of the run, kept in `run_dir`/evaluation."""
-    count = wanted.num_images or 50_000
+    count = _count(wanted)
     quality.check_counts(wanted.metrics, count, real.about["images"], wanted.allow_few)
     folder = Path(run_dir) / "evaluation"
     return quality.of_run(run, network, folder, count, wanted.seed, wanted.label, wanted.rounded)
+
+
+def _count(wanted: Wanted) -> int:
+    return wanted.num_images or 50_000
 
 
 def _folder(wanted: Wanted, config: Config, network: FeatureNetwork, real: Pictures) -> Pictures:

@@ -54,9 +54,9 @@ class Signals:
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         name = signal.Signals(number).name
-        os.write(
-            sys.stderr.fileno(), f"\n{name}: finishing the step and saving; once more to leave at once\n".encode()
-        )
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody may be listening any more
+            text = f"\n{name}: finishing the step and saving; once more to leave at once\n"
+            os.write(sys.stderr.fileno(), text.encode())
 
 
 @contextlib.contextmanager
@@ -74,6 +74,8 @@ def held(folder: Path) -> Iterator[None]:
             raise UserError(
                 f"another process is training in {folder}; wait for it, stop it, or take another --run_dir"
             ) from None
+        except OSError as error:  # some network file systems have no such locks
+            print(f"warning: {folder} cannot be held for this process alone: {error.strerror}", file=sys.stderr)
         yield
     finally:
         os.close(descriptor)

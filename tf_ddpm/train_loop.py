@@ -37,15 +37,16 @@ def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Stra
     """
     run_dir = Path(run_dir)
     with contextlib.ExitStack() as holds:
-        if run_dir.is_dir():
+        new = not run_dir.is_dir()
+        if not new:
             holds.enter_context(interruption.held(run_dir))
-        return _run(config, run_dir, strategy, holds)
+        return _run(config, run_dir, strategy, holds if new else None)
 
 
 def _run(
-    config: Config, run_dir: Path, strategy: tf.distribute.Strategy | None, holds: contextlib.ExitStack
+    config: Config, run_dir: Path, strategy: tf.distribute.Strategy | None, holds: contextlib.ExitStack | None
 ) -> TrainState:
-    new = not run_dir.is_dir()
+    """`run`; `holds` takes the hold of a new run's directory, once there is something to write into it."""
     config, images = _prepare(config, run_dir)
     strategy = strategy or build.strategy()
     train, replicas = config.train, strategy.num_replicas_in_sync
@@ -67,9 +68,9 @@ def _run(
         return state
     images = images or datasets.load(config.data)
     datasets.check_labels(images, config.model.classes)
+    if holds is not None:
+        _make_directory(run_dir, holds)
     _write_config(config, run_dir)
-    if new:
-        holds.enter_context(interruption.held(run_dir))
     print(f"training {run_dir} from step {step} to {train.steps} on {len(images)} images, {replicas} device(s)")
     _train(config, run_dir, strategy, state, keeper, images)
     print(f"finished at step {state.updates}: {run_dir / 'previews'} shows what it learned")
@@ -89,9 +90,18 @@ def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet |
     return config_lib.validated(config_lib.with_values(config, values)), images
 
 
-def _write_config(config: Config, run_dir: Path) -> None:
+def _make_directory(run_dir: Path, holds: contextlib.ExitStack) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write the run directory {run_dir}: {error.strerror}") from None
+    holds.enter_context(interruption.held(run_dir))
+    if (run_dir / "config.json").exists():
+        raise UserError(f"another process has just trained in {run_dir}; the same command goes on with its run")
+
+
+def _write_config(config: Config, run_dir: Path) -> None:
+    try:
         aside = run_dir / ".config.json"
         aside.write_text(config_lib.to_json(config), encoding="utf-8")
         os.replace(aside, run_dir / "config.json")
@@ -131,13 +141,13 @@ def _train(
         for batch in batches:
             update(batch)
             step += 1
-            last = step == train.steps
+            last, stopped_by = step == train.steps, signals.seen  # read once: a signal may come at any moment
             log.update(step)
             if step % train.log_every == 0 or last:
                 _stop_if_not_finite(state, keeper)
                 log.scalars(step, train.batch_size, state.take_means())
             log.pause()
-            if step % train.checkpoint_every == 0 or last or signals.seen:
+            if step % train.checkpoint_every == 0 or last or stopped_by:
                 _stop_if_not_finite(state, keeper)
                 keeper.save(step)
             if step % train.preview_every == 0 or last:
@@ -145,9 +155,9 @@ def _train(
             log.resume()
             if last:
                 break
-            if signals.seen:
+            if stopped_by:
                 text = f"stopped at step {step} of {train.steps}, saved in {keeper.latest}; the same command goes on"
-                raise interruption.Interrupted(text, signals.seen)
+                raise interruption.Interrupted(text, stopped_by)
 
 
 def _stop_if_not_finite(state: TrainState, keeper: checkpoints.Keeper) -> None:

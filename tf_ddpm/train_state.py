@@ -64,15 +64,14 @@ class TrainState(tf.Module):
             variable.assign(tf.zeros_like(variable))
         return means
 
-    def checkpoint(self) -> tf.train.Checkpoint:
-        """The part that is saved."""
+    def checkpoint(self, sums: bool = True) -> tf.train.Checkpoint:
+        """The part that is saved; without the `sums` of the metrics, as earlier versions saved it."""
         parts = {
             "network": self.network,
             "ema_network": self.ema_network,
             "optimizer": self.optimizer,
             "step": self.step,
-            "sums": self.sums,
-            "summed": self.summed,
+            **({"sums": self.sums, "summed": self.summed} if sums else {}),
         }
         return tf.train.Checkpoint(**parts, **({"timesteps": self.timesteps} if self.timesteps else {}))
 

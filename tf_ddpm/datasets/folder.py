@@ -94,6 +94,8 @@ def load_pictures(path: str) -> ImageSet:
     rows = list(_decoded(files, [0] * len(files), (height, width), channels, bad))
     for line in bad[:_SHOWN]:
         print(f"warning: passed over {line}", file=sys.stderr)
+    if not rows:
+        raise UserError(f"{path}: none of its images can be decoded")
     images = np.stack([image for image, _ in rows])
     return ImageSet(images, np.zeros(len(images), np.int32), ())
 

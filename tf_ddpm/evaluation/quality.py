@@ -63,7 +63,8 @@ def of_images(images: np.ndarray, network: FeatureNetwork, cache_dir: str, about
     """
     _check(images.shape)
     key = receipts.digest(images)
-    folder = Path(cache_dir).expanduser() / "features" / f"{key[:16]}-{network.sha256[:16]}-{CHUNK}"
+    made_by = receipts.digest(key, network.sha256, CHUNK, _VERSION, receipts.versions())
+    folder = Path(cache_dir).expanduser() / "features" / made_by[:32]
     rows, _ = in_chunks(folder, len(images), lambda a, b: {"features": network(np.asarray(images[a:b]))}, what)
     features = rows["features"]
     return Pictures(
@@ -85,13 +86,13 @@ def of_run(
         "rounding": "uint8" if rounded else "float",
     }
     weights = receipts.digest(*(np.asarray(weight) for weight in run.network.get_weights()))
-    key = receipts.digest(about, weights, network.sha256, CHUNK, receipts.versions())
+    key = receipts.digest(about, weights, network.sha256, CHUNK, _VERSION, receipts.versions())
 
     def draw(start: int, stop: int) -> dict[str, np.ndarray]:
         images = run.sample(range(seed + start, seed + stop), label, rounded)
         return {"images": images, "features": network(images)}
 
-    rows, seconds = in_chunks(folder / key[:16], count, draw, "drawing")
+    rows, seconds = in_chunks(folder / key[:32], count, draw, "drawing")
     about |= {"images": count, "weights_sha256": weights, "seconds": round(seconds, 1)}
     return Pictures(rows["images"], rows["features"], feature_metrics.moments(rows["features"]), about)
 

@@ -44,7 +44,7 @@ def digest(*parts: object) -> str:
         if isinstance(part, np.ndarray):
             found.update(f"{part.shape} {part.dtype.str}".encode())
             for start in range(0, len(part), 1000):  # a memory-mapped file is never held whole
-                found.update(np.ascontiguousarray(part[start : start + 1000]).data)
+                found.update(part[start : start + 1000].tobytes())
         else:
             found.update(repr(part).encode())
     return found.hexdigest()
