@@ -48,7 +48,7 @@ def test_an_image_depends_on_its_seed_alone(run, settings):
 def test_the_denoiser_is_the_ema_network(run, run_dir):
     x_t, t = tf.random.stateless_normal([2, 8, 8, 1], [0, 0]), [0, 19]
     np.testing.assert_allclose(run.denoiser(x_t, t), run.network(x_t, tf.constant(t)), atol=1e-6)
-    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(run_dir / "checkpoints")))
+    reader = tf.train.load_checkpoint(str(run_dir / "checkpoints" / "step-8"))
     saved = reader.get_tensor("ema_network/up_0_0/conv_1/_kernel/.ATTRIBUTES/VARIABLE_VALUE")
     np.testing.assert_array_equal(run.network.up_0_0.conv_1.kernel.numpy(), saved)
 
