@@ -5,7 +5,7 @@ import sys
 
 from absl import app, flags, logging
 
-from tf_ddpm import command_line, datasets, presets, quiet_tensorflow
+from tf_ddpm import cluster, command_line, datasets, presets, quiet_tensorflow
 from tf_ddpm import config as config_lib
 from tf_ddpm.command_line import FLAGS
 from tf_ddpm.errors import UserError
@@ -38,14 +38,23 @@ def _open(run_dir: str, config: config_lib.Config):
 
 
 def _sample(run_dir: str) -> None:
-    run = _open(run_dir, _config(run_dir))
-    from tf_ddpm import generate
+    config = _config(run_dir)
+    quiet_tensorflow.import_tensorflow()
+    from tf_ddpm import devices, generate, sampling
 
     out_dir = FLAGS.out_dir or os.path.join(run_dir, "samples")
-    label = config_lib.label(run.config, FLAGS.label)
+    label = config_lib.label(config, FLAGS.label)
     count = FLAGS.num_images or 64
-    print(f"drawing {count} images with the weights of step {run.checkpoint_step}", flush=True)
-    print(f"wrote {generate.generate(run, out_dir, count, FLAGS.seed, label)}")
+    with devices.together():
+        run = sampling.open_run(run_dir, config, devices.strategy())
+        _tell(f"drawing {count} images with the weights of step {run.checkpoint_step}")
+        _tell(f"wrote {generate.generate(run, out_dir, count, FLAGS.seed, label)}")
+
+
+def _tell(line: str) -> None:
+    """Says it once, however many workers there are."""
+    if cluster.place().is_chief:
+        print(line, flush=True)
 
 
 def _export(run_dir: str) -> None:
@@ -69,7 +78,7 @@ def _eval(run_dir: str) -> None:
         raise UserError("against what? give --reference=DIR, --reference=FILE.npz (mu, sigma) or --set=data.name=NAME")
     config = config_lib.of_data(data) if alone else _config(run_dir, config_lib.MEASURING_KEYS)
     quiet_tensorflow.import_tensorflow()
-    from tf_ddpm import evaluate
+    from tf_ddpm import devices, evaluate
     from tf_ddpm.evaluation import sweep
 
     wanted = evaluate.Wanted(
@@ -84,10 +93,11 @@ def _eval(run_dir: str) -> None:
         FLAGS.rounding != "float",
     )
     path = FLAGS.metrics_file or os.path.join("" if FLAGS.images else run_dir, "metrics.json")
-    if FLAGS.sweep is not None:
-        print(f"wrote {sweep.sweep(wanted, config, run_dir, FLAGS.sweep)}")
-    else:
-        print(f"wrote {evaluate.evaluate(wanted, config, None if alone else run_dir, path)}")
+    with devices.together():
+        if FLAGS.sweep is not None:
+            _tell(f"wrote {sweep.sweep(wanted, config, run_dir, FLAGS.sweep)}")
+        else:
+            _tell(f"wrote {evaluate.evaluate(wanted, config, None if alone else run_dir, path)}")
 
 
 def _import(run_dir: str) -> None:
@@ -111,6 +121,7 @@ def _export_diffusers(run_dir: str) -> None:
     print(f"wrote {folders.export_run(run, FLAGS.out_dir or os.path.join(run_dir, 'diffusers'))}")
 
 
+_TOGETHER = ("train", "sample", "eval")  # modes that several workers share
 MODES = {
     "train": _train,
     "sample": _sample,
@@ -128,6 +139,9 @@ def main(argv: list[str]) -> int:
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
         command_line.check(tuple(MODES))
+        here = cluster.place()
+        if here.count > 1 and FLAGS.mode not in _TOGETHER:
+            raise UserError(f"--mode={FLAGS.mode} is the work of one process, not of {here.count}: unset TF_CONFIG")
         MODES[FLAGS.mode](FLAGS.run_dir or os.path.join("runs", FLAGS.preset or "digits"))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,9 +7,9 @@ ROOT = Path(__file__).parent.parent
 
 PLAN = {
     "main": {
-        "command_line", "config", "datasets", "presets", "errors", "quiet_tensorflow", "train_loop", "sampling",
-        "generate", "evaluate", "evaluation.sweep", "exchange.reading", "exchange.folders", "export.plans",
-        "export.saved_model",
+        "cluster", "command_line", "config", "datasets", "devices", "presets", "errors", "quiet_tensorflow",
+        "train_loop", "sampling", "generate", "evaluate", "evaluation.sweep", "exchange.reading", "exchange.folders",
+        "export.plans", "export.saved_model",
     },
     "command_line": {"errors", "presets"},
     "export": set(),
@@ -53,22 +53,27 @@ PLAN = {
     "datasets.tfds_set": {"config", "errors", "datasets.pictures", "datasets.image_set"},
     "datasets.batches": {"datasets.image_set", "randomness"},
     # From words to objects, and what is done with them.
-    "build": {"config", "errors", "objectives", "process", "samplers", "schedules", "timestep_sampling", "unet"},
+    "build": {"config", "objectives", "process", "samplers", "schedules", "timestep_sampling", "unet"},
+    "cluster": {"errors"},
+    "devices": {"cluster", "errors"},
+    "replicas": set(),
     "timestep_sampling": {"randomness"},
     "train_state": {"objectives", "pixels", "process", "randomness", "timestep_sampling"},
     "checkpoints": {"errors", "train_state"},
     "interruption": {"errors"},
+    "preemption": {"interruption"},
+    "previews": {"build", "config", "datasets.image_set", "image_files", "sampling", "train_state"},
     "run_log": set(),
     "image_files": set(),
     "sampling": {
-        "build", "checkpoints", "config", "errors", "guidance", "objectives", "pixels", "process", "randomness",
-        "replicas", "samplers", "unet",
+        "build", "checkpoints", "config", "devices", "errors", "guidance", "objectives", "pixels", "process",
+        "randomness", "replicas", "samplers", "unet",
     },
     "train_loop": {
-        "build", "checkpoints", "config", "datasets", "datasets.batches", "errors", "image_files",
-        "interruption", "run_log", "sampling", "train_state",
+        "build", "checkpoints", "cluster", "config", "datasets", "datasets.batches", "devices", "errors",
+        "interruption", "preemption", "previews", "replicas", "run_log", "train_state",
     },
-    "generate": {"config", "errors", "image_files", "sampling"},
+    "generate": {"cluster", "config", "errors", "image_files", "sampling"},
     "exchange": set(),
     "exchange.words": {"config", "errors"},
     "exchange.reading": {"config", "errors", "exchange.words"},
@@ -78,8 +83,7 @@ PLAN = {
         "sampling",
     },
     # What a run is worth.
-    "chunks": {"errors"},
-    "replicas": set(),
+    "chunks": {"cluster", "errors"},
     "evaluation": set(),
     "evaluation.feature_metrics": set(),
     "evaluation.torchscript": {"errors"},
@@ -93,10 +97,11 @@ PLAN = {
         "image_files", "replicas", "sampling",
     },
     "evaluate": {
-        "build", "config", "datasets", "errors", "evaluation.likelihood", "evaluation.quality", "sampling",
+        "cluster", "config", "datasets", "devices", "errors", "evaluation.likelihood", "evaluation.quality",
+        "sampling",
     },
     "evaluation.sweep": {
-        "build", "checkpoints", "config", "errors", "evaluate", "evaluation.quality", "sampling",
+        "checkpoints", "cluster", "config", "devices", "errors", "evaluate", "evaluation.quality", "sampling",
     },
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ from conftest import make_tiny_config, mirrored
 from tf_ddpm import build, objectives, pixels, randomness
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.datasets.image_set import ImageSet
-from tf_ddpm.train_state import TrainState, make_update
+from tf_ddpm.train_state import Rules, TrainState, make_update
 
 _RNG = np.random.default_rng(0)
 IMAGES = ImageSet(
@@ -34,11 +34,14 @@ def train(config, devices, updates, clip_norm=None, strategy=None, poison_at=Non
         build.process(config.diffusion),
         build.objective(settings),
         strategy,
-        settings.batch_size,
-        clip_norm or settings.clip_norm,
-        settings.ema_decay,
-        settings.ema_warmup,
-        settings.label_dropout,
+        Rules(
+            settings.batch_size,
+            clip_norm or settings.clip_norm,
+            settings.ema_decay,
+            settings.ema_warmup,
+            settings.label_dropout,
+            settings.max_bad_steps,
+        ),
     )
     batches = iter(
         strategy.distribute_datasets_from_function(

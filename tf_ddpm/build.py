@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from tf_ddpm import objectives, samplers, schedules
 from tf_ddpm.config import Config, DiffusionConfig, SampleConfig, TrainConfig
-from tf_ddpm.errors import UserError
 from tf_ddpm.process import DiffusionProcess
 from tf_ddpm.timestep_sampling import ImportanceTimesteps
 from tf_ddpm.unet import UNet
@@ -127,26 +126,3 @@ def optimizer(train: TrainConfig) -> keras.optimizers.Optimizer:
     if train.optimizer == "sgd":
         return keras.optimizers.SGD(rate)
     return keras.optimizers.Adam(rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8)
-
-
-def share_gpus() -> list:
-    """All GPUs, told to take memory as it is needed rather than all of it.
-
-    Raises:
-      UserError: where this process already uses one of them otherwise.
-    """
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        try:
-            tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError as error:
-            if tf.config.experimental.get_memory_growth(gpu):
-                continue  # set before the GPU was first used
-            raise UserError(f"cannot share the memory of {gpu.name}: {error}") from None
-    return gpus
-
-
-def strategy() -> tf.distribute.Strategy:
-    """A MirroredStrategy over all GPUs, or over the one CPU."""
-    gpus = share_gpus()
-    return tf.distribute.MirroredStrategy(None if gpus else ["/cpu:0"])

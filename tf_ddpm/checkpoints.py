@@ -31,10 +31,13 @@ class Keeper:
 
     Args:
       keep: how many of the last ones stay. keep_every: those of its multiples stay as well; 0: none.
+      writes: False: this process reads what another one writes.
     """
 
-    def __init__(self, run_dir: str | os.PathLike, state: TrainState, keep: int, keep_every: int = 0):
-        self._run_dir, self._state = run_dir, state
+    def __init__(
+        self, run_dir: str | os.PathLike, state: TrainState, keep: int, keep_every: int = 0, writes: bool = True
+    ):
+        self._run_dir, self._state, self._writes = run_dir, state, writes
         self._keep, self._keep_every = keep, keep_every
         self.latest: str | None = None  # the path of the last one that was read or written
 
@@ -44,8 +47,12 @@ class Keeper:
         Raises:
           UserError: where the disk does not take it; the checkpoints before it are intact.
         """
-        _write(self._state.checkpoint(), self._run_dir, step, self.latest)
+        if self._writes:
+            _write(self._state.checkpoint(), self._run_dir, step, self.latest)
+            self._remove_unwanted(step)
         self.latest = _path(self._run_dir, step)
+
+    def _remove_unwanted(self, step: int) -> None:
         found = steps(self._run_dir)
         for damaged in (later for later in found if later > step):  # that `restore` has passed over
             _remove(self._run_dir, damaged)
@@ -59,15 +66,13 @@ class Keeper:
         Raises:
           UserError: where none can be read, or the latest does not fit.
         """
-        _remove_halves(self._run_dir)
+        if self._writes:
+            _remove_halves(self._run_dir)
         state = self._state
 
         def read(path: str) -> None:
             if step_of(path):
-                try:
-                    _read(state.checkpoint(), path)
-                except UserError:  # of a version that did not save the sums of the metrics
-                    _read(state.checkpoint(sums=False), path)
+                _read(state.checkpoint(_parts(path)), path)
                 return
             _read(tf.train.Checkpoint(ema_network=state.ema_network), path)  # imported: weights, and no training yet
             for average, weight in zip(state.ema_network.weights, state.network.weights, strict=True):
@@ -175,6 +180,18 @@ def _read_latest(run_dir: str | os.PathLike, read: Callable[[str], None]) -> int
             print(f"warning: {complaint}; going on from step {step}", file=sys.stderr)
         return step
     raise UserError(complaints[0] + (f", nor any of the {len(complaints) - 1} before it" if complaints[1:] else ""))
+
+
+def _parts(path: str) -> set[str]:
+    """What a checkpoint holds: the first words of its variables' names.
+
+    Raises:
+      _Damaged: where it cannot be read.
+    """
+    try:
+        return {name.split("/")[0] for name, _ in tf.train.list_variables(path)}
+    except Exception as error:  # as in `_read`
+        raise _Damaged(_complaint(path, error)) from None
 
 
 def _complaint(path: str, error: Exception) -> str:

@@ -10,36 +10,43 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from tf_ddpm import cluster
 from tf_ddpm.errors import UserError
 
 CHUNK = 500  # rows; the same for everyone, since the rows of one batch round alike
 
 
 def in_chunks(
-    folder: Path, count: int, compute: Callable[[int, int], dict[str, np.ndarray]], what: str
+    folder: Path,
+    count: int,
+    compute: Callable[[int, int], dict[str, np.ndarray]],
+    what: str,
+    all_have: Callable[[bool], bool] = bool,
 ) -> tuple[dict[str, np.ndarray], float]:
     """Rows 0 to `count` of everything that `compute(start, stop)` gives, and the seconds that it took in all.
 
     Args:
       folder: holds the chunks; its name must say everything that the rows depend on.
       what: a word for the progress bar.
+      all_have: of several processes that compute together, whether all have found a chunk, given whether this one has.
 
     Raises:
       UserError: where the folder cannot be written.
     """
-    parts, seconds = [], 0.0
+    parts, seconds, chief = [], 0.0, cluster.place().is_chief
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tqdm(total=count, desc=what, unit="image", leave=False, disable=None) as bar:
+        with tqdm(total=count, desc=what, unit="image", leave=False, disable=None if chief else True) as bar:
             for start in range(0, count, CHUNK):
                 stop = min(start + CHUNK, count)
                 path = folder / f"{start:08d}-{stop:08d}.npz"
                 part = _read(path)
-                if part is None:
+                if not all_have(part is not None):
                     began = time.perf_counter()
                     part = compute(start, stop)
                     part["seconds"] = np.float64(time.perf_counter() - began)
-                    _write(path, part)
+                    if chief:
+                        _write(path, part)
                 seconds += float(part.pop("seconds"))
                 parts.append(part)
                 bar.update(stop - start)

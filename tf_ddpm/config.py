@@ -110,6 +110,7 @@ class DataConfig:
     split: str = _key("train", "split of a TensorFlow Datasets set")
     image_size: tuple[int, ...] | None = _key(None, "side, or height,width in pixels", low=1, high=4096)
     channels: int | None = _key(None, "1 grey, 3 RGB, 4 RGBA", low=1, high=4096)
+    on_bad_file: str = _key("warn", "what a file that is no image does, for name=folder", choices=("warn", "fail"))
     random_flip: bool = _key(False, "mirror half of the training images left to right")
     memory_gb: float = _key(4.0, "decoded images above this size go to a file in cache_dir", low=0.0, high=1e6)
     cache_dir: str = _key("~/.cache/tf_ddpm", "where decoded images too large for memory are kept")
@@ -145,6 +146,13 @@ class TrainConfig:
     preview_every: int = _key(1000, "updates between two preview grids", low=1, high=10**9)
     preview_images: int = _key(64, "images in a preview grid", low=1, high=10_000)
     keep: int = _key(3, "the last checkpoints that are kept", low=1, high=10**6)
+    max_bad_steps: int = _key(
+        0,
+        "updates in a row that are skipped if loss or gradient is not finite; one more ends the run",
+        low=0,
+        high=10**9,
+    )
+    deterministic: bool = _key(False, "let TensorFlow choose operations that give the same bits every time; slower")
     keep_every: int = _key(0, "checkpoints of multiples of this step are kept as well; 0: none", low=0, high=10**9)
 
 
@@ -182,10 +190,19 @@ class Config:
 
 # Keys that may change when a run goes on; any other would make it a different run.
 CHANGEABLE = frozenset(
-    {"data.path", "data.data_dir", "data.memory_gb", "data.cache_dir"}
+    {"data.path", "data.data_dir", "data.memory_gb", "data.cache_dir", "data.on_bad_file"}
     | {
         f"train.{n}"
-        for n in ("steps", "log_every", "checkpoint_every", "preview_every", "preview_images", "keep", "keep_every")
+        for n in (
+            "steps",
+            "log_every",
+            "checkpoint_every",
+            "preview_every",
+            "preview_images",
+            "keep",
+            "keep_every",
+            "max_bad_steps",
+        )
     }
     | {f"sample.{field.name}" for field in dataclasses.fields(SampleConfig)}
 )

@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from tf_ddpm import build, datasets, sampling
+from tf_ddpm import cluster, datasets, devices, sampling
 from tf_ddpm.config import Config
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import likelihood, quality
@@ -56,7 +56,7 @@ def evaluate(wanted: Wanted, config: Config, run_dir: str | None, metrics_file: 
     metrics = _earlier(path)
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
-    strategy = build.strategy()
+    strategy = devices.strategy()
     run = sampling.open_run(run_dir, config, strategy) if wanted.images is None else None
     found, lines = {}, []
     of_features = tuple(name for name in wanted.metrics if name in quality.METRICS)
@@ -80,7 +80,8 @@ def evaluate(wanted: Wanted, config: Config, run_dir: str | None, metrics_file: 
         if "memorisation" in of_features:
             lines.append(f"closest pairs        {_pairs(generated, real, path)}")
     write(path, metrics | found)
-    print("\n".join(lines))
+    if cluster.place().is_chief:
+        print("\n".join(lines))
     return path
 
 
@@ -118,6 +119,8 @@ def _folder(wanted: Wanted, config: Config, network: FeatureNetwork, real: Pictu
 
 
 def _pairs(generated: Pictures, real: Pictures, path: Path) -> Path:
+    if not cluster.place().is_chief:
+        return path
     try:
         return quality.save_closest_pairs(generated, real, path.with_name("closest_pairs.png"))
     except OSError as error:
@@ -125,11 +128,13 @@ def _pairs(generated: Pictures, real: Pictures, path: Path) -> Path:
 
 
 def write(path: Path, metrics: dict) -> None:
-    """Writes the file aside and renames it.
+    """Writes the file aside and renames it; of several workers, the chief does.
 
     Raises:
       UserError: where it cannot be written.
     """
+    if not cluster.place().is_chief:
+        return
     try:
         aside = path.with_name(f".{path.name}")
         aside.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")

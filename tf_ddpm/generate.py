@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tf_ddpm import image_files
+from tf_ddpm import cluster, image_files
 from tf_ddpm.config import SampleConfig
 from tf_ddpm.errors import UserError
 from tf_ddpm.sampling import Run
@@ -45,8 +45,11 @@ def generate(
       UserError: for a label or setting out of range, or a folder that cannot be written or holds a foreign manifest.
     """
     sample, out_dir = run.settings(**settings), Path(out_dir)
-    seeds = np.arange(seed, seed + num_images, dtype=np.int64)
-    labels = run.labels(seeds, label)
+    if not cluster.place().is_chief:  # this worker draws its share, and the chief writes
+        for _ in run.batches(*_seeds_and_labels(run, num_images, seed, label), sample, _FRAMES):
+            pass
+        return out_dir
+    seeds, labels = _seeds_and_labels(run, num_images, seed, label)
     classes = run.config.model.classes
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
@@ -74,6 +77,11 @@ def generate(
     except OSError as error:
         raise UserError(f"cannot write samples into {out_dir}: {error.strerror or error}") from None
     return next(out_dir / name for name in manifest["files"] if name.startswith("grid."))
+
+
+def _seeds_and_labels(run: Run, count: int, seed: int, label: int | None) -> tuple[np.ndarray, np.ndarray]:
+    seeds = np.arange(seed, seed + count, dtype=np.int64)
+    return seeds, run.labels(seeds, label)
 
 
 def _write(

@@ -5,14 +5,30 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+_LONG_WAIT = 0.3  # of the time, for images: more is worth a warning
 
-class RunLog:
+
+class Silence:
+    """The log of a worker that is not the chief."""
+
+    def timed(self, batches: Iterable) -> Iterable:
+        """The same."""
+        return batches
+
+    def update(self, *_: object) -> None:
+        """Nothing, as all that follow."""
+
+    scalars = image = pause = resume = close = update
+
+
+class RunLog(Silence):
     """Opened at `step`; lines of metrics.jsonl beyond it (of updates that were lost) are dropped.
 
     Args:
@@ -25,6 +41,18 @@ class RunLog:
         self._writer = tf.summary.create_file_writer(str(run_dir / "logs"))
         self._bar = tqdm(initial=step, total=total, unit="step", dynamic_ncols=True, disable=None)
         self._total, self._step, self._time = total, step, time.perf_counter()
+        self._waited, self._judged = 0.0, None
+
+    def timed(self, batches: Iterable) -> Iterator:
+        """The batches; the time that they are waited for is noted."""
+        batches, end = iter(batches), object()
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, end)
+            if batch is end:
+                return
+            self._waited += time.perf_counter() - began
+            yield batch
 
     def update(self, step: int) -> None:
         """Moves the bar."""
@@ -35,8 +63,8 @@ class RunLog:
         now = time.perf_counter()
         rate = (step - self._step) * batch_size / (now - self._time)
         left = (self._total - step) * batch_size / rate
+        values = {**values, "images_per_second": round(rate, 2), "input_wait": round(self._wait(now), 3)}
         self._step, self._time = step, now
-        values = {**values, "images_per_second": round(rate, 2)}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         with self._writer.as_default(step):
@@ -49,10 +77,26 @@ class RunLog:
         else:
             self._bar.set_postfix(shown, refresh=False)
 
-    def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Shows uint8 [H, W, C] in TensorBoard."""
+    def _wait(self, now: float) -> float:
+        """The share of the time since the last call that went by waiting for images; a warning where it is large."""
+        share, self._waited = self._waited / (now - self._time), 0.0
+        if self._judged is None:  # the first time holds the start of everything
+            self._judged = False
+        elif share > _LONG_WAIT and not self._judged:
+            self._judged = True
+            print(
+                f"warning: {share:.0%} of the time goes by waiting for images; keep them in memory "
+                "(data.memory_gb) or on a faster disk (data.cache_dir)",
+                file=sys.stderr,
+            )
+        return share
+
+    def image(self, step: int, name: str, image: np.ndarray, values: dict[str, float]) -> None:
+        """Shows uint8 [H, W, C], and figures of it, in TensorBoard."""
         with self._writer.as_default(step):
             tf.summary.image(name, image[None])
+            for key, value in values.items():
+                tf.summary.scalar(key, value)
 
     def pause(self) -> None:
         """Time until `resume` (a checkpoint, a preview) does not count as training."""

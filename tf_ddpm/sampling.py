@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tf_ddpm import build, checkpoints, pixels, randomness, samplers
+from tf_ddpm import build, checkpoints, devices, pixels, randomness, samplers
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config, SampleConfig
 from tf_ddpm.errors import UserError
@@ -138,6 +138,12 @@ class Run:
         self._denoise = tf.function(lambda x_t, t, label: network(x_t, t, label=label), reduce_retracing=True)
         self._compiled: dict[tuple[SampleConfig, bool, int, bool], Callable] = {}
 
+    def over_devices(self, function: Callable) -> Callable:
+        """`function` of arrays [B, ...] that gives [B, ...], its rows shared out over the run's devices."""
+        if self._strategy is not None:
+            return over_replicas(self._strategy, function)
+        return lambda *inputs: tf.nest.map_structure(lambda part: part.numpy(), function(*map(tf.constant, inputs)))
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
@@ -228,11 +234,11 @@ class Run:
         if key not in self._compiled:
             sampler = build.sampler(settings, self.process)
             draws = compiled(sampler, self.network, self.image_shape, guides, num_frames, rounded)
-            if self._strategy is not None and not num_frames:
-                images_of = over_replicas(self._strategy, lambda *inputs: draws(*inputs)[0])
-                self._compiled[key] = lambda *inputs: (images_of(*inputs), None)
-            else:
+            if num_frames:
                 self._compiled[key] = lambda *inputs: draws(*map(tf.constant, inputs))
+            else:
+                images_of = self.over_devices(lambda *inputs: draws(*inputs)[0])
+                self._compiled[key] = lambda *inputs: (images_of(*inputs), None)
         return self._compiled[key]
 
 
@@ -263,7 +269,7 @@ def open_run(
     Raises:
       UserError: where there is no such checkpoint, or it cannot be read.
     """
-    build.share_gpus()
+    devices.share_gpus()
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         network = build.network(config, "float32")
         step = checkpoints.restore_ema_network(network, run_dir, step)

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
 import os
 import sys
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
-from tf_ddpm import build, checkpoints, datasets, image_files, interruption, sampling
+from tf_ddpm import build, checkpoints, cluster, datasets, devices, interruption
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.errors import UserError
-from tf_ddpm.run_log import RunLog
-from tf_ddpm.train_state import TrainState, make_update
-
-_PREVIEW_STEPS = 25
+from tf_ddpm.preemption import Preemption
+from tf_ddpm.previews import Preview
+from tf_ddpm.replicas import of_all
+from tf_ddpm.run_log import RunLog, Silence
+from tf_ddpm.train_state import Rules, TrainState, make_update
 
 
 def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Strategy | None = None) -> TrainState:
     """Trains until `config.train.steps`, from the latest checkpoint of `run_dir` if there is one.
 
+    Of several workers (`cluster.place`) each calls this; the chief alone writes.
+
     Args:
-      strategy: default `build.strategy()`: all GPUs, or the CPU.
+      strategy: default `devices.strategy()`: all GPUs, or the CPU.
 
     Returns:
       The final state.
@@ -38,8 +42,9 @@ def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Stra
     run_dir = Path(run_dir)
     with contextlib.ExitStack() as holds:
         new = not run_dir.is_dir()
-        if not new:
+        if not new and cluster.place().is_chief:
             holds.enter_context(interruption.held(run_dir))
+        holds.enter_context(devices.together())
         return _run(config, run_dir, strategy, holds if new else None)
 
 
@@ -47,34 +52,64 @@ def _run(
     config: Config, run_dir: Path, strategy: tf.distribute.Strategy | None, holds: contextlib.ExitStack | None
 ) -> TrainState:
     """`run`; `holds` takes the hold of a new run's directory, once there is something to write into it."""
+    here = cluster.place()
     config, images = _prepare(config, run_dir)
-    strategy = strategy or build.strategy()
-    train, replicas = config.train, strategy.num_replicas_in_sync
-    if train.batch_size % replicas:
-        raise UserError(
-            f"train.batch_size={train.batch_size} cannot be shared equally by {replicas} devices; "
-            f"train.batch_size={-(-train.batch_size // replicas) * replicas} can"
-        )
+    train = config.train
+    if train.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    strategy = strategy or devices.strategy()
+    _check_batch(train.batch_size, strategy.num_replicas_in_sync)
     with strategy.scope():
         tf.keras.utils.set_random_seed(train.seed)
         state = TrainState(
             lambda: build.network(config, train.precision), build.optimizer(train), build.timesteps(config)
         )
-    keeper = checkpoints.Keeper(run_dir, state, train.keep, train.keep_every)
+    keeper = checkpoints.Keeper(run_dir, state, train.keep, train.keep_every, writes=here.is_chief)
     keeper.restore()
+    if here.count > 1:
+        _agree(strategy, config, state.updates)
     step = state.updates
     if step >= train.steps:
         print(f"already at step {step} of {train.steps}: nothing to do (raise it with --set=train.steps=N)")
         return state
     images = images or datasets.load(config.data)
     datasets.check_labels(images, config.model.classes)
-    if holds is not None:
-        _make_directory(run_dir, holds)
-    _write_config(config, run_dir)
-    print(f"training {run_dir} from step {step} to {train.steps} on {len(images)} images, {replicas} device(s)")
-    _train(config, run_dir, strategy, state, keeper, images)
-    print(f"finished at step {state.updates}: {run_dir / 'previews'} shows what it learned")
+    if here.is_chief:
+        if holds is not None:
+            _make_directory(run_dir, holds)
+        _write_config(config, run_dir)
+        where = f"{strategy.num_replicas_in_sync} device(s)" + (f" of {here.count} workers" if here.count > 1 else "")
+        print(f"training {run_dir} from step {step} to {train.steps} on {len(images)} images, {where}", flush=True)
+    _Training(config, run_dir, strategy, state, keeper, images).run()
+    if here.count > 1:
+        of_all(strategy, step)  # no worker leaves while the chief still writes
+    if here.is_chief:
+        print(f"finished at step {state.updates}: {run_dir / 'previews'} shows what it learned")
     return state
+
+
+def _check_batch(batch_size: int, replicas: int) -> None:
+    if batch_size % replicas:
+        raise UserError(
+            f"train.batch_size={batch_size} cannot be shared equally by {replicas} devices; "
+            f"train.batch_size={-(-batch_size // replicas) * replicas} can"
+        )
+
+
+def _agree(strategy: tf.distribute.Strategy, config: Config, step: int) -> None:
+    """Whether all workers were started alike, and see the same run directory.
+
+    Raises:
+      UserError: where they were not, on each of them.
+    """
+    same = config_lib.with_values(config, {"data.path": None, "data.data_dir": None, "data.cache_dir": "-"})
+    digest = hashlib.sha256(config_lib.to_json(same).encode()).digest()
+    everyone = of_all(strategy, step, int.from_bytes(digest[:8], "big", signed=True))
+    if len(set(everyone[:, 0].tolist())) > 1:
+        found = ", ".join(str(each) for each in dict.fromkeys(everyone[:, 0].tolist()))
+        raise UserError(f"the workers stand at different steps ({found}): they must share one --run_dir")
+    if len(set(everyone[:, 1].tolist())) > 1:
+        raise UserError("the workers were started with different configurations: give all the same flags")
 
 
 def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet | None]:
@@ -109,87 +144,97 @@ def _write_config(config: Config, run_dir: Path) -> None:
         raise UserError(f"cannot write the run directory {run_dir}: {error.strerror}") from None
 
 
-def _train(
-    config: Config,
-    run_dir: Path,
-    strategy: tf.distribute.Strategy,
-    state: TrainState,
-    keeper: checkpoints.Keeper,
-    images: datasets.ImageSet,
-) -> None:
-    train, step = config.train, state.updates
-    process = build.process(config.diffusion)
-    update = make_update(
-        state,
-        process,
-        build.objective(train),
-        strategy,
-        batch_size=train.batch_size,
-        clip_norm=train.clip_norm,
-        ema_decay=train.ema_decay,
-        ema_warmup=train.ema_warmup,
-        label_dropout=train.label_dropout,
-    )
-    batches = strategy.distribute_datasets_from_function(
-        lambda context: batch_dataset(
-            images, train.batch_size, train.seed, step, config.data.random_flip, context.num_replicas_in_sync
-        )
-    )
-    preview = _previewer(config, state, run_dir)
-    log = RunLog(run_dir, step, train.steps)
-    with contextlib.closing(log), interruption.Signals() as signals:
-        for batch in batches:
-            update(batch)
-            step += 1
-            last, stopped_by = step == train.steps, signals.seen  # read once: a signal may come at any moment
-            log.update(step)
-            if step % train.log_every == 0 or last:
-                _stop_if_not_finite(state, keeper)
-                log.scalars(step, train.batch_size, state.take_means())
-            log.pause()
-            if step % train.checkpoint_every == 0 or last or stopped_by:
-                _stop_if_not_finite(state, keeper)
-                keeper.save(step)
-            if step % train.preview_every == 0 or last:
-                log.image(step, "preview", preview(step))
-            log.resume()
-            if last:
-                break
-            if stopped_by:
-                text = f"stopped at step {step} of {train.steps}, saved in {keeper.latest}; the same command goes on"
-                raise interruption.Interrupted(text, stopped_by)
+class _Training:
+    """The loop, and what it needs."""
 
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        strategy: tf.distribute.Strategy,
+        state: TrainState,
+        keeper: checkpoints.Keeper,
+        images: datasets.ImageSet,
+    ):
+        self._config, self._run_dir, self._strategy = config, run_dir, strategy
+        self._state, self._keeper, self._images = state, keeper, images
+        self._chief = cluster.place().is_chief
+        self._preview = Preview(config, state, images, run_dir / "previews") if self._chief else None
 
-def _stop_if_not_finite(state: TrainState, keeper: checkpoints.Keeper) -> None:
-    bad_step = state.first_bad_update
-    if bad_step is not None:
-        raise UserError(
-            f"the loss or its gradient was not finite at step {bad_step}; the last good checkpoint is "
-            f"{keeper.latest or 'none (none was written yet)'}\n"
-            "In a new --run_dir, a smaller train.learning_rate, a longer warm-up or train.precision=float32 may help."
+    def run(self) -> None:
+        """Updates, logs, saves and draws until the last step, or until a signal."""
+        train, step = self._config.train, self._state.updates
+        update = self._make_update()
+        log = RunLog(self._run_dir, step, train.steps) if self._chief else Silence()
+        with contextlib.closing(log), interruption.Signals() as signals:
+            preemption = Preemption(self._strategy, signals)
+            with contextlib.closing(preemption):
+                for batch in log.timed(self._batches(step)):
+                    metrics = update(batch)
+                    step += 1
+                    # Asked once: a signal may come at any moment.
+                    last, stopped_by = step == train.steps, preemption.stop_after_step(metrics["loss"])
+                    log.update(step)
+                    self._report(log, step, last, stopped_by)
+                    if last:
+                        return
+                    if stopped_by:
+                        self._leave(step, stopped_by)
+
+    def _make_update(self):
+        train = self._config.train
+        names = [field.name for field in dataclasses.fields(Rules)]
+        return make_update(
+            self._state,
+            build.process(self._config.diffusion),
+            build.objective(train),
+            self._strategy,
+            Rules(**{name: getattr(train, name) for name in names}),
         )
 
+    def _batches(self, step: int) -> tf.distribute.DistributedDataset:
+        train = self._config.train
 
-def _previewer(config: Config, state: TrainState, run_dir: Path):
-    """step -> a grid uint8 of the same seeds each time, drawn by the EMA network in a few steps, also on disk."""
-    settings = config_lib.with_values(
-        config,
-        {"sample.sampler": "ddim", "sample.eta": 0.0, "sample.steps": min(_PREVIEW_STEPS, config.diffusion.timesteps)},
-    ).sample
-    shape = (*config.data.image_size, config.data.channels)
-    sample = sampling.compiled(build.sampler(settings, build.process(config.diffusion)), state.ema_network, shape)
-    seeds = tf.range(config.train.preview_images, dtype=tf.int64)
-    batches = [seeds[i : i + settings.batch_size] for i in range(0, len(seeds), settings.batch_size)]
-    classes = config.model.classes
+        def of_process(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            shards = context.num_replicas_in_sync
+            each = shards // context.num_input_pipelines
+            own = range(context.input_pipeline_id * each, (context.input_pipeline_id + 1) * each)
+            flip = self._config.data.random_flip
+            return batch_dataset(self._images, train.batch_size, train.seed, step, flip, shards, own)
 
-    def preview(step: int) -> np.ndarray:
-        parts = []
-        for part in batches:
-            label = tf.cast(part % max(classes, 1), tf.int32)
-            parts.append(sample(part, label, tf.ones_like(label, tf.float32))[0].numpy())
-        sheet = image_files.grid(np.concatenate(parts), columns=image_files.class_columns(classes))
-        (run_dir / "previews").mkdir(exist_ok=True)
-        image_files.save_image(sheet, run_dir / "previews" / f"step_{step:07d}")
-        return sheet if sheet.shape[-1] in (1, 3, 4) else sheet[..., :1]
+        return self._strategy.distribute_datasets_from_function(of_process)
 
-    return preview
+    def _report(self, log: RunLog | Silence, step: int, last: bool, stopped_by: int) -> None:
+        """What is due after `step`: metrics, a checkpoint, a preview."""
+        train, state = self._config.train, self._state
+        if step % train.log_every == 0 or last:
+            self._stop_if_not_finite()
+            metrics = state.take_means() | {"ema_distance": float(state.ema_distance())}
+            if train.max_bad_steps:
+                metrics["skipped_updates"] = state.skipped_updates
+            log.scalars(step, train.batch_size, metrics)
+        log.pause()
+        if step % train.checkpoint_every == 0 or last or stopped_by:
+            self._stop_if_not_finite()
+            self._keeper.save(step)
+        if self._preview and (step % train.preview_every == 0 or last):
+            sheet, drift = self._preview.draw(step)
+            log.image(step, "preview", sheet, {"preview_colour_drift": drift})
+        log.resume()
+
+    def _stop_if_not_finite(self) -> None:
+        bad_step, most = self._state.first_bad_update, self._config.train.max_bad_steps
+        if bad_step is not None:
+            how_often = f" (for the {most + 1}th time in a row)" if most else ""
+            raise UserError(
+                f"the loss or its gradient was not finite at step {bad_step}{how_often}; the last good checkpoint is "
+                f"{self._keeper.latest or 'none (none was written yet)'}\n"
+                "In a new --run_dir, a smaller train.learning_rate, a longer warm-up or train.precision=float32 may "
+                "help, and train.max_bad_steps lets single ones pass."
+            )
+
+    def _leave(self, step: int, stopped_by: int) -> None:
+        if cluster.place().count > 1:
+            of_all(self._strategy, step)  # the chief has saved
+        text = f"stopped at step {step} of {self._config.train.steps}, saved in {self._keeper.latest}; "
+        raise interruption.Interrupted(text + "the same command goes on", stopped_by)

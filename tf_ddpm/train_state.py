@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import keras
@@ -12,6 +13,26 @@ from tf_ddpm.process import DiffusionProcess
 from tf_ddpm.timestep_sampling import ImportanceTimesteps
 
 METRICS = ("loss", "gradient_norm")
+QUARTERS = 4  # of the chain, whose losses are told apart
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """How an update is made.
+
+    Attributes:
+      batch_size: of the global batch. clip_norm: largest norm of its gradient; None: any.
+      ema_decay: constant, or with `ema_warmup` the bound of (1 + n) / (10 + n) after n updates.
+      label_dropout: share of the labels that are replaced by the null class.
+      max_bad_steps: how many updates in a row whose loss or gradient is not finite are skipped; 0: none.
+    """
+
+    batch_size: int
+    clip_norm: float | None = None
+    ema_decay: float = 0.999
+    ema_warmup: bool = True
+    label_dropout: float = 0.0
+    max_bad_steps: int = 0
 
 
 class TrainState(tf.Module):
@@ -39,10 +60,18 @@ class TrainState(tf.Module):
         self.optimizer = optimizer
         self.optimizer.build(self.network.trainable_variables)
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
-        # The first step whose loss or gradient was not finite, -1 if none: kept in the graph, read when logging.
-        self.bad_step = tf.Variable(-1, dtype=tf.int64, trainable=False, name="bad_step")
+        # Kept in the graph, read when logging: updates that were not finite, the last ones in a row and all of them;
+        # and the first one too many, -1 if none.
+        self.bad_in_row, self.skipped, self.bad_step = (
+            tf.Variable(value, dtype=tf.int64, trainable=False, name=name)
+            for name, value in (("bad_in_row", 0), ("skipped", 0), ("bad_step", -1))
+        )
         # Sums of the metrics since they were last logged, and of how many updates: a run may stop in between.
         self.sums = {name: tf.Variable(0.0, trainable=False, name=name) for name in METRICS}
+        self.quarter_losses, self.quarter_counts = (
+            tf.Variable(tf.zeros([QUARTERS]), trainable=False, name=name)
+            for name in ("quarter_losses", "quarter_counts")
+        )
         self.summed = tf.Variable(0, dtype=tf.int64, trainable=False, name="summed")
 
     @property
@@ -52,27 +81,54 @@ class TrainState(tf.Module):
 
     @property
     def first_bad_update(self) -> int | None:
-        """The first update whose loss or gradient was not finite."""
+        """The first update that was not finite and that the rules did not let pass."""
         bad = int(tf.convert_to_tensor(self.bad_step))
         return None if bad < 0 else bad
 
-    def take_means(self) -> dict[str, float]:
-        """The mean of every metric since this was last called."""
-        count = float(tf.convert_to_tensor(self.summed))
-        means = {name: float(tf.convert_to_tensor(total)) / count for name, total in self.sums.items()}
-        for variable in (*self.sums.values(), self.summed):
-            variable.assign(tf.zeros_like(variable))
-        return means
+    @property
+    def skipped_updates(self) -> int:
+        """How many updates were not finite, and skipped."""
+        return int(tf.convert_to_tensor(self.skipped))
 
-    def checkpoint(self, sums: bool = True) -> tf.train.Checkpoint:
-        """The part that is saved; without the `sums` of the metrics, as earlier versions saved it."""
+    def take_means(self) -> dict[str, float]:
+        """The mean of every metric since this was last called, without the updates that were skipped."""
+        count = int(tf.convert_to_tensor(self.summed))
+        means = {name: float(tf.convert_to_tensor(total)) / max(count, 1) for name, total in self.sums.items()}
+        losses, counts = (tf.convert_to_tensor(part).numpy() for part in (self.quarter_losses, self.quarter_counts))
+        quarters = {f"loss_quarter_{i + 1}": float(losses[i] / counts[i]) for i in range(QUARTERS) if counts[i]}
+        for variable in (*self.sums.values(), self.quarter_losses, self.quarter_counts, self.summed):
+            variable.assign(tf.zeros_like(variable))
+        return (means if count else dict.fromkeys(means, float("nan"))) | quarters
+
+    @tf.function
+    def ema_distance(self) -> tf.Tensor:
+        """|average - weights| / |weights| over the whole network, float32."""
+        weights = [tf.convert_to_tensor(weight.value) for weight in self.network.trainable_variables]
+        averages = [tf.convert_to_tensor(average.value) for average in self.ema_network.weights]
+        apart = [average - weight for average, weight in zip(averages, weights, strict=True)]
+        return tf.linalg.global_norm(apart) / tf.linalg.global_norm(weights)
+
+    def checkpoint(self, saved: set[str] | None = None) -> tf.train.Checkpoint:
+        """What is saved.
+
+        Args:
+          saved: the parts of the checkpoint that is to be read: what earlier versions did not save is left out.
+        """
         parts = {
             "network": self.network,
             "ema_network": self.ema_network,
             "optimizer": self.optimizer,
             "step": self.step,
-            **({"sums": self.sums, "summed": self.summed} if sums else {}),
         }
+        later = {
+            "sums": self.sums,
+            "summed": self.summed,
+            "quarter_losses": self.quarter_losses,
+            "quarter_counts": self.quarter_counts,
+            "bad_in_row": self.bad_in_row,
+            "skipped": self.skipped,
+        }
+        parts |= {name: part for name, part in later.items() if saved is None or name in saved}
         return tf.train.Checkpoint(**parts, **({"timesteps": self.timesteps} if self.timesteps else {}))
 
 
@@ -81,11 +137,7 @@ def make_update(
     process: DiffusionProcess,
     objective: objectives.Objective,
     strategy: tf.distribute.Strategy,
-    batch_size: int,
-    clip_norm: float | None,
-    ema_decay: float,
-    ema_warmup: bool,
-    label_dropout: float = 0.0,
+    rules: Rules,
 ) -> Callable[[dict], dict[str, tf.Tensor]]:
     """The compiled `train_step` (Ho et al. 2020, algorithm 1).
 
@@ -95,63 +147,103 @@ def make_update(
 
     Args:
       objective: `(process, denoiser, x_0, t, eps) -> [B]`, from `objectives`.
-      batch_size: of the global batch. clip_norm: largest norm of its gradient; None: any.
-      ema_decay: constant, or with `ema_warmup` the bound of (1 + n) / (10 + n) after n updates.
-      label_dropout: share of the labels that are replaced by the null class.
 
     Returns:
       A function of a distributed batch (`datasets.batches`) that updates `state` and returns the float32 scalars
       `loss` and `gradient_norm`.
     """
-    replicas = strategy.num_replicas_in_sync
-    variables = state.network.trainable_variables
-    clip_norm = float("inf") if clip_norm is None else clip_norm
+    differentiate = _differentiate(state, process, objective, rules)
+    apply = _apply(state, strategy, rules)
 
-    def replica_step(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    @tf.function
+    def train_step(batch: dict) -> dict[str, tf.Tensor]:
+        gradients, norm, totals, seen = strategy.run(differentiate, args=(batch,))
+        norm = strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None)
+        totals = strategy.reduce(tf.distribute.ReduceOp.SUM, totals, axis=None)
+        loss, quarter_losses, quarter_counts = tf.split(totals, [1, QUARTERS, QUARTERS])
+        loss = loss[0]
+
+        def change() -> tf.Tensor:
+            strategy.run(apply, args=(gradients, norm))
+            if state.timesteps is not None:
+                t, losses = tf.unstack(strategy.experimental_local_results(seen)[0])
+                state.timesteps.record(tf.cast(t, tf.int64), losses)
+            _update_average(state, strategy, rules)
+            for name, value in zip(METRICS, (loss, norm), strict=True):
+                state.sums[name].assign_add(value)
+            state.quarter_losses.assign_add(quarter_losses)
+            state.quarter_counts.assign_add(quarter_counts)
+            return state.summed.assign_add(1)
+
+        finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
+        if rules.max_bad_steps:
+            tf.cond(finite, change, lambda: tf.convert_to_tensor(state.summed))
+        else:  # a branch would make a GPU wait for its condition; the run stops, and this state is not saved
+            change()
+        _count_bad(state, finite, rules.max_bad_steps)
+        state.step.assign_add(1)
+        return dict(zip(METRICS, (loss, norm), strict=True))
+
+    return train_step
+
+
+def _differentiate(
+    state: TrainState, process: DiffusionProcess, objective: objectives.Objective, rules: Rules
+) -> Callable[[dict], tuple]:
+    """A replica's part of the loss and its gradient.
+
+    Gives the gradients of the global batch and their norm, this replica's share of [loss, summed losses of each
+    quarter of the chain, how many they are], and, where the losses draw t, every replica's t and losses [2, B].
+    """
+
+    def differentiate(batch: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]:
         x_0, address = pixels.to_unit(batch["image"]), batch["address"]
         rows = tf.shape(x_0)[0]
         t, weight = _timesteps(state, process, address, rows)
         eps = randomness.row_normal(address, randomness.NOISE, rows, x_0.shape[1:].as_list())
-        label = _labels(state, batch, label_dropout)
+        label = _labels(state, batch, rules.label_dropout)
         with tf.GradientTape() as tape:
             losses = objective(process, lambda x, t: state.network(x, t, label=label, address=address), x_0, t, eps)
-            loss = tf.reduce_sum(weight * losses) / batch_size
+            loss = tf.reduce_sum(weight * losses) / rules.batch_size
         context = tf.distribute.get_replica_context()
+        variables = state.network.trainable_variables
         # The table of labels has a sparse gradient, whose norm is not that of its rows.
         gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        norm = tf.linalg.global_norm(gradients)
-        # `apply` sums over the replicas once more, so each gives its share.
-        scale = tf.minimum(1.0, clip_norm / tf.maximum(norm, 1e-12)) / replicas
-        state.optimizer.apply([gradient * scale for gradient in gradients], variables)
-        if state.timesteps is None:
-            return loss, norm, losses
-        # Every replica's rows in their places, so that all know what the whole batch has shown.
-        seen = tf.stack([tf.cast(t, tf.float32), losses])
-        first = tf.cast(address[2], tf.int32)
-        seen = tf.pad(seen, [[0, 0], [first, batch_size - first - rows]])
-        return loss, norm, context.all_reduce(tf.distribute.ReduceOp.SUM, seen)
-
-    @tf.function
-    def train_step(batch: dict) -> dict[str, tf.Tensor]:
-        loss, norm, seen = strategy.run(replica_step, args=(batch,))
-        loss = strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None)
-        norm = strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None)
+        quarter = t * QUARTERS // len(process)
+        by_quarter = [tf.math.unsorted_segment_sum(part, quarter, QUARTERS) for part in (losses, tf.ones_like(losses))]
+        seen = tf.zeros([])
         if state.timesteps is not None:
-            t, losses = tf.unstack(strategy.experimental_local_results(seen)[0])
-            state.timesteps.record(tf.cast(t, tf.int64), losses)
-        _update_average(state, strategy, ema_decay, ema_warmup)
-        finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
-        first_bad = ~finite & (state.bad_step < 0)
-        state.bad_step.assign(tf.where(first_bad, state.step + 1, state.bad_step))
-        state.step.assign_add(1)
-        metrics = dict(zip(METRICS, (loss, norm), strict=True))
-        for name, total in state.sums.items():
-            total.assign_add(metrics[name])
-        state.summed.assign_add(1)
-        return metrics
+            # Every replica's rows in their places, so that all know what the whole batch has shown.
+            first = tf.cast(address[2], tf.int32)
+            seen = tf.stack([tf.cast(t, tf.float32), losses])
+            seen = tf.pad(seen, [[0, 0], [first, rules.batch_size - first - rows]])
+            seen = context.all_reduce(tf.distribute.ReduceOp.SUM, seen)
+        return gradients, tf.linalg.global_norm(gradients), tf.concat([loss[None], *by_quarter], axis=0), seen
 
-    return train_step
+    return differentiate
+
+
+def _apply(state: TrainState, strategy: tf.distribute.Strategy, rules: Rules) -> Callable[[list, tf.Tensor], None]:
+    """The optimizer's step, on a replica."""
+    clip_norm = float("inf") if rules.clip_norm is None else rules.clip_norm
+
+    def apply(gradients: list[tf.Tensor], norm: tf.Tensor) -> None:
+        # `apply` sums over the replicas once more, so each gives its share.
+        scale = tf.minimum(1.0, clip_norm / tf.maximum(norm, 1e-12)) / strategy.num_replicas_in_sync
+        gradients = [gradient * scale for gradient in gradients]
+        state.optimizer.apply(gradients, state.network.trainable_variables)
+
+    return apply
+
+
+def _count_bad(state: TrainState, finite: tf.Tensor, most: int) -> None:
+    bad = tf.cast(~finite, tf.int64)
+    in_row = (state.bad_in_row + 1) * bad
+    state.bad_in_row.assign(in_row)
+    state.skipped.assign_add(bad)
+    first = (in_row > most) & (state.bad_step < 0)
+    state.bad_step.assign(tf.where(first, state.step + 1, state.bad_step))
 
 
 def _timesteps(
@@ -172,10 +264,11 @@ def _labels(state: TrainState, batch: dict[str, tf.Tensor], dropout: float) -> t
     return tf.where(draw < round(dropout * parts), -1, label)
 
 
-def _update_average(state: TrainState, strategy: tf.distribute.Strategy, decay: float, warmup: bool) -> None:
+def _update_average(state: TrainState, strategy: tf.distribute.Strategy, rules: Rules) -> None:
     """average += (1 - decay) (weight - average), on every replica's own copy."""
-    updates = tf.cast(state.step, tf.float32)
-    decay = tf.minimum(decay, (1.0 + updates) / (10.0 + updates)) if warmup else tf.constant(decay, tf.float32)
+    updates, decay = tf.cast(state.step, tf.float32), tf.constant(rules.ema_decay, tf.float32)
+    if rules.ema_warmup:
+        decay = tf.minimum(decay, (1.0 + updates) / (10.0 + updates))
     share = 1.0 - decay
     for average, weight in zip(state.ema_network.weights, state.network.weights, strict=True):
         strategy.extended.update(

@@ -16,6 +16,7 @@ def batch_dataset(
     first_step: int,
     random_flip: bool,
     shards: int = 1,
+    own: range | None = None,
 ) -> tf.data.Dataset:
     """An endless dataset of the shards of the global batches of `first_step`, `first_step` + 1, ...
 
@@ -26,12 +27,13 @@ def batch_dataset(
     Args:
       batch_size: of the global batch, divisible by `shards`.
       random_flip: mirror each image with probability one half.
+      own: those of the shards that are wanted here; None: all.
     """
-    rows = batch_size // shards
+    rows, own = batch_size // shards, own or range(shards)
     labels = tf.constant(images.labels, tf.int32)
 
     def element(position: tf.Tensor) -> dict[str, tf.Tensor]:
-        step, shard = position // shards, position % shards
+        step, shard = position // len(own), own.start + position % len(own)
         address = randomness.row_address(seed, step, shard * rows)
         chosen = _shuffled(step * batch_size + shard * rows + tf.range(rows, dtype=tf.int64), len(images), seed)
         (batch,) = tf.numpy_function(lambda index: [images.images[index]], [chosen], [tf.uint8], stateful=False)
@@ -41,8 +43,8 @@ def batch_dataset(
             batch = tf.where(flip[:, None, None, None], tf.reverse(batch, axis=[2]), batch)
         return {"image": batch, "label": tf.gather(labels, chosen), "address": address}
 
-    positions = tf.data.Dataset.range(first_step * shards, np.iinfo(np.int64).max)
-    return positions.map(element, num_parallel_calls=2, deterministic=True).prefetch(4 * shards)
+    positions = tf.data.Dataset.range(first_step * len(own), np.iinfo(np.int64).max)
+    return positions.map(element, num_parallel_calls=2, deterministic=True).prefetch(4 * len(own))
 
 
 def _shuffled(position: tf.Tensor, count: int, seed: int) -> tf.Tensor:

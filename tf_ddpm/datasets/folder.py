@@ -24,13 +24,13 @@ _SHOWN = 5  # bad files named in full
 
 
 def load(data: DataConfig) -> ImageSet:
-    """Every image below `data.path` that Pillow reads; files that it cannot read are named in a warning.
+    """Every image below `data.path` that Pillow reads; `data.on_bad_file` says what others do: a warning, or the end.
 
     The label of a file is the subfolder it lies in, as a path from `data.path` (files beside the subfolders
     have the label "."); hidden files are passed over, links are followed once.
 
     Raises:
-      UserError: where there is no image in it.
+      UserError: where there is no image in it, or a file that is none and may not be passed over.
     """
     root = Path(data.path).expanduser()
     bad: list[str] = []
@@ -43,7 +43,10 @@ def load(data: DataConfig) -> ImageSet:
     size, channels = data.image_size, data.channels or 3
     digest = hashlib.sha256(repr(found).encode("utf-8", "surrogateescape"))
     key = f"folder-{digest.hexdigest()[:16]}-{size[0]}x{size[1]}x{channels}"
-    rows = _decoded(files, labels, size, channels, bad)
+    strict = data.on_bad_file == "fail"
+    if strict and bad:
+        _refuse(bad[0])
+    rows = _decoded(files, labels, size, channels, bad, strict)
     images = _with_used_labels(collect(rows, len(files), (*size, channels), label_names, data, key))
     if not len(images):
         raise UserError(
@@ -51,6 +54,8 @@ def load(data: DataConfig) -> ImageSet:
             if bad
             else f"data.path={data.path}: the folder is empty; expected images, for example PNG or JPEG"
         )
+    if strict and len(images) < len(files):  # decoded earlier, when they were passed over
+        _refuse(f"{len(files) - len(images)} of the {len(files)} files in {data.path} are no images")
     if bad:
         more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         print(
@@ -60,6 +65,10 @@ def load(data: DataConfig) -> ImageSet:
             file=sys.stderr,
         )
     return images
+
+
+def _refuse(reason: str) -> None:
+    raise UserError(f"{reason}\nRemove it, or pass over such files with --set=data.on_bad_file=warn.")
 
 
 def load_pictures(path: str) -> ImageSet:
@@ -132,9 +141,13 @@ def _with_used_labels(images: ImageSet) -> ImageSet:
 
 
 def _decoded(
-    files: list[Path], labels: list[int], size: tuple[int, int], channels: int, bad: list[str]
+    files: list[Path], labels: list[int], size: tuple[int, int], channels: int, bad: list[str], strict: bool = False
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """(image, label) of each readable file, in order; the others are added to `bad`, with the reason."""
+    """(image, label) of each readable file, in order; the others are added to `bad`, with the reason.
+
+    Raises:
+      UserError: for the first of the others, if `strict`.
+    """
 
     def decode(file: Path) -> np.ndarray | str:
         try:
@@ -155,6 +168,8 @@ def _decoded(
             for result, label in zip(pool.map(decode, files[part]), labels[part], strict=True):
                 bar.update()
                 if isinstance(result, str):
+                    if strict:
+                        _refuse(result)
                     bad.append(result)
                 else:
                     yield result, label

@@ -36,12 +36,11 @@ def bits_per_dim(run: Run, images: datasets.ImageSet, seed: int, steps: int | No
     parts, bar = [], tqdm(total=len(images), unit="image", leave=False, disable=None)
     for start in range(0, len(images), settings.batch_size):
         stop = min(start + settings.batch_size, len(images))
-        seeds = tf.range(seed + start, seed + stop, dtype=tf.int64)
-        bound = terms(tf.constant(images.images[start:stop]), tf.constant(images.labels[start:stop], tf.int32), seeds)
-        parts.append(objectives.Bound(*(np.moveaxis(part.numpy().astype(np.float64), -1, 0) for part in bound)))
+        seeds = np.arange(seed + start, seed + stop, dtype=np.int64)
+        parts.append(terms(images.images[start:stop], images.labels[start:stop].astype(np.int32), seeds))
         bar.update(stop - start)
     bar.close()
-    prior, by_step, errors = (np.concatenate(part) for part in zip(*parts, strict=True))
+    prior, by_step, errors = (np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True))
     totals, means = prior + by_step.sum(axis=1), by_step.mean(axis=0)
     return {
         "value": float(totals.mean()),
@@ -65,8 +64,8 @@ def bits_per_dim(run: Run, images: datasets.ImageSet, seed: int, steps: int | No
     }
 
 
-def _compiled_terms(run: Run, process: DiffusionProcess) -> Callable[..., objectives.Bound]:
-    """(images uint8, label int32 [B], seeds int64 [B]) -> Bound."""
+def _compiled_terms(run: Run, process: DiffusionProcess) -> Callable[..., tuple[np.ndarray, ...]]:
+    """(images uint8, label int32 [B], seeds int64 [B]) -> the terms of `objectives.Bound`, each [B, ...]."""
     shape = list(run.image_shape)
 
     @tf.function(
@@ -77,12 +76,13 @@ def _compiled_terms(run: Run, process: DiffusionProcess) -> Callable[..., object
         ],
         autograph=False,
     )
-    def terms(images: tf.Tensor, label: tf.Tensor, seeds: tf.Tensor) -> objectives.Bound:
+    def terms(images: tf.Tensor, label: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, ...]:
         denoiser = sampling.denoiser_of(run.network, process, label if run.config.model.classes else None, None)
         noise = lambda t: randomness.image_normal(seeds, t, shape)  # noqa: E731
-        return objectives.variational_bound(process, denoiser, pixels.to_unit(images), noise)
+        bound = objectives.variational_bound(process, denoiser, pixels.to_unit(images), noise)
+        return tuple(tf.transpose(part) for part in bound)
 
-    return terms
+    return run.over_devices(terms)
 
 
 def chosen_images(run: Run, num_images: int, seed: int) -> datasets.ImageSet:

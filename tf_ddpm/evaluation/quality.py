@@ -15,7 +15,7 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import feature_metrics, inception, receipts
 from tf_ddpm.evaluation.feature_metrics import Moments
 from tf_ddpm.evaluation.inception import Inception
-from tf_ddpm.replicas import over_replicas
+from tf_ddpm.replicas import of_all, over_replicas
 from tf_ddpm.sampling import Run
 
 METRICS = ("fid", "kid", "pr", "memorisation")
@@ -47,12 +47,16 @@ class FeatureNetwork:
         with strategy.scope():
             self._network: Inception = inception.load(path)
         self.sha256 = self._network.sha256
-        self._call = over_replicas(strategy, self._network)
+        self._call, self._strategy = over_replicas(strategy, self._network), strategy
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """[N, H, W, 1 or 3], 0 to 255 -> float32 [N, 2048]."""
         parts = [self._call(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
         return np.concatenate(parts)
+
+    def all_have(self, found: bool) -> bool:
+        """Whether every worker has `found` something; all ask together."""
+        return bool(of_all(self._strategy, int(found)).all())
 
 
 def of_images(images: np.ndarray, network: FeatureNetwork, cache_dir: str, about: dict, what: str) -> Pictures:
@@ -65,7 +69,8 @@ def of_images(images: np.ndarray, network: FeatureNetwork, cache_dir: str, about
     key = receipts.digest(images)
     made_by = receipts.digest(key, network.sha256, CHUNK, _VERSION, receipts.versions())
     folder = Path(cache_dir).expanduser() / "features" / made_by[:32]
-    rows, _ = in_chunks(folder, len(images), lambda a, b: {"features": network(np.asarray(images[a:b]))}, what)
+    features_of = lambda start, stop: {"features": network(np.asarray(images[start:stop]))}  # noqa: E731
+    rows, _ = in_chunks(folder, len(images), features_of, what, network.all_have)
     features = rows["features"]
     return Pictures(
         images, features, feature_metrics.moments(features), about | {"images": len(images), "sha256": key}
@@ -92,7 +97,7 @@ def of_run(
         images = run.sample(range(seed + start, seed + stop), label, rounded)
         return {"images": images, "features": network(images)}
 
-    rows, seconds = in_chunks(folder / key[:32], count, draw, "drawing")
+    rows, seconds = in_chunks(folder / key[:32], count, draw, "drawing", network.all_have)
     about |= {"images": count, "weights_sha256": weights, "seconds": round(seconds, 1)}
     return Pictures(rows["images"], rows["features"], feature_metrics.moments(rows["features"]), about)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from tf_ddpm import build, checkpoints, evaluate, sampling
+from tf_ddpm import checkpoints, cluster, devices, evaluate, sampling
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config
 from tf_ddpm.errors import UserError
@@ -31,7 +31,7 @@ def sweep(wanted: Wanted, config: Config, run_dir: str, words: str) -> Path:
     name, points = _points(words, run_dir)
     metrics = tuple(metric for metric in wanted.metrics if metric != "bpd")
     configs = [_at(config, name, point) for point in points]  # wrong values are found before anything is drawn
-    strategy = build.strategy()
+    strategy = devices.strategy()
     network = FeatureNetwork(wanted.inception, strategy)
     real = evaluate.reference(wanted, config, network)
     path, rows = Path(run_dir) / f"sweep_{name}.json", {}
@@ -41,11 +41,13 @@ def sweep(wanted: Wanted, config: Config, run_dir: str, words: str) -> Path:
         quality.check_shapes(metrics, drawn, real)
         rows[point] = quality.measure(metrics, drawn, real, network.sha256)
         evaluate.write(path, {str(key): row for key, row in rows.items()})
+        if not cluster.place().is_chief:
+            continue
         if len(rows) == 1:
             print(f"| {name} | {' | '.join(rows[point])} |\n| --- |{' --- |' * len(rows[point])}")
         figures = " | ".join(f"{figure['value']:.4g}" for figure in rows[point].values())
         print(f"| {point} | {figures} |", flush=True)
-    return _picture(name, rows, path.with_suffix(".png"))
+    return _picture(name, rows, path.with_suffix(".png")) if cluster.place().is_chief else path
 
 
 def _points(words: str, run_dir: str) -> tuple[str, list[int]]:

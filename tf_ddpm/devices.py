@@ -1,0 +1,82 @@
+"""The devices, of this process or of all workers, that train and draw."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from tf_ddpm import cluster
+from tf_ddpm.errors import UserError
+
+
+def share_gpus() -> list:
+    """All GPUs, told to take memory as it is needed rather than all of it.
+
+    Raises:
+      UserError: where this process already uses one of them otherwise.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        try:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError as error:
+            if tf.config.experimental.get_memory_growth(gpu):
+                continue  # set before the GPU was first used
+            raise UserError(f"cannot share the memory of {gpu.name}: {error}") from None
+    return gpus
+
+
+def strategy() -> tf.distribute.Strategy:
+    """A MirroredStrategy over all GPUs, or over the one CPU; under TF_CONFIG, over all GPUs of all its workers.
+
+    Raises:
+      UserError: where TF_CONFIG is wrong, or the other workers cannot be reached.
+    """
+    here = cluster.place()
+    gpus = share_gpus()
+    if here.count == 1:
+        return tf.distribute.MirroredStrategy(None if gpus else ["/cpu:0"])
+    print(f"{here}: waiting for the others (Ctrl-C or SIGKILL to give up)", flush=True)
+    # TensorFlow waits within C++, and then takes SIGTERM for itself.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        raise UserError(f"{here}: the cluster of TF_CONFIG does not come up: {str(error).splitlines()[0]}") from None
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What several workers do together: where one of them is gone, the others say so and stop.
+
+    Raises:
+      UserError: where another worker is gone.
+    """
+    try:
+        yield
+    except _LOST as error:
+        here = cluster.place()
+        if here.count == 1:
+            raise
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = next((line.partition("aborted by: ")[2] for line in lines if "aborted by: " in line), lines[0])
+        raise UserError(
+            f"{here} stops, since another one is gone or out of reach ({reason[:150]}).\n"
+            "Its own output says why. Start all of them again with the same command; training goes on from the last "
+            "checkpoint."
+        ) from None
