@@ -15,7 +15,8 @@ def over_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Calla
     processes work together, all call it with the same arrays, and each gets all the rows.
     """
     count = strategy.num_replicas_in_sync
-    spread = tf.function(lambda *parts: strategy.run(function, parts), autograph=False, reduce_retracing=True)
+    on_replica = lambda *parts: function(*parts)  # noqa: E731 - a tf.function would be given the parts of all at once
+    spread = tf.function(lambda *parts: strategy.run(on_replica, parts), autograph=False, reduce_retracing=True)
 
     def call(*arrays: np.ndarray) -> np.ndarray:
         rows = len(arrays[0])
