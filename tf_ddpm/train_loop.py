@@ -205,7 +205,7 @@ class _Training:
         return self._strategy.distribute_datasets_from_function(of_process)
 
     def _report(self, log: RunLog | Silence, step: int, last: bool, stopped_by: int) -> None:
-        """What is due after `step`: metrics, a checkpoint, a preview."""
+        """What is due after `step`: metrics, a preview, a checkpoint."""
         train, state = self._config.train, self._state
         if step % train.log_every == 0 or last:
             self._stop_if_not_finite()
@@ -214,12 +214,15 @@ class _Training:
                 metrics["skipped_updates"] = state.skipped_updates
             log.scalars(step, train.batch_size, metrics)
         log.pause()
-        if step % train.checkpoint_every == 0 or last or stopped_by:
+        saves = step % train.checkpoint_every == 0 or last or stopped_by
+        if saves:
             self._stop_if_not_finite()
-            self._keeper.save(step)
+        # All that belongs to this step is written before the checkpoint from which a killed run goes on.
         if self._preview and (step % train.preview_every == 0 or last):
             sheet, drift = self._preview.draw(step)
             log.image(step, "preview", sheet, {"preview_colour_drift": drift})
+        if saves:
+            self._keeper.save(step)
         log.resume()
 
     def _stop_if_not_finite(self) -> None:
