@@ -142,7 +142,7 @@ def _write(checkpoint: tf.train.Checkpoint, run_dir: str | os.PathLike, step: in
     except (tf.errors.OpError, OSError) as error:
         _remove_halves(run_dir)
         raise UserError(
-            f"cannot write the checkpoint of step {step} in {_folder(run_dir)}: {str(error).splitlines()[0]}\n"
+            f"cannot write the checkpoint of step {step} in {_folder(run_dir)}: {_first_line(error)}\n"
             f"The last good one is {last_good or 'none'}."
         ) from None
 
@@ -195,7 +195,14 @@ def _parts(path: str) -> set[str]:
 
 
 def _complaint(path: str, error: Exception) -> str:
-    return f"cannot read the checkpoint {path}: {(str(error).splitlines() or [''])[0][:200]}"
+    return f"cannot read the checkpoint {path}: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, without the names of TensorFlow's operations and temporary files."""
+    line = (str(error).splitlines() or [""])[0]
+    line = re.sub(r"\{\{.*?\}\} |\S*_temp/\S+; | \[Op:\w+\]", "", line)
+    return line[:200]
 
 
 def _read(checkpoint: tf.train.Checkpoint, path: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +15,20 @@ _TILE = 48  # smallest side, in pixels, at which an image is shown in a grid
 
 
 def save_image(image: np.ndarray, path: Path) -> Path:
-    """Writes uint8 [H, W, C] as `path`.png, or as `path`.npy where PNG has no form for C channels."""
-    if image.shape[-1] in PNG_CHANNELS:
-        target = path.with_suffix(".png")
-        _picture(image).save(target)
-    else:
-        target = path.with_suffix(".npy")
-        np.save(target, image)
+    """Writes uint8 [H, W, C] as `path`.png, or as `path`.npy where PNG has no form for C channels: whole, or nothing.
+
+    Raises:
+      OSError: where the disk does not take it.
+    """
+    as_png = image.shape[-1] in PNG_CHANNELS
+    target = path.with_suffix(".png" if as_png else ".npy")
+    aside = target.with_name(f".{target.name}")
+    try:
+        with aside.open("wb") as file:
+            _picture(image).save(file, format="PNG") if as_png else np.save(file, image)
+        os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)
     return target
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -31,6 +33,8 @@ class Silence:
 class RunLog(Silence):
     """Opened at `step`; lines of metrics.jsonl beyond it (of updates that were lost) are dropped.
 
+    Its methods raise OSError where the disk takes no more.
+
     Args:
       total: the step at which the bar is full.
     """
@@ -38,7 +42,8 @@ class RunLog(Silence):
     def __init__(self, run_dir: Path, step: int, total: int):
         self._path = run_dir / "metrics.jsonl"
         _drop_after(self._path, step)
-        self._writer = tf.summary.create_file_writer(str(run_dir / "logs"))
+        with _errors_of_disk():
+            self._writer = tf.summary.create_file_writer(str(run_dir / "logs"))
         self._bar = tqdm(initial=step, total=total, unit="step", dynamic_ncols=True, disable=None)
         self._total, self._step, self._time = total, step, time.perf_counter()
         self._waited, self._judged = 0.0, None
@@ -67,7 +72,7 @@ class RunLog(Silence):
         self._step, self._time = step, now
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        with self._writer.as_default(step):
+        with _errors_of_disk(), self._writer.as_default(step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
         shown = {"loss": f"{values['loss']:.4f}", "images/s": f"{rate:.0f}"}
@@ -93,7 +98,7 @@ class RunLog(Silence):
 
     def image(self, step: int, name: str, image: np.ndarray, values: dict[str, float]) -> None:
         """Shows uint8 [H, W, C], and figures of it, in TensorBoard."""
-        with self._writer.as_default(step):
+        with _errors_of_disk(), self._writer.as_default(step):
             tf.summary.image(name, image[None])
             for key, value in values.items():
                 tf.summary.scalar(key, value)
@@ -109,18 +114,32 @@ class RunLog(Silence):
     def close(self) -> None:
         """Flushes everything."""
         self._bar.close()
-        self._writer.close()
+        with contextlib.suppress(tf.errors.OpError):  # what is not on the disk yet has been complained of
+            self._writer.close()
         sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def _errors_of_disk() -> Iterator[None]:
+    """TensorFlow's errors of writing as OSError, like all others."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(error.message.splitlines()[0].rpartition("; ")[2]) from None
 
 
 def _drop_after(path: Path, step: int) -> None:
     if not path.exists():
         return
+    before = path.read_text(encoding="utf-8", errors="replace")
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in before.splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue  # a line cut short when the run was killed
-    path.write_text("".join(kept), encoding="utf-8")
+    if "".join(kept) != before:
+        aside = path.with_name(f".{path.name}")
+        aside.write_text("".join(kept), encoding="utf-8")
+        os.replace(aside, path)

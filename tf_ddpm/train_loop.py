@@ -163,6 +163,15 @@ class _Training:
 
     def run(self) -> None:
         """Updates, logs, saves and draws until the last step, or until a signal."""
+        try:
+            self._loop()
+        except OSError as error:
+            raise UserError(
+                f"cannot write into {self._run_dir}: {error.strerror or error}; the last good checkpoint is "
+                f"{self._keeper.latest or 'none (none was written yet)'}"
+            ) from None
+
+    def _loop(self) -> None:
         train, step = self._config.train, self._state.updates
         update = self._make_update()
         log = RunLog(self._run_dir, step, train.steps) if self._chief else Silence()
