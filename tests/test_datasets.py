@@ -112,6 +112,25 @@ def test_a_folder_of_mixed_images_loads_and_names_the_bad_files(mixed_folder, ca
     assert all(name in warning for name in ("corrupt.png", "notes.md", "dangling.png", "pipe.png"))
 
 
+def test_a_bad_file_ends_it_where_none_may_be_passed_over(mixed_folder, tmp_path):
+    strict = {"on_bad_file": "fail"}
+    with pytest.raises(UserError, match=r"dangling\.png: No such file(.|\n)*on_bad_file=warn"):
+        datasets.load(folder(mixed_folder, **strict))
+    (mixed_folder / "dangling.png").unlink()
+    (mixed_folder / "pipe.png").unlink()
+    in_file = {"memory_gb": 0.0, "cache_dir": str(tmp_path / ".cache")}
+    for where in ({}, in_file):
+        with pytest.raises(UserError, match=r"(corrupt\.png|notes\.md): "):
+            datasets.load(folder(mixed_folder, **strict, **where))
+    assert not list((tmp_path / ".cache").iterdir())
+    datasets.load(folder(mixed_folder, **in_file))
+    with pytest.raises(UserError, match="2 of the 9 files"):  # kept by a run that passed over them
+        datasets.load(folder(mixed_folder, **strict, **in_file))
+    for path in ("notes.md", "corrupt.png"):
+        next(mixed_folder.rglob(path)).unlink()
+    assert len(datasets.load(folder(mixed_folder, **strict))) == 7
+
+
 def test_transparency_becomes_white_and_sixteen_bits_become_eight(mixed_folder):
     images = datasets.load(folder(mixed_folder, image_size=(20, 30))).images
     (clear, deep, _) = images[4:]

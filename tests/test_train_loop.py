@@ -8,9 +8,11 @@ import pytest
 from conftest import mirrored
 from PIL import Image
 
+from tf_ddpm import build, datasets, presets, sampling, train_loop
 from tf_ddpm import config as config_lib
-from tf_ddpm import presets, sampling, train_loop
 from tf_ddpm.errors import UserError
+from tf_ddpm.previews import Preview
+from tf_ddpm.train_state import TrainState
 
 
 def lines(run_dir):
@@ -21,7 +23,8 @@ def test_a_run_leaves_config_checkpoints_metrics_previews_and_logs(run_dir):
     config = config_lib.read(run_dir)
     assert config.data.image_size == (8, 8) and config.data.channels == 1  # resolved from the data
     assert [line["step"] for line in lines(run_dir)] == [2, 4, 6, 8]
-    assert {"step", "loss", "images_per_second", "gradient_norm"} <= set(lines(run_dir)[0])
+    assert {"step", "loss", "images_per_second", "gradient_norm", "ema_distance"} <= set(lines(run_dir)[0])
+    assert any(name.startswith("loss_quarter_") for name in lines(run_dir)[0])
     assert Image.open(run_dir / "previews/step_0000008.png").size[0] > 300
     assert list((run_dir / "logs").glob("events.*"))
     assert {p.name for p in (run_dir / "checkpoints").glob("*.index")} == {"step-4.index", "step-8.index"}
@@ -71,6 +74,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(t
     assert int(checkpoint) == int(step) - 1 > 0
     assert (tmp_path / f"checkpoints/step-{checkpoint}.index").exists()
     assert not (tmp_path / f"checkpoints/step-{step}.index").exists()
+
+
+def test_previews_tell_how_far_their_colour_is_from_that_of_the_data(tiny_config, tmp_path):
+    config = tiny_config(data__image_size=(8, 8), data__channels=1)
+    state = TrainState(lambda: build.network(config, "float32"), build.optimizer(config.train))
+    images = datasets.load(config.data)
+    sheet, drift = Preview(config, state, images, tmp_path).draw(3)
+    drawn = sampling.Run(config, state.ema_network, 0).sample(range(64), sampler="ddim")
+    assert sheet.shape[-1] == 1 and (tmp_path / "step_0000003.png").exists()
+    assert drift == pytest.approx(abs(drawn.mean() - images.images.mean()), abs=0.5)  # of a sample of the data
+    assert drift > 5
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(tiny_config, tmp_path):

@@ -18,38 +18,38 @@ IMAGES = ImageSet(
 )
 
 
-def train(config, devices, updates, clip_norm=None, strategy=None, poison_at=None, prepare=None):
-    """The state after some updates on so many logical devices, and the metrics of each."""
+def trained_by_hand(config, devices, objective=None, clip_norm=None, strategy=None):
+    """A fresh state, its update and its batches."""
     strategy = strategy or mirrored(devices)
     with strategy.scope():
         tf.keras.utils.set_random_seed(0)
         state = TrainState(
             lambda: build.network(config, "float32"), build.optimizer(config.train), build.timesteps(config)
         )
-    if prepare:
-        prepare(state)
     settings = config.train
-    update = make_update(
-        state,
-        build.process(config.diffusion),
-        build.objective(settings),
-        strategy,
-        Rules(
-            settings.batch_size,
-            clip_norm or settings.clip_norm,
-            settings.ema_decay,
-            settings.ema_warmup,
-            settings.label_dropout,
-            settings.max_bad_steps,
-        ),
+    rules = Rules(
+        settings.batch_size,
+        clip_norm or settings.clip_norm,
+        settings.ema_decay,
+        settings.ema_warmup,
+        settings.label_dropout,
+        settings.max_bad_steps,
     )
-    batches = iter(
-        strategy.distribute_datasets_from_function(
-            lambda context: batch_dataset(
-                IMAGES, settings.batch_size, settings.seed, 0, True, context.num_replicas_in_sync
-            )
+    objective = objective or build.objective(settings)
+    update = make_update(state, build.process(config.diffusion), objective, strategy, rules)
+    batches = strategy.distribute_datasets_from_function(
+        lambda context: batch_dataset(
+            IMAGES, settings.batch_size, settings.seed, 0, True, context.num_replicas_in_sync
         )
     )
+    return state, update, iter(batches)
+
+
+def train(config, devices, updates, clip_norm=None, strategy=None, poison_at=None, prepare=None):
+    """The state after some updates on so many logical devices, and the metrics of each."""
+    state, update, batches = trained_by_hand(config, devices, None, clip_norm, strategy)
+    if prepare:
+        prepare(state)
     metrics = []
     for n in range(updates):
         if n == poison_at:
@@ -202,6 +202,63 @@ def test_a_loss_that_is_not_finite_is_remembered_by_its_first_step(tiny_config):
     state, metrics = train(config_for(tiny_config), 1, 5, poison_at=2)
     assert [bool(np.isfinite(metric["loss"])) for metric in metrics] == [True, True, False, False, False]
     assert state.first_bad_update == 3
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_single_updates_that_are_not_finite_change_nothing_and_are_counted(tiny_config, devices):
+    """With max_bad_steps=2: updates 2, 4 and 5 do not count, the third in a row would be one too many."""
+    config = config_for(tiny_config, train__max_bad_steps=2, train__timestep_sampling="importance")
+    poison = tf.Variable(0.0)
+
+    def objective(*arguments):
+        return objectives.simple_loss(*arguments) + poison
+
+    state, update, batches = trained_by_hand(config, devices, objective)
+
+    def changing():
+        variables = (*state.network.weights, *state.ema_network.weights, *state.optimizer.variables)
+        return [variable.numpy() for variable in (*variables, state.timesteps.history)]
+
+    losses = []
+    for n, value in enumerate((0.0, np.nan, 0.0, np.inf, np.nan, 0.0), 1):
+        poison.assign(value)
+        before = changing()
+        losses.append(float(update(next(batches))["loss"]))
+        same = all(np.array_equal(a, b) for a, b in zip(before, changing(), strict=True))
+        assert same == (value != 0.0) and state.updates == n and np.isfinite(losses[-1]) != same
+    assert state.first_bad_update is None and state.skipped_updates == 3
+    means = state.take_means()
+    assert means["loss"] == pytest.approx(np.mean([losses[0], losses[2], losses[5]]), rel=1e-6)
+    poison.assign(np.nan)
+    for _ in range(3):
+        update(next(batches))
+    assert state.first_bad_update == 9 and state.skipped_updates == 6
+    assert np.isnan(state.take_means()["loss"])
+
+
+def test_the_losses_of_the_quarters_of_the_chain_make_up_the_loss(tiny_config):
+    """Each quarter's mean is that of its own t, weighed by how many they are."""
+    config = config_for(tiny_config)
+    of_t = lambda process, denoiser, x_0, t, eps: tf.cast(t, tf.float32) + 0.0 * tf.reduce_sum(denoiser(x_0, t))  # noqa: E731
+    state, update, batches = trained_by_hand(config, 2, of_t)
+    for _ in range(4):
+        update(next(batches))
+    counts = state.quarter_counts.numpy()
+    assert counts.sum() == 4 * config.train.batch_size and counts.min() > 0
+    means = state.take_means()
+    quarters = [means[f"loss_quarter_{i}"] for i in range(1, 5)]
+    assert np.average(quarters, weights=counts) == pytest.approx(means["loss"], rel=1e-6)
+    for i, mean in enumerate(quarters):  # of 20 steps
+        assert 5 * i <= mean <= 5 * i + 4
+    assert not any(name.startswith("loss_quarter") for name in state.take_means())
+
+
+def test_the_distance_of_the_average_is_relative_to_the_weights(tiny_config):
+    state, _ = train(config_for(tiny_config), 1, 0)
+    assert float(state.ema_distance()) == 0.0
+    for average, weight in zip(state.ema_network.weights, state.network.weights, strict=True):
+        average.assign(1.25 * weight)
+    assert float(state.ema_distance()) == pytest.approx(0.25, rel=1e-5)
 
 
 def test_learning_rate_rises_then_stays_or_decays(tiny_config):

@@ -1,0 +1,97 @@
+"""What a run tells of itself."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_ddpm import run_log
+from tf_ddpm.run_log import RunLog
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(run_log, "time", clock)
+    return clock
+
+
+def lines(run_dir):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def steps(log, clock, waits, work=1.0):
+    """Steps of so much work, each batch waited for so long; a line each."""
+
+    def batches():
+        for wait in waits:
+            clock.now += wait
+            yield None
+
+    for step, _ in enumerate(log.timed(batches()), 1):
+        clock.now += work
+        log.scalars(step, 10, {"loss": 0.5})
+
+
+def test_the_share_of_time_that_images_are_waited_for_is_told(tmp_path, clock, capsys):
+    log = RunLog(tmp_path, 0, 4)
+    steps(log, clock, [3.0, 0.25, 0.0, 1.0])
+    log.close()
+    assert [line["input_wait"] for line in lines(tmp_path)] == [0.75, 0.2, 0.0, 0.5]
+    assert [line["images_per_second"] for line in lines(tmp_path)] == [2.5, 8.0, 10.0, 5.0]
+    # Once, and not for the first interval, in which everything starts.
+    assert capsys.readouterr().err.count("warning: 50% of the time goes by waiting for images") == 1
+
+
+def test_a_pipeline_that_keeps_up_is_not_warned_of(tmp_path, clock, capsys):
+    log = RunLog(tmp_path, 0, 4)
+    steps(log, clock, [9.0, 0.3, 0.2, 0.1])
+    log.close()
+    assert "waiting" not in capsys.readouterr().err
+
+
+def test_pauses_are_no_training(tmp_path, clock):
+    log = RunLog(tmp_path, 0, 4)
+    clock.now += 1.0
+    log.pause()
+    clock.now += 100.0
+    log.resume()
+    log.scalars(1, 10, {"loss": 0.5})
+    log.close()
+    assert lines(tmp_path)[0]["images_per_second"] == 10.0
+
+
+def test_tensorboard_shows_every_figure_and_the_preview_with_its_drift(tmp_path, clock):
+    log = RunLog(tmp_path, 0, 4)
+    clock.now += 1.0
+    log.scalars(1, 10, {"loss": 0.5, "ema_distance": 0.25})
+    log.image(1, "preview", np.zeros((4, 4, 1), np.uint8), {"preview_colour_drift": 3.0})
+    log.close()
+    (file,) = (tmp_path / "logs").iterdir()
+    tags = {value.tag for event in tf.compat.v1.train.summary_iterator(str(file)) for value in event.summary.value}
+    assert {"loss", "ema_distance", "images_per_second", "input_wait", "preview", "preview_colour_drift"} <= tags
+
+
+def test_lines_of_lost_updates_are_dropped_and_the_others_stay_where_nothing_can_be_written(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(run_log.os, "replace", full)
+        RunLog(tmp_path, 1, 4)
+    assert path.read_text().startswith('{"step": 1}\n{"step": 2}\n')
+    RunLog(tmp_path, 1, 4).close()
+    assert path.read_text() == '{"step": 1}\n'
