@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from training_processes import ROOT, check_interrupted, ended, result, start
+from training_processes import LONG, ROOT, check_interrupted, ended, result, start
 
 from tf_ddpm import interruption
 from tf_ddpm.errors import UserError
@@ -31,9 +31,12 @@ def test_a_run_killed_and_terminated_ends_bit_identical(tmp_path, whole, devices
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_stopped_twenty_times_ends_bit_identical(tmp_path, whole, devices, number):
-    check_interrupted(tmp_path / "run", [number] * 20, whole, lambda path: [start(path, devices)])
+def test_a_run_stopped_twenty_times_ends_bit_identical(tmp_path, devices):
+    begin = lambda path: [start(path, devices, **LONG)]  # noqa: E731
+    ended(begin(tmp_path / "whole"))
+    whole = result(tmp_path / "whole")
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        assert check_interrupted(tmp_path / number.name, [number] * 20, whole, begin) == 20
 
 
 def test_a_run_in_use_is_refused(tmp_path):

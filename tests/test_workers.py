@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from training_processes import check_interrupted, ended, result, start, start_workers
+from training_processes import LONG, check_interrupted, ended, result, start, start_workers
 
 from tf_ddpm import checkpoints, sampling
 
@@ -58,9 +58,12 @@ def test_a_signal_to_one_worker_stops_both_at_the_same_step(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_of_two_workers_stopped_twenty_times_ends_bit_identical(tmp_path, run_dir, number):
-    check_interrupted(tmp_path / "run", [number] * 20, result(run_dir), start_workers)
+def test_a_run_of_two_workers_stopped_twenty_times_ends_bit_identical(tmp_path):
+    begin = lambda path: start_workers(path, **LONG)  # noqa: E731
+    ended(begin(tmp_path / "whole"))
+    whole = result(tmp_path / "whole")
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        assert check_interrupted(tmp_path / number.name, [number] * 20, whole, begin) == 20
 
 
 def test_two_workers_draw_and_measure_what_one_process_does(tmp_path, run_dir):

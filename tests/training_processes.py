@@ -30,6 +30,7 @@ SETTINGS = TINY | {
     "model.attention_levels": "",
     "model.middle": "none",
 }
+LONG = {"train.steps": 3000, "train.decay_steps": 0}  # time for twenty stops
 _ON_LOGICAL_DEVICES = """
 import sys
 import tensorflow as tf
@@ -119,11 +120,17 @@ def interrupt(run_dir, number, rng, begin):
     return ended(processes, 120)
 
 
-def check_interrupted(run_dir, numbers, whole, begin=lambda run_dir: [start(run_dir)]):
-    """A run stopped by these signals, one after the other, ends as the `whole` one did."""
-    rng = random.Random(0)
+def check_interrupted(run_dir, numbers, whole, begin):
+    """A run stopped by these signals, one after the other, ends as the `whole` one did.
+
+    Returns:
+      How many of them came before it was done.
+    """
+    rng, stops = random.Random(0), 0
     for number in numbers:
-        for code, _, errors in interrupt(run_dir, number, rng, begin):
+        outputs = interrupt(run_dir, number, rng, begin)
+        stops += any(code for code, _, _ in outputs)
+        for code, _, errors in outputs:
             # 0: it was done before the signal came; 1: another worker was killed.
             assert code in (-number, 128 + number, 0, 1) and "Traceback" not in errors, errors
             if code == 1:
@@ -135,3 +142,4 @@ def check_interrupted(run_dir, numbers, whole, begin=lambda run_dir: [start(run_
     assert all(code == 0 for code, _, _ in last), last
     for part, expected in zip(result(run_dir), whole, strict=True):
         assert part == expected, last
+    return stops
