@@ -46,7 +46,9 @@ def _sample(run_dir: str) -> None:
     label = config_lib.label(config, FLAGS.label)
     count = FLAGS.num_images or 64
     with devices.together():
-        run = sampling.open_run(run_dir, config, devices.strategy())
+        strategy = devices.strategy()
+        run = sampling.open_run(run_dir, config, strategy)
+        run.agree(count, FLAGS.seed, label)
         _tell(f"drawing {count} images with the weights of step {run.checkpoint_step}")
         _tell(f"wrote {generate.generate(run, out_dir, count, FLAGS.seed, label)}")
 

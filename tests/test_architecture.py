@@ -56,7 +56,7 @@ PLAN = {
     "build": {"config", "objectives", "process", "samplers", "schedules", "timestep_sampling", "unet"},
     "cluster": {"errors"},
     "devices": {"cluster", "errors"},
-    "replicas": set(),
+    "replicas": {"errors"},
     "timestep_sampling": {"randomness"},
     "train_state": {"objectives", "pixels", "process", "randomness", "timestep_sampling"},
     "checkpoints": {"errors", "train_state"},

@@ -27,7 +27,8 @@ def whole(tmp_path_factory, devices):
 
 
 def test_a_run_killed_and_terminated_ends_bit_identical(tmp_path, whole, devices):
-    check_interrupted(tmp_path / "run", [signal.SIGTERM, signal.SIGKILL], whole, lambda path: [start(path, devices)])
+    numbers = [signal.SIGTERM, signal.SIGKILL]
+    assert check_interrupted(tmp_path / "run", numbers, whole, lambda path: [start(path, devices)]) == 2
 
 
 @pytest.mark.slow

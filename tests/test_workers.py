@@ -41,8 +41,8 @@ def test_two_workers_train_what_one_process_does(tmp_path):
     assert [line["step"] for line in result(together)[1]] == [line["step"] for line in result(alone)[1]]
 
 
-def test_a_run_of_two_workers_one_of_them_killed_ends_bit_identical(tmp_path, run_dir):
-    check_interrupted(tmp_path / "run", [signal.SIGKILL], result(run_dir), start_workers)
+def test_a_run_of_two_workers_each_of_them_killed_once_ends_bit_identical(tmp_path, run_dir):
+    assert check_interrupted(tmp_path / "run", [signal.SIGKILL] * 2, result(run_dir), start_workers) == 2
 
 
 def test_a_signal_to_one_worker_stops_both_at_the_same_step(tmp_path):
@@ -85,12 +85,16 @@ def test_two_workers_draw_and_measure_what_one_process_does(tmp_path, run_dir):
 
 def test_workers_that_were_started_differently_are_refused(tmp_path, run_dir):
     for options, words in (
-        ([{}, {"train.learning_rate": 0.5}], "different configurations"),
-        ([{"run_dir": run_dir}, {}], "stand at different steps (100, 0): they must share one --run_dir"),
+        ([{}, {"train.learning_rate": 0.5}], "the workers differ in their configuration"),
+        ([{}, {"model.channels": 16}], "the workers differ in their configuration"),
+        ([{"run_dir": run_dir}, {}], "the workers differ in their step in the run directory (here "),
     ):
         outputs = ended(start_workers(tmp_path / "run", each=options), 120)
         assert all(code == 1 and words in errors and "Traceback" not in errors for code, _, errors in outputs), outputs
         assert not (tmp_path / "run").exists()
+    seeds = [{"flags": [f"--seed={seed}", f"--out_dir={tmp_path}/drawn"]} for seed in (0, 1000)]
+    outputs = ended(start_workers(run_dir, mode="sample", each=seeds), 120)
+    assert all(code == 1 and "the workers differ in their flags" in errors for code, _, errors in outputs), outputs
 
 
 def test_other_modes_are_for_one_process(tmp_path, run_dir):

@@ -19,10 +19,10 @@ ROOT = Path(__file__).parent.parent
 # Everything that a run could lose: random numbers, flips, dropout, the history of losses. Epochs (7 steps of 256
 # images) end at different steps, so that a stop falls within all of them.
 SETTINGS = TINY | {
-    "train.steps": 100,
+    "train.steps": 400,
     "train.log_every": 7,
     "train.checkpoint_every": 10,
-    "train.preview_every": 50,
+    "train.preview_every": 100,
     "train.timestep_sampling": "importance",
     "model.dropout": 0.1,
     "data.random_flip": "true",
@@ -105,8 +105,8 @@ def result(run_dir):
     return {name: value.tobytes() for name, value in tensors.items()}, lines, previews
 
 
-def interrupt(run_dir, number, rng, begin):
-    """Begins the run and sends one of its processes the signal at a random moment after the next checkpoint.
+def interrupt(run_dir, number, seconds, victim, begin):
+    """Begins the run and sends one of its processes the signal so many seconds after the next checkpoint.
 
     Returns:
       (exit code, stdout, stderr) of each process.
@@ -115,8 +115,8 @@ def interrupt(run_dir, number, rng, begin):
     processes = begin(run_dir)
     while all(process.poll() is None for process in processes) and checkpoints.steps(run_dir)[-1:] == before:
         time.sleep(0.005)
-    time.sleep(rng.uniform(0, 0.5))
-    rng.choice(processes).send_signal(number)
+    time.sleep(seconds)
+    processes[victim % len(processes)].send_signal(number)
     return ended(processes, 120)
 
 
@@ -127,8 +127,8 @@ def check_interrupted(run_dir, numbers, whole, begin):
       How many of them came before it was done.
     """
     rng, stops = random.Random(0), 0
-    for number in numbers:
-        outputs = interrupt(run_dir, number, rng, begin)
+    for victim, number in enumerate(numbers):
+        outputs = interrupt(run_dir, number, rng.uniform(0, 0.2), victim, begin)
         stops += any(code for code, _, _ in outputs)
         for code, _, errors in outputs:
             # 0: it was done before the signal came; 1: another worker was killed.

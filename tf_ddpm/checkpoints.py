@@ -6,6 +6,7 @@ last, so a checkpoint whose index is there is whole; every tensor in it carries 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -164,7 +165,8 @@ def _remove_halves(run_dir: str | os.PathLike) -> None:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # on a disk that may only be read
+                path.unlink(missing_ok=True)
 
 
 def _read_latest(run_dir: str | os.PathLike, read: Callable[[str], None]) -> int:

@@ -45,7 +45,7 @@ def in_chunks(
                     began = time.perf_counter()
                     part = compute(start, stop)
                     part["seconds"] = np.float64(time.perf_counter() - began)
-                    if chief:
+                    if not path.exists() or chief:  # each for itself, where the folder is not shared
                         _write(path, part)
                 seconds += float(part.pop("seconds"))
                 parts.append(part)
@@ -65,7 +65,7 @@ def _read(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _write(path: Path, part: dict[str, np.ndarray]) -> None:
-    aside = path.with_name(f".{path.stem}-{os.getpid()}.npz")
+    aside = path.with_name(f".{path.stem}-{cluster.place().index}-{os.getpid()}.npz")
     try:
         with aside.open("wb") as file:
             np.savez(file, **part)

@@ -585,7 +585,7 @@ def continued(saved: Config, wanted: Config) -> Config:
 SAMPLING_KEYS = frozenset(f"sample.{field.name}" for field in dataclasses.fields(SampleConfig))
 # What may change where a run is measured on data.
 MEASURING_KEYS = SAMPLING_KEYS | frozenset(
-    f"data.{name}" for name in ("name", "path", "data_dir", "split", "memory_gb", "cache_dir")
+    f"data.{name}" for name in ("name", "path", "data_dir", "split", "memory_gb", "cache_dir", "on_bad_file")
 )
 
 

@@ -60,6 +60,19 @@ _LOST = (
 )
 
 
+def check(strategy: tf.distribute.Strategy) -> None:
+    """Whether the strategy spans the workers that TF_CONFIG names.
+
+    Raises:
+      UserError: where it does not, and so several processes would write, or none.
+    """
+    resolver, count = strategy.cluster_resolver, cluster.place().count
+    jobs = resolver.cluster_spec().as_dict() if resolver is not None else {}
+    spanned = max(1, sum(len(addresses) for addresses in jobs.values()))
+    if spanned != count:
+        raise UserError(f"the strategy spans {spanned} process(es), and TF_CONFIG names {count}")
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """What several workers do together: where one of them is gone, the others say so and stop.
@@ -69,9 +82,9 @@ def together() -> Iterator[None]:
     """
     try:
         yield
-    except _LOST as error:
+    except tf.errors.OpError as error:
         here = cluster.place()
-        if here.count == 1:
+        if here.count == 1 or not (isinstance(error, _LOST) or "aborted by: " in str(error)):
             raise
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = next((line.partition("aborted by: ")[2] for line in lines if "aborted by: " in line), lines[0])

@@ -58,6 +58,8 @@ def evaluate(wanted: Wanted, config: Config, run_dir: str | None, metrics_file: 
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
     strategy = devices.strategy()
     run = sampling.open_run(run_dir, config, strategy) if wanted.images is None else None
+    if run is not None:
+        run.agree(dataclasses.replace(wanted, inception=None))
     found, lines = {}, []
     of_features = tuple(name for name in wanted.metrics if name in quality.METRICS)
     if of_features:  # what is missing is found before anything long is begun

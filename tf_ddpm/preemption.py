@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 
 import tensorflow as tf
 
@@ -14,6 +15,18 @@ from tf_ddpm.interruption import Signals
 # TensorFlow asks the machine's metadata server whether it runs on Google's cloud, and there leaves CPUs out.
 _METADATA_SERVER = "GCE_METADATA_IP"
 _NOWHERE = "127.0.0.1:9"
+
+
+def _expect_lost_peers() -> None:
+    """Lets TensorFlow's thread that listens to the cluster end without a traceback where the cluster is gone."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        listens = args.thread is not None and "TerminationWatcher" in args.thread.name
+        if not (listens and isinstance(args.exc_value, tf.errors.OpError)):
+            before(args)
+
+    threading.excepthook = hook
 
 
 class Preemption:
@@ -32,6 +45,7 @@ class Preemption:
         if resolver is None or not resolver.cluster_spec().jobs:
             return
         tf.get_logger().setLevel("ERROR")  # it warns of a function of its own
+        _expect_lost_peers()
         self._folder = tempfile.mkdtemp(prefix="tf_ddpm-")
         before = os.environ.get(_METADATA_SERVER)
         os.environ[_METADATA_SERVER] = _NOWHERE

@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-_LONG_WAIT = 0.3  # of the time, for images: more is worth a warning
+# Of the time, for images: more is worth a warning. A GPU still has work while the host, ahead of it, waits for images.
+_LONG_WAIT, _LONG_WAIT_OF_GPU = 0.3, 0.8
 
 
 class Silence:
@@ -47,6 +48,7 @@ class RunLog(Silence):
         self._bar = tqdm(initial=step, total=total, unit="step", dynamic_ncols=True, disable=None)
         self._total, self._step, self._time = total, step, time.perf_counter()
         self._waited, self._judged = 0.0, None
+        self._long_wait = _LONG_WAIT_OF_GPU if tf.config.list_logical_devices("GPU") else _LONG_WAIT
 
     def timed(self, batches: Iterable) -> Iterator:
         """The batches; the time that they are waited for is noted."""
@@ -87,7 +89,7 @@ class RunLog(Silence):
         share, self._waited = self._waited / (now - self._time), 0.0
         if self._judged is None:  # the first time holds the start of everything
             self._judged = False
-        elif share > _LONG_WAIT and not self._judged:
+        elif share > self._long_wait and not self._judged:
             self._judged = True
             print(
                 f"warning: {share:.0%} of the time goes by waiting for images; keep them in memory "

@@ -18,7 +18,7 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.guidance import conditioned, guided
 from tf_ddpm.objectives import Denoiser
 from tf_ddpm.process import DiffusionProcess
-from tf_ddpm.replicas import over_replicas
+from tf_ddpm.replicas import agree, over_replicas
 from tf_ddpm.unet import UNet
 
 
@@ -143,6 +143,16 @@ class Run:
         if self._strategy is not None:
             return over_replicas(self._strategy, function)
         return lambda *inputs: tf.nest.map_structure(lambda part: part.numpy(), function(*map(tf.constant, inputs)))
+
+    def agree(self, *wanted: object) -> None:
+        """Whether all workers have this checkpoint and configuration, and want the same.
+
+        Raises:
+          UserError: where they do not.
+        """
+        if self._strategy is not None:
+            config = config_lib.portable(self.config)
+            agree(self._strategy, checkpoint_step=self.checkpoint_step, configuration=config, flags=wanted)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from tf_ddpm import build, checkpoints, cluster, datasets, devices, interruption
@@ -18,7 +19,7 @@ from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.errors import UserError
 from tf_ddpm.preemption import Preemption
 from tf_ddpm.previews import Preview
-from tf_ddpm.replicas import of_all
+from tf_ddpm.replicas import agree, of_all
 from tf_ddpm.run_log import RunLog, Silence
 from tf_ddpm.train_state import Rules, TrainState, make_update
 
@@ -40,6 +41,8 @@ def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Stra
       Interrupted: after a signal, with the state saved.
     """
     run_dir = Path(run_dir)
+    strategy = strategy or devices.strategy()  # first: what is wrong with one worker then ends the others as well
+    devices.check(strategy)
     with contextlib.ExitStack() as holds:
         new = not run_dir.is_dir()
         if not new and cluster.place().is_chief:
@@ -49,7 +52,7 @@ def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Stra
 
 
 def _run(
-    config: Config, run_dir: Path, strategy: tf.distribute.Strategy | None, holds: contextlib.ExitStack | None
+    config: Config, run_dir: Path, strategy: tf.distribute.Strategy, holds: contextlib.ExitStack | None
 ) -> TrainState:
     """`run`; `holds` takes the hold of a new run's directory, once there is something to write into it."""
     here = cluster.place()
@@ -57,8 +60,10 @@ def _run(
     train = config.train
     if train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    strategy = strategy or devices.strategy()
     _check_batch(train.batch_size, strategy.num_replicas_in_sync)
+    if here.count > 1:
+        images = images or datasets.load(config.data)
+        agree(strategy, configuration=_without_paths(config), images=_sample_of(images))
     with strategy.scope():
         tf.keras.utils.set_random_seed(train.seed)
         state = TrainState(
@@ -66,9 +71,9 @@ def _run(
         )
     keeper = checkpoints.Keeper(run_dir, state, train.keep, train.keep_every, writes=here.is_chief)
     keeper.restore()
-    if here.count > 1:
-        _agree(strategy, config, state.updates)
     step = state.updates
+    if here.count > 1:
+        agree(strategy, step_in_the_run_directory=step)
     if step >= train.steps:
         print(f"already at step {step} of {train.steps}: nothing to do (raise it with --set=train.steps=N)")
         return state
@@ -96,20 +101,15 @@ def _check_batch(batch_size: int, replicas: int) -> None:
         )
 
 
-def _agree(strategy: tf.distribute.Strategy, config: Config, step: int) -> None:
-    """Whether all workers were started alike, and see the same run directory.
+def _without_paths(config: Config) -> Config:
+    return config_lib.with_values(config, {"data.path": None, "data.data_dir": None, "data.cache_dir": "-"})
 
-    Raises:
-      UserError: where they were not, on each of them.
-    """
-    same = config_lib.with_values(config, {"data.path": None, "data.data_dir": None, "data.cache_dir": "-"})
-    digest = hashlib.sha256(config_lib.to_json(same).encode()).digest()
-    everyone = of_all(strategy, step, int.from_bytes(digest[:8], "big", signed=True))
-    if len(set(everyone[:, 0].tolist())) > 1:
-        found = ", ".join(str(each) for each in dict.fromkeys(everyone[:, 0].tolist()))
-        raise UserError(f"the workers stand at different steps ({found}): they must share one --run_dir")
-    if len(set(everyone[:, 1].tolist())) > 1:
-        raise UserError("the workers were started with different configurations: give all the same flags")
+
+def _sample_of(images: datasets.ImageSet) -> tuple:
+    """What tells one set of images from another: how many, the labels, and some of the images."""
+    some = np.unique(np.linspace(0, len(images) - 1, 64).astype(np.int64))
+    digests = [hashlib.sha256(np.ascontiguousarray(part)).hexdigest() for part in (images.labels, images.images[some])]
+    return len(images), images.label_names, *digests
 
 
 def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet | None]:
@@ -165,9 +165,12 @@ class _Training:
         """Updates, logs, saves and draws until the last step, or until a signal."""
         try:
             self._loop()
+        except BrokenPipeError:  # nobody reads what is printed any more
+            raise
         except OSError as error:
+            place = error.filename or self._run_dir
             raise UserError(
-                f"cannot write into {self._run_dir}: {error.strerror or error}; the last good checkpoint is "
+                f"cannot write into {place}: {error.strerror or error}; the last good checkpoint is "
                 f"{self._keeper.latest or 'none (none was written yet)'}"
             ) from None
 

@@ -15,7 +15,7 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import feature_metrics, inception, receipts
 from tf_ddpm.evaluation.feature_metrics import Moments
 from tf_ddpm.evaluation.inception import Inception
-from tf_ddpm.replicas import of_all, over_replicas
+from tf_ddpm.replicas import agree, of_all, over_replicas
 from tf_ddpm.sampling import Run
 
 METRICS = ("fid", "kid", "pr", "memorisation")
@@ -54,6 +54,14 @@ class FeatureNetwork:
         parts = [self._call(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
         return np.concatenate(parts)
 
+    def agree(self, images: str) -> None:
+        """Whether all workers have these images.
+
+        Raises:
+          UserError: where they do not.
+        """
+        agree(self._strategy, images=images)
+
     def all_have(self, found: bool) -> bool:
         """Whether every worker has `found` something; all ask together."""
         return bool(of_all(self._strategy, int(found)).all())
@@ -67,6 +75,7 @@ def of_images(images: np.ndarray, network: FeatureNetwork, cache_dir: str, about
     """
     _check(images.shape)
     key = receipts.digest(images)
+    network.agree(key)
     made_by = receipts.digest(key, network.sha256, CHUNK, _VERSION, receipts.versions())
     folder = Path(cache_dir).expanduser() / "features" / made_by[:32]
     features_of = lambda start, stop: {"features": network(np.asarray(images[start:stop]))}  # noqa: E731

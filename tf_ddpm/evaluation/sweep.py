@@ -37,6 +37,7 @@ def sweep(wanted: Wanted, config: Config, run_dir: str, words: str) -> Path:
     path, rows = Path(run_dir) / f"sweep_{name}.json", {}
     for point, changed in zip(points, configs, strict=True):
         run = sampling.open_run(run_dir, changed, strategy, point if name == "checkpoint" else None)
+        run.agree(dataclasses.replace(wanted, inception=None), words)
         drawn = evaluate.drawn(dataclasses.replace(wanted, metrics=metrics), run, run_dir, network, real)
         quality.check_shapes(metrics, drawn, real)
         rows[point] = quality.measure(metrics, drawn, real, network.sha256)
