@@ -41,11 +41,12 @@ def in_chunks(
                 stop = min(start + CHUNK, count)
                 path = folder / f"{start:08d}-{stop:08d}.npz"
                 part = _read(path)
-                if not all_have(part is not None):
+                found = part is not None
+                if not all_have(found):
                     began = time.perf_counter()
                     part = compute(start, stop)
                     part["seconds"] = np.float64(time.perf_counter() - began)
-                    if not path.exists() or chief:  # each for itself, where the folder is not shared
+                    if not found:  # every worker for itself: its folder need not be that of the others
                         _write(path, part)
                 seconds += float(part.pop("seconds"))
                 parts.append(part)

@@ -13,7 +13,7 @@ _FORM = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """This process among `count`; the first one, the chief, alone writes files."""
+    """This process among `count`; the first one, the chief, alone writes what is left of a run."""
 
     index: int
     count: int
