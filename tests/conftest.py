@@ -30,6 +30,7 @@ TINY = {
     "train.log_every": 2,
     "train.checkpoint_every": 4,
     "train.preview_every": 8,
+    "train.jit": "off",  # XLA compiles longer than a tiny run trains; test_train_state.py compares
 }
 
 

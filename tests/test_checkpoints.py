@@ -13,13 +13,15 @@ def make_state(config, seed):
     tf.keras.utils.set_random_seed(seed)
     state = TrainState(lambda: build.network(config, "float32"), build.optimizer(config.train))
     rng = np.random.default_rng(seed)
-    for variable in everything(state):
+    for variable in (state.weights, state.average, *state.optimizer.slots, state.optimizer.updates, state.step):
         variable.assign(rng.normal(size=variable.shape) * 100)
+    state.refresh_network()
     return state
 
 
 def everything(state):
-    return [*state.network.weights, *state.ema_network.weights, *state.optimizer.variables, state.step]
+    optimizer = state.optimizer
+    return [*state.network.weights, *state.ema_network.weights, *optimizer.slots, optimizer.updates, state.step]
 
 
 def test_every_weight_and_optimizer_slot_comes_back(tiny_config, tmp_path):

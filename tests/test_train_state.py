@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from conftest import make_tiny_config, mirrored
 
-from tf_ddpm import build, objectives, pixels, randomness
+from tf_ddpm import build, objectives, optimizers, pixels, randomness
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.train_state import Rules, TrainState, make_update
@@ -24,7 +24,9 @@ def trained_by_hand(config, devices, objective=None, clip_norm=None, strategy=No
     with strategy.scope():
         tf.keras.utils.set_random_seed(0)
         state = TrainState(
-            lambda: build.network(config, "float32"), build.optimizer(config.train), build.timesteps(config)
+            lambda: build.network(config, "float32", config.train.jit != "off"),
+            build.optimizer(config.train),
+            build.timesteps(config),
         )
     settings = config.train
     rules = Rules(
@@ -34,6 +36,7 @@ def trained_by_hand(config, devices, objective=None, clip_norm=None, strategy=No
         settings.ema_warmup,
         settings.label_dropout,
         settings.max_bad_steps,
+        xla=settings.jit == "step",
     )
     objective = objective or build.objective(settings)
     update = make_update(state, build.process(config.diffusion), objective, strategy, rules)
@@ -99,6 +102,17 @@ def test_sgd_on_many_devices_gives_the_weights_of_one(sgd, devices):
         moved = max(moved, np.abs(a.numpy() - start.numpy()).max())
     assert moved > 1e-3
     for a, b in zip(one.ema_network.weights, many.ema_network.weights, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-6)
+
+
+@pytest.mark.parametrize(("jit", "devices"), [("norms", 1), ("norms", 2), ("step", 1), ("step", 2)])
+def test_what_xla_compiles_gives_the_weights_of_what_it_does_not(sgd, tiny_config, jit, devices):
+    config = config_for(tiny_config, train__optimizer="sgd", train__learning_rate=0.5, train__jit=jit)
+    plain, plain_metrics = sgd(1)
+    compiled, metrics = train(config, devices, 4, 0.1)
+    for a, b in zip(plain_metrics, metrics, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=2e-4)
+    for a, b in zip(plain.network.weights, compiled.network.weights, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-6)
 
 
@@ -168,6 +182,7 @@ def test_a_clipped_step_has_the_bounds_length_even_if_a_table_of_labels_leads_it
             if weight.path.endswith(("conv_2/kernel", "conv_out/kernel", "time/kernel")):
                 weight.assign(rng.normal(0, 1.0, weight.shape))
         network.label_embedding.table.assign(0.01 * network.label_embedding.table)  # where swish is steep
+        state.take_from(network, network)
 
     amplified(before)
     after, (metrics,) = train(config, 1, 1, clip_norm=0.05, prepare=amplified)
@@ -216,7 +231,12 @@ def test_single_updates_that_are_not_finite_change_nothing_and_are_counted(tiny_
     state, update, batches = trained_by_hand(config, devices, objective)
 
     def changing():
-        variables = (*state.network.weights, *state.ema_network.weights, *state.optimizer.variables)
+        variables = (
+            *state.network.weights,
+            *state.ema_network.weights,
+            *state.optimizer.slots,
+            state.optimizer.updates,
+        )
         return [variable.numpy() for variable in (*variables, state.timesteps.history)]
 
     losses = []
@@ -256,15 +276,14 @@ def test_the_losses_of_the_quarters_of_the_chain_make_up_the_loss(tiny_config):
 def test_the_distance_of_the_average_is_relative_to_the_weights(tiny_config):
     state, _ = train(config_for(tiny_config), 1, 0)
     assert float(state.ema_distance()) == 0.0
-    for average, weight in zip(state.ema_network.weights, state.network.weights, strict=True):
-        average.assign(1.25 * weight)
+    state.average.assign(1.25 * state.weights)
     assert float(state.ema_distance()) == pytest.approx(0.25, rel=1e-5)
 
 
 def test_learning_rate_rises_then_stays_or_decays(tiny_config):
-    constant = build.WarmupCosine(2e-4, 10, 0)
+    constant = optimizers.warmup_cosine(2e-4, 10, 0)
     assert float(constant(0)) == pytest.approx(2e-5) and float(constant(4)) == pytest.approx(1e-4)
     assert float(constant(9)) == float(constant(10**6)) == pytest.approx(2e-4)
-    decaying = build.WarmupCosine(2e-4, 10, 110)
+    decaying = optimizers.warmup_cosine(2e-4, 10, 110)
     assert float(decaying(60)) == pytest.approx(1e-4) and float(decaying(110)) == pytest.approx(0, abs=1e-12)
     assert float(decaying(10**6)) == pytest.approx(0, abs=1e-12)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import keras
 import tensorflow as tf
 
-from tf_ddpm import objectives, samplers, schedules
+from tf_ddpm import objectives, optimizers, samplers, schedules
 from tf_ddpm.config import Config, DiffusionConfig, SampleConfig, TrainConfig
 from tf_ddpm.process import DiffusionProcess
 from tf_ddpm.timestep_sampling import ImportanceTimesteps
@@ -18,11 +17,11 @@ def process(diffusion: DiffusionConfig) -> DiffusionProcess:
     return DiffusionProcess(betas, prediction=diffusion.prediction, variance=diffusion.variance)
 
 
-def network(config: Config, precision: str) -> UNet:
+def network(config: Config, precision: str, xla: bool = False) -> UNet:
     """A new U-Net for the images of `config.data` (whose size and channels are known).
 
     Args:
-      precision: `float32`, or `bfloat16` with weights of float32.
+      precision: `float32`, or `bfloat16` with weights of float32. xla: see `layers.GroupNorm`.
     """
     model = config.model
     return UNet(
@@ -47,6 +46,7 @@ def network(config: Config, precision: str) -> UNet:
         classes=model.classes,
         null_class=model.null_class,
         out_channels=config.data.channels * (2 if config.diffusion.learned_variance else 1),
+        xla=xla,
         dtype={"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision],
     )
 
@@ -96,33 +96,7 @@ def sampler(sample: SampleConfig, whole: DiffusionProcess) -> samplers.Sampler:
     return makers[sample.sampler]()
 
 
-class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """A linear rise over `warmup_steps`, then constant, or a half cosine that reaches 0 at `decay_steps`."""
-
-    def __init__(self, learning_rate: float, warmup_steps: int, decay_steps: int):
-        self.learning_rate, self.warmup_steps, self.decay_steps = learning_rate, warmup_steps, decay_steps
-
-    def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        """The learning rate float32 of the update number `step`, counted from 0."""
-        step = tf.cast(step, tf.float32)
-        rate = self.learning_rate * tf.minimum((step + 1.0) / max(self.warmup_steps, 1), 1.0)
-        if self.decay_steps:
-            done = (step - self.warmup_steps) / (self.decay_steps - self.warmup_steps)
-            rate *= 0.5 * (1.0 + tf.cos(3.141592653589793 * tf.clip_by_value(done, 0.0, 1.0)))
-        return rate
-
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "learning_rate": self.learning_rate,
-            "warmup_steps": self.warmup_steps,
-            "decay_steps": self.decay_steps,
-        }
-
-
-def optimizer(train: TrainConfig) -> keras.optimizers.Optimizer:
+def optimizer(train: TrainConfig) -> optimizers.Optimizer:
     """Adam as Ho et al. 2020 use it (beta 0.9 and 0.999, epsilon 1e-8), or plain SGD."""
-    rate = WarmupCosine(train.learning_rate, train.warmup_steps, train.decay_steps)
-    if train.optimizer == "sgd":
-        return keras.optimizers.SGD(rate)
-    return keras.optimizers.Adam(rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8)
+    rate = optimizers.warmup_cosine(train.learning_rate, train.warmup_steps, train.decay_steps)
+    return {"adam": optimizers.Adam, "sgd": optimizers.SGD}[train.optimizer](rate)

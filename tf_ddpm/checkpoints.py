@@ -72,12 +72,13 @@ class Keeper:
         state = self._state
 
         def read(path: str) -> None:
+            ema_network = state.ema_network
             if step_of(path):
                 _read(state.checkpoint(_parts(path)), path)
-                return
-            _read(tf.train.Checkpoint(ema_network=state.ema_network), path)  # imported: weights, and no training yet
-            for average, weight in zip(state.ema_network.weights, state.network.weights, strict=True):
-                weight.assign(average)
+                state.take_from(state.network, ema_network)
+            else:
+                _read(tf.train.Checkpoint(ema_network=ema_network), path)  # imported: weights, and no training yet
+                state.take_from(ema_network, ema_network)
 
         if steps(self._run_dir):
             self.latest = _path(self._run_dir, _read_latest(self._run_dir, read))

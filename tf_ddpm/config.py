@@ -141,6 +141,11 @@ class TrainConfig:
     ema_warmup: bool = _key(True, "let the decay rise as (1+n)/(10+n)")
     seed: int = _key(0, "weights, order of the data, timesteps, noise, dropout", low=0, high=2**31 - 1)
     precision: str = _key("float32", "arithmetic of the network", choices=("float32", "bfloat16"))
+    jit: str = _key(
+        "auto",
+        "what XLA compiles: nothing, the normalisations, or the step; auto: step on GPUs, norms elsewhere",
+        choices=("auto", "off", "norms", "step"),
+    )
     log_every: int = _key(50, "updates between two lines of metrics.jsonl", low=1, high=10**9)
     checkpoint_every: int = _key(1000, "updates between two checkpoints", low=1, high=10**9)
     preview_every: int = _key(1000, "updates between two preview grids", low=1, high=10**9)
@@ -195,6 +200,7 @@ CHANGEABLE = frozenset(
         f"train.{n}"
         for n in (
             "steps",
+            "jit",
             "log_every",
             "checkpoint_every",
             "preview_every",
@@ -567,6 +573,8 @@ def continued(saved: Config, wanted: Config) -> Config:
         old, new = get(saved, key), get(wanted, key)
         if new is None and key in ("data.image_size", "data.channels"):
             continue  # they were resolved from the data
+        if new == "auto" and key == "train.jit":
+            continue  # it was resolved from the devices
         imported = saved.data.name is None and key not in ("data.image_size", "data.channels")
         if key in CHANGEABLE or (imported and key.partition(".")[0] in ("data", "train")):
             values[key] = new  # an imported run begins its training

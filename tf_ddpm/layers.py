@@ -7,6 +7,8 @@ be counted, restored or copied) before it has seen an image. Images are [B, H, W
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -107,68 +109,136 @@ class LabelEmbedding(keras.layers.Layer):
 class GroupNorm(keras.layers.Layer):
     """Group normalisation (Wu & He 2018) with an optional swish in the same pass.
 
-    Statistics are float32 whatever the dtype of the images. The gradient is written by hand: forward and backward
-    take half the time of the plain operations and their derived gradient.
+    Statistics are float32 whatever the dtype of the images. The gradient is written by hand, and keeps nothing of the
+    size of the images but the input.
+
+    Args:
+      xla: whether XLA compiles the normalisation (into one or two passes over the images), which then is float32
+        inside whatever its dtype outside; the network's other operations stay as they are.
     """
 
-    def __init__(self, width: int, groups: int, swish: bool = False, epsilon: float = 1e-6, **kwargs):
+    def __init__(
+        self, width: int, groups: int, swish: bool = False, epsilon: float = 1e-6, xla: bool = False, **kwargs
+    ):
         super().__init__(**kwargs)
         if width % groups:
             raise ValueError(f"{groups} groups do not divide {width} channels")
-        self.width, self.groups, self.swish, self.epsilon = width, groups, swish, epsilon
+        self.width = width
+        self._kind = _Kind(groups, epsilon, swish, "float32" if xla else self.compute_dtype)
+        self._passes = (_forward_xla, _backward_xla) if xla else (_forward, _backward)
         self.gamma = self.add_weight(shape=(width,), initializer="ones", name="gamma", dtype="float32", autocast=False)
         self.beta = self.add_weight(shape=(width,), initializer="zeros", name="beta", dtype="float32", autocast=False)
         self.built = True
 
-    def call(self, x: tf.Tensor, scale: tf.Tensor | None = None, shift: tf.Tensor | None = None) -> tf.Tensor:
-        """[B, H, W, width] -> the same; `scale` and `shift` [B, width] give norm * (1 + scale) + shift."""
+    def call(
+        self,
+        x: tf.Tensor,
+        bias: tf.Tensor | None = None,
+        scale: tf.Tensor | None = None,
+        shift: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """[B, H, W, width] -> the same.
+
+        Args:
+          bias: [B, width], added to x first. scale, shift: [B, width]; they give norm * (1 + scale) + shift.
+        """
         shape = _sides(x)
         flat = tf.reshape(x, [shape[0], shape[1] * shape[2], self.width])
         gamma, beta = (tf.cast(tf.convert_to_tensor(w.value), tf.float32) for w in (self.gamma, self.beta))
         if scale is not None:  # an affine map after an affine map is one, of each image's own
             scale, shift = 1.0 + tf.cast(scale, tf.float32), tf.cast(shift, tf.float32)
             gamma, beta = gamma * scale, beta * scale + shift
-        return tf.reshape(_group_norm(flat, gamma, beta, self), shape)
+        forward, backward = self._passes
+        kind = self._kind
+
+        @tf.custom_gradient
+        def normalise(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *bias: tf.Tensor) -> tuple:
+            y, mean, rstd = forward(kind, x, gamma, beta, *bias)
+            return y, lambda dy: backward(kind, dy, mean, rstd, x, gamma, beta, *bias)
+
+        return tf.reshape(normalise(flat, gamma, beta, *([] if bias is None else [bias])), shape)
 
 
-def _group_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, layer: GroupNorm) -> tf.Tensor:
-    """swish(gamma (x - mean) / std + beta) for x [B, N, C], statistics over N and the channels of a group.
+class _Kind(NamedTuple):
+    """What a normalisation is: its arithmetic is of `dtype`, but for the statistics."""
 
-    gamma and beta are [C], or [B, C] where each image has its own.
+    groups: int
+    epsilon: float
+    swish: bool
+    dtype: str
+
+
+def _group_mean(values: tf.Tensor, groups: int) -> tf.Tensor:
+    """[B, C] -> [B, C], each channel the mean of its group."""
+    grouped = tf.reshape(values, [-1, groups, values.shape[1] // groups])
+    mean = tf.reduce_mean(grouped, axis=2, keepdims=True)
+    return tf.reshape(tf.broadcast_to(mean, tf.shape(grouped)), tf.shape(values))
+
+
+def _biased(x: tf.Tensor, kind: _Kind, bias: Sequence[tf.Tensor]) -> tf.Tensor:
+    """x [B, N, C] in the normalisation's arithmetic, plus a bias [B, C] if there is one."""
+    x = tf.cast(x, kind.dtype)
+    return x + tf.cast(bias[0], kind.dtype)[:, None] if bias else x
+
+
+def _affine(
+    kind: _Kind, x: tf.Tensor, mean: tf.Tensor, rstd: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """gamma (x - mean) rstd + beta, and gamma rstd [B, 1, C]."""
+    scale = gamma * rstd
+    shift = tf.cast(beta - mean * scale, kind.dtype)[:, None]
+    scale = tf.cast(scale, kind.dtype)[:, None]
+    return x * scale + shift, scale
+
+
+def _forward(
+    kind: _Kind, x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *bias: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """swish(gamma (x + bias - mean) / std + beta) for x [B, N, C], statistics over N and the channels of a group.
+
+    gamma and beta are [C], or [B, C] where each image has its own. Gives the mean and 1 / std [B, C] as well.
     """
+    dtype, x = x.dtype, _biased(x, kind, bias)
+    x32 = tf.cast(x, tf.float32)
+    mean = _group_mean(tf.reduce_mean(x32, axis=1), kind.groups)
+    variance = _group_mean(tf.reduce_mean(tf.math.squared_difference(x32, mean[:, None]), axis=1), kind.groups)
+    rstd = tf.math.rsqrt(variance + kind.epsilon)
+    z, _ = _affine(kind, x, mean, rstd, gamma, beta)
+    return tf.cast(z * tf.sigmoid(z) if kind.swish else z, dtype), mean, rstd
 
-    def group_mean(values: tf.Tensor) -> tf.Tensor:  # [B, C] -> [B, C], each channel the mean of its group
-        grouped = tf.reshape(values, [-1, layer.groups, layer.width // layer.groups])
-        mean = tf.reduce_mean(grouped, axis=2, keepdims=True)
-        return tf.reshape(tf.broadcast_to(mean, tf.shape(grouped)), tf.shape(values))
 
-    @tf.custom_gradient
-    def normalise(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple:
-        x32 = tf.cast(x, tf.float32)
-        mean = group_mean(tf.reduce_mean(x32, axis=1))
-        variance = group_mean(tf.reduce_mean(tf.math.squared_difference(x32, mean[:, None]), axis=1))
-        rstd = tf.math.rsqrt(variance + layer.epsilon)
-        scale = tf.cast(gamma * rstd, x.dtype)[:, None]
-        z = x * scale + tf.cast(beta - mean * gamma * rstd, x.dtype)[:, None]
-        gate = tf.sigmoid(z) if layer.swish else None
-        y = z * gate if layer.swish else z
+def _backward(
+    kind: _Kind,
+    dy: tf.Tensor,
+    mean: tf.Tensor,
+    rstd: tf.Tensor,
+    x: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    *bias: tf.Tensor,
+) -> tuple[tf.Tensor, ...]:
+    """The gradients of x, gamma, beta and, if there is one, bias."""
+    dtype, x, dz = x.dtype, _biased(x, kind, bias), tf.cast(dy, kind.dtype)
+    z, scale = _affine(kind, x, mean, rstd, gamma, beta)
+    if kind.swish:
+        gate = tf.sigmoid(z)
+        dz *= gate * (1.0 + z * (1.0 - gate))
+    dz32 = tf.cast(dz, tf.float32)
+    dbeta = tf.reduce_mean(dz32, axis=1)  # means over N; [B, C]
+    dgamma = (tf.reduce_mean(dz32 * tf.cast(x, tf.float32), axis=1) - mean * dbeta) * rstd
+    pull = rstd * rstd * _group_mean(dgamma * gamma, kind.groups)
+    shift = mean * pull - rstd * _group_mean(dbeta * gamma, kind.groups)
+    dx = dz * scale - x * tf.cast(pull, kind.dtype)[:, None] + tf.cast(shift, kind.dtype)[:, None]
+    count = tf.cast(tf.shape(x)[1], tf.float32)
+    dbias = [tf.cast(tf.reduce_sum(tf.cast(dx, tf.float32), axis=1), part.dtype) for part in bias]
+    if gamma.shape.rank == 1:
+        dgamma, dbeta = tf.reduce_sum(dgamma, axis=0), tf.reduce_sum(dbeta, axis=0)
+    return tf.cast(dx, dtype), count * dgamma, count * dbeta, *dbias
 
-        def grad(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            dz = dy * (gate + y * (1.0 - gate)) if layer.swish else dy
-            dz32 = tf.cast(dz, tf.float32)
-            dbeta = tf.reduce_mean(dz32, axis=1)  # means over N; [B, C]
-            dgamma = (tf.reduce_mean(dz32 * x32, axis=1) - mean * dbeta) * rstd
-            pull = rstd * rstd * group_mean(dgamma * gamma)
-            shift = mean * pull - rstd * group_mean(dbeta * gamma)
-            dx = dz * scale - x * tf.cast(pull, x.dtype)[:, None] + tf.cast(shift, x.dtype)[:, None]
-            count = tf.cast(tf.shape(x)[1], tf.float32)
-            if gamma.shape.rank == 1:
-                dgamma, dbeta = tf.reduce_sum(dgamma, axis=0), tf.reduce_sum(dbeta, axis=0)
-            return dx, count * dgamma, count * dbeta
 
-        return y, grad
-
-    return normalise(x, gamma, beta)
+_forward_xla, _backward_xla = (
+    tf.function(function, jit_compile=True, autograph=False) for function in (_forward, _backward)
+)
 
 
 class Dropout(keras.layers.Layer):
@@ -201,6 +271,7 @@ class ResidualBlock(keras.layers.Layer):
     Args:
       injection: how Dense(swish(time)) enters: `add` before the second norm (Ho et al. 2020), or
         `scale_shift`, which scales and shifts its outcome (Nichol & Dhariwal 2021, "adaptive group normalisation").
+      xla: see `GroupNorm`.
     """
 
     def __init__(
@@ -213,15 +284,16 @@ class ResidualBlock(keras.layers.Layer):
         stream: int,
         injection: str = "add",
         epsilon: float = 1e-6,
+        xla: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         dtype = self.dtype_policy
         self.injection = injection
-        self.norm_1 = GroupNorm(width_in, groups, swish=True, epsilon=epsilon, name="norm_1", dtype=dtype)
+        self.norm_1 = GroupNorm(width_in, groups, True, epsilon, xla, name="norm_1", dtype=dtype)
         self.conv_1 = conv3x3(width_in, width, "conv_1", dtype)
         self.time = _dense(time_width, width * (1 if injection == "add" else 2), "time", dtype)
-        self.norm_2 = GroupNorm(width, groups, swish=True, epsilon=epsilon, name="norm_2", dtype=dtype)
+        self.norm_2 = GroupNorm(width, groups, True, epsilon, xla, name="norm_2", dtype=dtype)
         self.dropout = Dropout(dropout, stream, name="dropout", dtype=dtype)
         self.conv_2 = conv3x3(width, width, "conv_2", dtype, scale=0.0)
         self.shortcut = _dense(width_in, width, "shortcut", dtype) if width_in != width else None
@@ -231,9 +303,10 @@ class ResidualBlock(keras.layers.Layer):
         """x [B, H, W, width_in], injected [B, ...] = `time`(swish(embedding)) -> [B, H, W, width]."""
         h = self.conv_1(self.norm_1(x))
         if self.injection == "add":
-            h = self.norm_2(h + injected[:, None, None, :])
+            h = self.norm_2(h, bias=injected)
         else:
-            h = self.norm_2(h, *tf.split(injected, 2, axis=1))
+            scale, shift = tf.split(injected, 2, axis=1)
+            h = self.norm_2(h, scale=scale, shift=shift)
         h = self.conv_2(self.dropout(h, address))
         return h + (x if self.shortcut is None else self.shortcut(x))
 
@@ -242,14 +315,14 @@ class Attention(keras.layers.Layer):
     """GroupNorm, softmax(q k^T / sqrt(width of a head)) v over all pixels, projection, + input.
 
     Args:
-      groups: 0 leaves the normalisation out.
+      groups: 0 leaves the normalisation out. xla: see `GroupNorm`.
     """
 
-    def __init__(self, width: int, heads: int, groups: int, epsilon: float = 1e-6, **kwargs):
+    def __init__(self, width: int, heads: int, groups: int, epsilon: float = 1e-6, xla: bool = False, **kwargs):
         super().__init__(**kwargs)
         dtype = self.dtype_policy
         self.width, self.heads = width, heads
-        self.norm = GroupNorm(width, groups, epsilon=epsilon, name="norm", dtype=dtype) if groups else None
+        self.norm = GroupNorm(width, groups, False, epsilon, xla, name="norm", dtype=dtype) if groups else None
         self.query = _dense(width, width, "query", dtype)
         self.key = _dense(width, width, "key", dtype)
         self.value = _dense(width, width, "value", dtype)

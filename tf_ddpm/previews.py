@@ -24,6 +24,7 @@ class Preview:
         values = {"sampler": "ddim", "eta": 0.0, "steps": min(_STEPS, config.diffusion.timesteps)}
         settings = config_lib.with_values(config, {f"sample.{name}": value for name, value in values.items()}).sample
         shape = (*config.data.image_size, config.data.channels)
+        self._state = state
         self._sample = sampling.compiled(
             build.sampler(settings, build.process(config.diffusion)), state.ema_network, shape
         )
@@ -41,6 +42,7 @@ class Preview:
           over the channels, in steps of 0 to 255. A drift that grows is the first sign of averages or training gone
           wrong.
         """
+        _ = self._state.ema_network  # which this brings up to date
         parts = []
         for part in self._seeds:
             label = tf.cast(part % max(self._classes, 1), tf.int32)

@@ -59,12 +59,12 @@ def image_normal(seeds: tf.Tensor, count: tf.Tensor, image_shape: list[int]) -> 
 
 def _philox(address: tf.Tensor, stream: int, rows: tf.Tensor, row_shape: list[int]):
     """Key, counter and (row-wise padded) shape of a draw that begins at `address`."""
-    seed = tf.random.experimental.stateless_fold_in(address[:2], stream)
-    pair = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    seed = tf.random.experimental.stateless_fold_in(address[:2], tf.constant(stream, tf.int64), alg="philox")
+    # (TensorFlow's own way from a seed to key and counter is another one where XLA compiles it.)
+    key, high = tf.unstack(tf.bitcast(seed, tf.uint64))
     blocks = -(-math.prod(row_shape) // _WORDS_A_BLOCK)
-    offset = tf.cast(address[2] * blocks, tf.uint64)
-    counter = pair.counter + tf.stack([offset, tf.zeros([], tf.uint64)])
-    return pair.key, counter, [rows, blocks * _WORDS_A_BLOCK]
+    counter = tf.stack([tf.cast(address[2] * blocks, tf.uint64), high])
+    return key[None], counter, [rows, blocks * _WORDS_A_BLOCK]
 
 
 def _rows(draw: tf.Tensor, row_shape: list[int]) -> tf.Tensor:

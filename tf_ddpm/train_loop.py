@@ -57,6 +57,8 @@ def _run(
     """`run`; `holds` takes the hold of a new run's directory, once there is something to write into it."""
     here = cluster.place()
     config, images = _prepare(config, run_dir)
+    if config.train.jit == "auto":
+        config = config_lib.with_values(config, {"train.jit": devices.best_jit()})
     train = config.train
     if train.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -67,7 +69,9 @@ def _run(
     with strategy.scope():
         tf.keras.utils.set_random_seed(train.seed)
         state = TrainState(
-            lambda: build.network(config, train.precision), build.optimizer(train), build.timesteps(config)
+            lambda: build.network(config, train.precision, xla=train.jit != "off"),
+            build.optimizer(train),
+            build.timesteps(config),
         )
     keeper = checkpoints.Keeper(run_dir, state, train.keep, train.keep_every, writes=here.is_chief)
     keeper.restore()
@@ -195,13 +199,13 @@ class _Training:
 
     def _make_update(self):
         train = self._config.train
-        names = [field.name for field in dataclasses.fields(Rules)]
+        rules = {field.name: getattr(train, field.name) for field in dataclasses.fields(Rules) if field.name != "xla"}
         return make_update(
             self._state,
             build.process(self._config.diffusion),
             build.objective(train),
             self._strategy,
-            Rules(**{name: getattr(train, name) for name in names}),
+            Rules(**rules, xla=train.jit == "step"),
         )
 
     def _batches(self, step: int) -> tf.distribute.DistributedDataset:

@@ -28,6 +28,7 @@ class UNet(keras.Model):
       embedding_order, frequency_shift: see `layers.sinusoidal_embedding`.
       time_width: width of the embedding of time; default: 4 channels.
       classes: how many labels the network is told apart by, 0: none. null_class: a row more for label -1.
+      xla: see `layers.GroupNorm`; a way to compute, not a part of what the network is.
 
     Raises:
       ValueError: where `groups` does not divide a width.
@@ -56,6 +57,7 @@ class UNet(keras.Model):
         classes: int = 0,
         null_class: bool = False,
         out_channels: int | None = None,
+        xla: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -82,6 +84,7 @@ class UNet(keras.Model):
             "null_class": null_class,
             "out_channels": out_channels or image_channels,
         }
+        self._xla = xla
         self.factor = 2 ** (len(widths) - 1)
         self._blocks_made = 0  # each residual block has a random stream of its own
         dtype = self.dtype_policy
@@ -91,7 +94,7 @@ class UNet(keras.Model):
         skips = self._make_down()
         self._make_middle(widths[-1])
         self._make_up(skips)
-        self.norm_out = layers.GroupNorm(widths[0], groups, swish=True, epsilon=epsilon, name="norm_out", dtype=dtype)
+        self.norm_out = layers.GroupNorm(widths[0], groups, True, epsilon, xla, name="norm_out", dtype=dtype)
         # The output stays float32 in every precision: it is what the equations work on.
         self.conv_out = layers.conv3x3(widths[0], self.settings["out_channels"], "conv_out", "float32", scale=0.0)
         self.built = True
@@ -131,6 +134,7 @@ class UNet(keras.Model):
             stream=randomness.FIRST_LAYER + self._blocks_made,
             injection=self.settings["injection"],
             epsilon=self.settings["epsilon"],
+            xla=self._xla,
             name=name,
             dtype=self.dtype_policy,
         )
@@ -140,7 +144,9 @@ class UNet(keras.Model):
         heads = self.settings["heads"]
         if self.settings["head_channels"] is not None:
             heads = width // self.settings["head_channels"]
-        layer = layers.Attention(width, heads, groups, self.settings["epsilon"], name=name, dtype=self.dtype_policy)
+        layer = layers.Attention(
+            width, heads, groups, self.settings["epsilon"], self._xla, name=name, dtype=self.dtype_policy
+        )
         return self._attribute(layer)
 
     def _stage(self, way: str, level: int, widths_in: list[int], width: int) -> list:
