@@ -83,13 +83,15 @@ def test_downsampling_pads_like_tensorflow_same():
     np.testing.assert_allclose(layer(x)[0, :, :, 0], expected)
 
 
-def test_upsampling_repeats_each_pixel_before_its_convolution():
-    layer = layers.Upsample(1)
-    kernel = np.zeros((3, 3, 1, 1))
-    kernel[1, 1] = 1
-    layer.conv.set_weights([kernel, np.zeros(1)])
-    x = np.arange(6.0).reshape(1, 2, 3, 1)
-    np.testing.assert_array_equal(layer(tf.constant(x, tf.float32)), x.repeat(2, 1).repeat(2, 2))
+def test_upsampling_is_a_convolution_of_pixels_repeated_2x2():
+    layer, rng = layers.Upsample(4), np.random.default_rng(0)
+    kernel, bias = (rng.normal(size=weight.shape).astype(np.float32) for weight in layer.conv.weights)
+    layer.conv.set_weights([kernel, bias])
+    x = tf.constant(rng.normal(size=(2, 2, 3, 4)), tf.float32)
+    expected = tf.nn.conv2d(tf.constant(x.numpy().repeat(2, 1).repeat(2, 2)), kernel, 1, "SAME") + bias
+    np.testing.assert_allclose(layer(x), expected, atol=1e-5)
+    for sides in ([2, 2, 3, 4], [None, None, None, 4]):
+        np.testing.assert_allclose(tf.function(layer, input_signature=[tf.TensorSpec(sides)])(x), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("heads", [1, 2])

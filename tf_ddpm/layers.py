@@ -367,7 +367,15 @@ class Downsample(keras.layers.Layer):
 
 
 class Upsample(keras.layers.Layer):
-    """Each pixel repeated 2x2, then a 3x3 convolution: twice the height and width."""
+    """Each pixel repeated 2x2, then a 3x3 convolution: twice the height and width.
+
+    Every pixel of the outcome sees only 2x2 different pixels, so it is computed as a transposed convolution whose
+    4x4 kernel holds the sums of the 3x3 kernel's rows and columns that meet the same pixel: 16 products a pixel of
+    the input instead of 36, and half the time.
+    """
+
+    # Row u of the 4x4 kernel is the sum of these rows of the 3x3 one; columns likewise.
+    _SUMS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
 
     def __init__(self, width: int, **kwargs):
         super().__init__(**kwargs)
@@ -377,5 +385,9 @@ class Upsample(keras.layers.Layer):
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[B, H, W, width] -> [B, 2H, 2W, width]."""
         batch, height, width, channels = _sides(x)
-        pairs = tf.tile(x[:, :, None, :, None, :], [1, 1, 2, 1, 2, 1])
-        return self.conv(tf.reshape(pairs, [batch, 2 * height, 2 * width, channels]))
+        kernel = tf.cast(tf.convert_to_tensor(self.conv.kernel), tf.float32)
+        sums = tf.constant(np.kron(self._SUMS, self._SUMS))  # [16, 9]
+        kernel = tf.reshape(sums @ tf.reshape(kernel, [9, -1]), [4, 4, channels, channels])
+        kernel = tf.cast(tf.transpose(kernel, [0, 1, 3, 2]), x.dtype)
+        y = tf.nn.conv2d_transpose(x, kernel, [batch, 2 * height, 2 * width, channels], 2, "SAME")
+        return tf.nn.bias_add(y, tf.convert_to_tensor(self.conv.bias))

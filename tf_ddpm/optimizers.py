@@ -54,7 +54,8 @@ class Optimizer(tf.Module):
 class SGD(Optimizer):
     """weights -= rate * gradient."""
 
-    def apply(self, weights, gradient, scale, slots) -> None:  # noqa: D102
+    def apply(self, weights: tf.Variable, gradient: tf.Tensor, scale: tf.Tensor, slots: Sequence[tf.Variable]) -> None:
+        """See `Optimizer`."""
         weights.assign_sub(self.rate(self.updates) * scale * gradient)
 
 
@@ -67,7 +68,8 @@ class Adam(Optimizer):
         super().__init__(rate)
         self._betas, self._epsilon = (beta_1, beta_2), epsilon
 
-    def apply(self, weights, gradient, scale, slots) -> None:  # noqa: D102
+    def apply(self, weights: tf.Variable, gradient: tf.Tensor, scale: tf.Tensor, slots: Sequence[tf.Variable]) -> None:
+        """See `Optimizer`."""
         mean, square = slots
         count = tf.cast(self.updates + 1, tf.float32)
         tf.raw_ops.ResourceApplyAdam(

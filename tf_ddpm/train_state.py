@@ -227,7 +227,9 @@ def _differentiate(
     quarter of the chain, how many they are], and, where the losses draw t, every replica's t and losses [2, B].
     """
 
-    def of_rows(x_0, t, weight, eps, label, address) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def of_rows(
+        x_0: tf.Tensor, t: tf.Tensor, weight: tf.Tensor, eps: tf.Tensor, label: tf.Tensor | None, address: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """This replica's share of the gradient and of the loss; its losses [B]."""
         with tf.GradientTape() as tape:
             losses = objective(process, lambda x, t: state.network(x, t, label=label, address=address), x_0, t, eps)
@@ -273,7 +275,13 @@ def _change_weights(
         scale = tf.minimum(1.0, clip_norm / tf.maximum(norm, 1e-12))
         share = 1.0 - _decay(state.step, rules)
 
-        def on_device(weights, gradient, average, slots, apart) -> None:
+        def on_device(
+            weights: tf.Variable,
+            gradient: tf.Tensor,
+            average: tf.Variable,
+            slots: list[tf.Variable],
+            apart: list[tf.Variable],
+        ) -> None:
             optimizer.apply(weights, gradient, scale, slots)
             average.assign_add(share * (weights - average))
             _copy_apart(weights, apart)
