@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 from absl import app, flags, logging
 
@@ -102,6 +103,22 @@ def _eval(run_dir: str) -> None:
             _tell(f"wrote {evaluate.evaluate(wanted, config, None if alone else run_dir, path)}")
 
 
+def _figure(run_dir: str) -> None:
+    config = _config(run_dir, config_lib.MEASURING_KEYS)
+    run = _open(run_dir, config)
+    from tf_ddpm.figures import catalogue
+
+    subject = catalogue.Subject(run, Path(run_dir), FLAGS.num_images, FLAGS.seed)
+    catalogue.draw(FLAGS.figure, subject, Path(FLAGS.out) if FLAGS.out else None)
+
+
+def _report(run_dir: str) -> None:
+    run = _open(run_dir, _config(run_dir))
+    from tf_ddpm.report import page
+
+    print(f"wrote {page.write_report(run, run_dir, FLAGS.seed)}")
+
+
 def _import(run_dir: str) -> None:
     if not FLAGS.diffusers_dir or not FLAGS.run_dir:
         raise UserError("--mode=import needs --diffusers_dir=FOLDER (of diffusers) and --run_dir=DIR (a new one)")
@@ -129,6 +146,8 @@ MODES = {
     "sample": _sample,
     "export": _export,
     "eval": _eval,
+    "figure": _figure,
+    "report": _report,
     "import": _import,
     "export_diffusers": _export_diffusers,
 }

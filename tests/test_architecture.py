@@ -8,7 +8,8 @@ ROOT = Path(__file__).parent.parent
 PLAN = {
     "main": {
         "cluster", "command_line", "config", "datasets", "devices", "presets", "errors", "quiet_tensorflow",
-        "train_loop", "sampling", "generate", "evaluate", "evaluation.sweep", "exchange.reading", "exchange.folders",
+        "train_loop", "sampling", "generate", "evaluate", "evaluation.sweep", "figures.catalogue",
+        "report.page", "exchange.reading", "exchange.folders",
         "export.plans", "export.saved_model",
     },
     "command_line": {"errors", "presets"},
@@ -102,8 +103,20 @@ PLAN = {
         "sampling",
     },
     "evaluation.sweep": {
-        "checkpoints", "cluster", "config", "devices", "errors", "evaluate", "evaluation.quality", "sampling",
+        "checkpoints", "cluster", "config", "devices", "errors", "evaluate", "evaluation.quality", "figures.plots",
+        "sampling",
     },
+    # Pictures of a run.
+    "figures": set(),
+    "figures.plots": {"image_files"},
+    "figures.experiments": {"build", "objectives", "pixels", "process", "randomness", "samplers", "sampling"},
+    "figures.catalogue": {
+        "datasets", "datasets.image_set", "errors", "evaluation.likelihood", "figures.experiments", "figures.plots",
+        "image_files", "sampling", "schedules",
+    },
+    "report": set(),
+    "report.charts": set(),
+    "report.page": {"config", "errors", "image_files", "report.charts", "sampling"},
 }  # fmt: skip
 
 

@@ -5,9 +5,23 @@ from absl import flags
 from tf_ddpm import presets
 from tf_ddpm.errors import UserError
 
-_RUNNING = ("sample", "export", "eval")  # modes that run a trained network
+FIGURES = (
+    "schedules",
+    "forward",
+    "samples",
+    "progressive",
+    "interpolation",
+    "shared_prefix",
+    "coding",
+    "inpainting",
+    "variation",
+    "bound",
+    "sweep",
+    "guidance",
+)
+_RUNNING = ("sample", "export", "eval", "figure", "report")  # modes that run a trained network
 
-flags.DEFINE_string("mode", None, "train, sample, export, eval, import or export_diffusers.")
+flags.DEFINE_string("mode", None, "train, sample, export, eval, figure, report, import or export_diffusers.")
 flags.DEFINE_string("preset", None, f"Configuration to start from: {', '.join(presets.PRESETS)}. Default: digits.")
 flags.DEFINE_string("run_dir", None, "Directory of the run. Default: runs/<preset>.")
 flags.DEFINE_multi_string(
@@ -16,23 +30,36 @@ flags.DEFINE_multi_string(
 flags.DEFINE_integer(
     "num_images",
     None,
-    "sample, eval: how many images to draw or to measure. Default: 64; for fid, kid, pr and memorisation 50,000.",
+    "sample, eval, figure: how many images to draw or to measure. Default: 64; for fid, kid, pr and memorisation "
+    "50,000; for the bound in figures 16.",
     lower_bound=1,
     upper_bound=10**9,
 )
 flags.DEFINE_string(
-    "sampler", None, "sample, export, eval: ddpm, ddim, dpmpp, heun or langevin. Default: the run's own."
+    "sampler",
+    None,
+    "sample, export, eval, figure, report: ddpm, ddim, dpmpp, heun or langevin. Default: the run's own.",
 )
 flags.DEFINE_integer(
-    "sampling_steps", None, "sample, export, eval: steps of the chain. Default: all T.", lower_bound=1
+    "sampling_steps", None, "sample, export, eval, figure, report: steps of the chain. Default: all T.", lower_bound=1
 )
-flags.DEFINE_float("eta", None, "sample, export, eval: noise of ddim, 0 (deterministic) to 1.")
-flags.DEFINE_string("spacing", None, "sample, export, eval: linspace, leading, trailing or quadratic steps.")
-flags.DEFINE_string("clip", None, "sample, export, eval: none, static or dynamic clipping of the predicted image.")
+flags.DEFINE_float("eta", None, "sample, export, eval, figure, report: noise of ddim, 0 (deterministic) to 1.")
+flags.DEFINE_string(
+    "spacing", None, "sample, export, eval, figure, report: linspace, leading, trailing or quadratic steps."
+)
+flags.DEFINE_string(
+    "clip", None, "sample, export, eval, figure, report: none, static or dynamic clipping of the predicted image."
+)
 flags.DEFINE_string("label", None, "sample, eval: class of the images: a number, all (in turn, the default) or none.")
-flags.DEFINE_float("guidance", None, "sample, export, eval: weight of the class: 1 as trained, 0 without, or more.")
+flags.DEFINE_float(
+    "guidance", None, "sample, export, eval, figure, report: weight of the class: 1 as trained, 0 without, or more."
+)
 flags.DEFINE_integer(
-    "seed", 0, "sample, eval: image i has the seed --seed + i.", lower_bound=-(2**62), upper_bound=2**62
+    "seed",
+    0,
+    "sample, eval, figure, report: image i has the seed --seed + i.",
+    lower_bound=-(2**62),
+    upper_bound=2**62,
 )
 flags.DEFINE_string("out_dir", None, "sample, export_diffusers: where the files go. Default: within <run_dir>.")
 flags.DEFINE_string("export_dir", None, "export: where the versions go. Default: <run_dir>/serving/ddpm.")
@@ -41,7 +68,9 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("max_batch", 64, "export: the most rows of a request.", lower_bound=1, upper_bound=4096)
 flags.DEFINE_integer("keep_versions", None, "export: how many versions stay. Default: all.", lower_bound=1)
-flags.DEFINE_enum("precision", None, ["float32", "bfloat16"], "sample, export, eval: arithmetic of the network.")
+flags.DEFINE_enum(
+    "precision", None, ["float32", "bfloat16"], "sample, export, eval, figure, report: arithmetic of the network."
+)
 flags.DEFINE_string(
     "metrics",
     "bpd",
@@ -61,6 +90,8 @@ flags.DEFINE_string(
 flags.DEFINE_bool("allow_few", False, "eval: a FID of fewer images than the network has features.")
 flags.DEFINE_enum("rounding", None, ["uint8", "float"], "eval: drawn images as saved (uint8, default) or unrounded.")
 flags.DEFINE_string("sweep", None, "eval: a curve: sampling_steps:10,20,50, or checkpoint for all that are kept.")
+flags.DEFINE_string("figure", None, f"figure: {', '.join(FIGURES)}, or all of them.")
+flags.DEFINE_string("out", None, "figure: the picture. Default: <run_dir>/figures/<name>.png.")
 flags.DEFINE_string("diffusers_dir", None, "import: a folder of diffusers: a pipeline, or a UNet2DModel alone.")
 FLAGS = flags.FLAGS
 
@@ -74,8 +105,8 @@ _SAMPLING = {  # flag -> key of SampleConfig
     "precision": "precision",
 }
 _ONLY = {  # flags that some modes alone understand
-    "preset": ("train", "sample", "export", "eval", "export_diffusers"),
-    "num_images": ("sample", "eval"),
+    "preset": ("train", "sample", "export", "eval", "figure", "report", "export_diffusers"),
+    "num_images": ("sample", "eval", "figure"),
     "sampler": _RUNNING,
     "sampling_steps": _RUNNING,
     "eta": _RUNNING,
@@ -83,7 +114,7 @@ _ONLY = {  # flags that some modes alone understand
     "clip": _RUNNING,
     "guidance": _RUNNING,
     "label": ("sample", "eval"),
-    "seed": ("sample", "eval"),
+    "seed": ("sample", "eval", "figure", "report"),
     "out_dir": ("sample", "export_diffusers"),
     "export_dir": ("export",),
     "plans": ("export",),
@@ -92,6 +123,8 @@ _ONLY = {  # flags that some modes alone understand
     "precision": _RUNNING,
     "metrics": ("eval",),
     **dict.fromkeys(("images", "reference", "inception", "metrics_file", "allow_few", "rounding", "sweep"), ("eval",)),
+    "figure": ("figure",),
+    "out": ("figure",),
     "diffusers_dir": ("import",),
 }
 
@@ -116,6 +149,12 @@ def check(modes: tuple[str, ...]) -> None:
         presets.preset(FLAGS.preset)
     if FLAGS.mode == "eval":
         _check_measuring()
+    if FLAGS.mode == "figure" and FLAGS.figure not in (*FIGURES, "all"):
+        raise UserError(f"--figure={FLAGS.figure or ''}: expected one of {', '.join(FIGURES)}, or all")
+    if FLAGS.figure == "all" and FLAGS.out is not None:
+        raise UserError("--out names one picture; those of --figure=all go to <run_dir>/figures")
+    if FLAGS.out is not None and not FLAGS.out.endswith(".png"):
+        raise UserError(f"--out={FLAGS.out}: expected a name that ends in .png")
 
 
 def metrics() -> tuple[str, ...]:

@@ -103,14 +103,16 @@ def prior_term(process: DiffusionProcess, x_0: tf.Tensor) -> tf.Tensor:
 
 
 class Bound(NamedTuple):
-    """Terms of the variational bound of images, in bits per dimension, and the errors of the predicted noise.
+    """Terms of the variational bound of images, in bits per dimension, and the errors of the predictions.
 
     prior: L_T [B]. terms: [T, B], L_0 first and then L_{t-1} for t = 2 to T. eps_squared_error: [T, B].
+    x_0_squared_error: [T, B], of the predicted image held in [-1, 1].
     """
 
     prior: tf.Tensor
     terms: tf.Tensor
     eps_squared_error: tf.Tensor
+    x_0_squared_error: tf.Tensor
 
 
 def variational_bound(
@@ -123,16 +125,21 @@ def variational_bound(
     """
     steps = len(process)
 
-    def body(t: tf.Tensor, terms: tf.TensorArray, errors: tf.TensorArray) -> tuple:
+    def body(t: tf.Tensor, *columns: tf.TensorArray) -> tuple:
         eps, at = noise(t), tf.fill([tf.shape(x_0)[0]], t)
         x_t = process.q_sample(x_0, at, eps)
         output = denoiser(x_t, process.denoiser_timesteps(at))
-        error = _mean(tf.square(eps - process.eps_from_output(x_t, at, output)))
-        return t + 1, terms.write(t, bound_term(process, output, x_0, x_t, at, clip=True)), errors.write(t, error)
+        predicted = tf.clip_by_value(process.x_0_from_output(x_t, at, output), -1.0, 1.0)
+        values = (
+            bound_term(process, output, x_0, x_t, at, clip=True),
+            _mean(tf.square(eps - process.eps_from_output(x_t, at, output))),
+            _mean(tf.square(x_0 - predicted)),
+        )
+        return t + 1, *(column.write(t, value) for column, value in zip(columns, values, strict=True))
 
-    arrays = [tf.TensorArray(x_0.dtype, size=steps, element_shape=x_0.shape[:1]) for _ in range(2)]
-    _, terms, errors = tf.while_loop(lambda t, *_: t < steps, body, (0, *arrays), parallel_iterations=1)
-    return Bound(prior_term(process, x_0), terms.stack(), errors.stack())
+    columns = [tf.TensorArray(x_0.dtype, size=steps, element_shape=x_0.shape[:1]) for _ in range(3)]
+    _, *columns = tf.while_loop(lambda t, *_: t < steps, body, (0, *columns), parallel_iterations=1)
+    return Bound(prior_term(process, x_0), *(column.stack() for column in columns))
 
 
 def normal_kl(q: Gaussian, p: Gaussian) -> tf.Tensor:

@@ -28,7 +28,7 @@ def bits_per_dim(run: Run, images: datasets.ImageSet, seed: int, steps: int | No
 
     Returns:
       `value`, its `standard_error` over the images, `terms` (`L_T`, `L_0`, and `L_t_minus_1`, a list from t = 2 to
-      T), `eps_squared_error` and `timesteps` by step, and the `receipt`.
+      T), `eps_squared_error`, `x_0_squared_error` and `timesteps` by step, and the `receipt`.
     """
     began, settings = time.perf_counter(), run.config.sample
     process = build.chain(dataclasses.replace(settings, steps=steps), run.process)
@@ -40,13 +40,15 @@ def bits_per_dim(run: Run, images: datasets.ImageSet, seed: int, steps: int | No
         parts.append(terms(images.images[start:stop], images.labels[start:stop].astype(np.int32), seeds))
         bar.update(stop - start)
     bar.close()
-    prior, by_step, errors = (np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True))
+    columns = [np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True)]
+    prior, by_step, eps_errors, x_0_errors = columns
     totals, means = prior + by_step.sum(axis=1), by_step.mean(axis=0)
     return {
         "value": float(totals.mean()),
         "standard_error": float(totals.std(ddof=1) / np.sqrt(len(totals))) if len(totals) > 1 else None,
         "terms": {"L_T": float(prior.mean()), "L_t_minus_1": means[1:].tolist(), "L_0": float(means[0])},
-        "eps_squared_error": errors.mean(axis=0).tolist(),
+        "eps_squared_error": eps_errors.mean(axis=0).tolist(),
+        "x_0_squared_error": x_0_errors.mean(axis=0).tolist(),
         "timesteps": process.timesteps.tolist(),
         "receipt": {
             "metric_version": _VERSION,
@@ -85,13 +87,16 @@ def _compiled_terms(run: Run, process: DiffusionProcess) -> Callable[..., tuple[
     return run.over_devices(terms)
 
 
-def chosen_images(run: Run, num_images: int, seed: int) -> datasets.ImageSet:
+def chosen_images(run: Run, num_images: int, seed: int, images: datasets.ImageSet | None = None) -> datasets.ImageSet:
     """`num_images` of the run's data (all, if there are no more), drawn by `seed`.
+
+    Args:
+      images: the run's data, where it is there already.
 
     Raises:
       UserError: where they cannot be read, or do not fit the run.
     """
-    images = datasets.load(run.config.data)
+    images = images or datasets.load(run.config.data)
     datasets.check_labels(images, run.config.model.classes)
     chosen = np.sort(np.random.default_rng(abs(seed)).permutation(len(images))[:num_images])
     return datasets.ImageSet(images.images[chosen], images.labels[chosen], images.label_names)

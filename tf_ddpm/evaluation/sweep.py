@@ -12,6 +12,7 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.evaluate import Wanted
 from tf_ddpm.evaluation import quality
 from tf_ddpm.evaluation.quality import FeatureNetwork
+from tf_ddpm.figures import plots
 
 _NAMES = ("sampling_steps", "checkpoint")
 
@@ -74,22 +75,9 @@ def _at(config: Config, name: str, point: int) -> Config:
 
 def _picture(name: str, rows: dict[int, dict], path: Path) -> Path:
     """Each metric above the curve's values."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    metrics = list(next(iter(rows.values())))
-    figure, axes = pyplot.subplots(1, len(metrics), figsize=(5 * len(metrics), 3.5), squeeze=False)
-    for axis, metric in zip(axes[0], metrics, strict=True):
-        axis.plot(list(rows), [row[metric]["value"] for row in rows.values()], marker="o")
-        axis.set(xlabel=name.replace("_", " "), ylabel=metric, xscale="log" if name == "sampling_steps" else "linear")
-        axis.grid(alpha=0.3)
-    figure.tight_layout()
+    values = {name: [row[name]["value"] for row in rows.values()] for name in next(iter(rows.values()))}
+    figure = plots.curves(list(rows), values, name.replace("_", " "), logarithmic=name == "sampling_steps")
     try:
-        figure.savefig(path, dpi=120)
+        return plots.save(figure, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        pyplot.close(figure)
-    return path

@@ -1,0 +1,1 @@
+"""What the papers show as pictures, drawn from a run."""

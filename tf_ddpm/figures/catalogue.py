@@ -1,0 +1,279 @@
+"""The figures by name, and what each needs of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tf_ddpm import datasets, image_files, schedules
+from tf_ddpm.datasets.image_set import ImageSet
+from tf_ddpm.errors import UserError
+from tf_ddpm.evaluation import likelihood
+from tf_ddpm.figures import experiments, plots
+from tf_ddpm.sampling import Run
+
+_ROWS = 6  # of a sheet of images
+_MEASURED = 16  # images whose bound is taken
+_REPEATS = 4  # of each step of RePaint
+_WEIGHTS = (0.0, 1.0, 2.0, 4.0)  # of guidance
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What a figure is drawn of.
+
+    Attributes:
+      run_dir: of the run; its sweep is read there. num_images: of samples drawn or of images measured; None: a few.
+      seed: of the first image.
+    """
+
+    run: Run
+    run_dir: Path
+    num_images: int | None = None
+    seed: int = 0
+
+    @functools.cached_property
+    def images(self) -> ImageSet:
+        """The run's real images."""
+        return datasets.load(self.run.config.data)
+
+    def some(self, count: int) -> ImageSet:
+        """`count` real images, drawn by the seed."""
+        return likelihood.chosen_images(self.run, count, self.seed, self.images)
+
+    @functools.cached_property
+    def bits(self) -> dict:
+        """Bits/dim of some real images, every term apart, of the whole chain."""
+        return likelihood.bits_per_dim(self.run, self.some(self.num_images or _MEASURED), self.seed)
+
+    def cuts(self, count: int) -> list[int]:
+        """`count` steps of the chain in use, evenly spread, the noisiest first."""
+        last = len(experiments.chain(self.run)) - 1
+        return sorted({round(share * last) for share in np.linspace(0.05, 1.0, count)}, reverse=True)
+
+
+def _timesteps(subject: Subject, cuts: list[int]) -> list[str]:
+    known = experiments.chain(subject.run).timesteps
+    return [f"t = {known[cut] + 1}" for cut in cuts]  # as the papers count
+
+
+def _schedules(subject: Subject) -> Figure:
+    diffusion = subject.run.config.diffusion
+    figure, axes = plots.panels(3)
+    time = np.arange(1, diffusion.timesteps + 1)
+    for name in ("linear", "cosine", "quadratic", "constant"):
+        betas = schedules.betas(name, diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
+        alpha_bar = schedules.alpha_bars(betas)
+        own = {"lw": 2.5} if name == diffusion.schedule else {"lw": 1.0}
+        for axis, values in zip(axes, (betas, alpha_bar, np.log(alpha_bar) - np.log1p(-alpha_bar)), strict=True):
+            axis.plot(time, values, label=name, **own)
+    for axis, word in zip(
+        axes, (r"$\beta_t$", r"$\bar\alpha_t$", r"log SNR, $\log \bar\alpha_t / (1 - \bar\alpha_t)$"), strict=True
+    ):
+        axis.set(xlabel="t", title=word)
+    axes[0].set(yscale="log")
+    axes[1].legend(frameon=False, fontsize=8, title="bold: this run's", title_fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def _forward(subject: Subject) -> Figure:
+    process = subject.run.process
+    timesteps = [round(share * (len(process) - 1)) for share in (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)]
+    real = subject.some(_ROWS).images
+    drawn = experiments.noised(process, real, timesteps, subject.seed)
+    words = [r"$x_0$", *(f"t = {t + 1}" for t in timesteps)]
+    return plots.sheet(np.concatenate([real[:, None], drawn], axis=1), columns=words)
+
+
+def _samples(subject: Subject) -> Figure:
+    run, count = subject.run, subject.num_images or 64
+    columns = image_files.class_columns(run.config.model.classes) or round(count**0.5)
+    rows = max(count // columns, 1)
+    drawn = run.sample(range(subject.seed, subject.seed + rows * columns))
+    return plots.sheet(drawn.reshape(rows, columns, *drawn.shape[1:]))
+
+
+def _progressive(subject: Subject) -> Figure:
+    drawn = experiments.progressive(subject.run, _ROWS, 10, subject.seed)
+    return plots.sheet(drawn, columns=_reverse_words(subject, drawn.shape[1]))
+
+
+def _reverse_words(subject: Subject, moments: int) -> list[str]:
+    known = experiments.chain(subject.run).timesteps[::-1]
+    at = np.unique(np.round(np.linspace(0, len(known) - 1, moments)).astype(int))
+    return [f"t = {known[i] + 1}" for i in at]
+
+
+def _shared_prefix(subject: Subject) -> Figure:
+    cuts = subject.cuts(_ROWS)
+    drawn = experiments.sharing(subject.run, cuts, 8, subject.seed)
+    return plots.sheet(drawn, rows=_timesteps(subject, cuts), title=r"each row shares $x_t$")
+
+
+def _interpolation(subject: Subject) -> Figure:
+    real = subject.some(2 * _ROWS)
+    ways = experiments.interpolations(subject.run, real.images, real.labels, 8)
+    ends = real.images.reshape(_ROWS, 2, *real.images.shape[1:])
+    drawn = np.concatenate([ends[:, :1], ways, ends[:, 1:]], axis=1)
+    return plots.sheet(drawn, columns=["image", *(f"{share:.2f}" for share in np.linspace(0, 1, 8)), "image"])
+
+
+def _inpainting(subject: Subject) -> Figure:
+    run, real = subject.run, subject.some(_ROWS)
+    height, width = run.image_shape[:2]
+    columns = [real.images]
+    words = ["image"]
+    for word, keep in (("lower half", _lower(height, width)), ("middle", _middle(height, width))):
+        grey = np.where(keep[..., None] == 1, real.images, 128).astype(np.uint8)
+        filled = [
+            experiments.inpainted(run, real.images, real.labels, keep, _REPEATS, subject.seed + i * _ROWS)
+            for i in range(2)
+        ]
+        columns += [grey, *filled]
+        words += [word, "filled in", "again"]
+    return plots.sheet(np.stack(columns, axis=1), columns=words)
+
+
+def _lower(height: int, width: int) -> np.ndarray:
+    keep = np.ones([height, width])
+    keep[height // 2 :] = 0
+    return keep
+
+
+def _middle(height: int, width: int) -> np.ndarray:
+    keep = np.ones([height, width])
+    keep[height // 4 : -(height // 4), width // 4 : -(width // 4)] = 0
+    return keep
+
+
+def _variation(subject: Subject) -> Figure:
+    cuts, real = subject.cuts(8)[::-1], subject.some(_ROWS)
+    drawn = experiments.variations(subject.run, real.images, real.labels, cuts, subject.seed)
+    drawn = np.concatenate([real.images[:, None], drawn], axis=1)
+    return plots.sheet(drawn, columns=[r"$x_0$", *_timesteps(subject, cuts)])
+
+
+def rate_and_distortion(bits: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Progressive lossy coding (Ho et al. 2020, section 4.3): what is known after each message, from x_T on.
+
+    Args:
+      bits: of `likelihood.bits_per_dim`.
+
+    Returns:
+      The rates [T], in bits per dimension: L_T and the terms sent until then; and the root mean squared errors [T] of
+      the predicted image, in steps of 0 to 255.
+    """
+    terms = [bits["terms"]["L_T"], *reversed(bits["terms"]["L_t_minus_1"])]
+    return np.cumsum(terms), 127.5 * np.sqrt(bits["x_0_squared_error"][::-1])
+
+
+def _coding(subject: Subject) -> Figure:
+    rates, distortions = rate_and_distortion(subject.bits)
+    left = np.arange(len(rates), 0, -1)
+    figure, axes = plots.panels(3)
+    axes[0].plot(left, distortions)
+    axes[0].set(xlabel="reverse steps left", ylabel="distortion (root mean square, of 255)")
+    axes[1].plot(left, rates)
+    axes[1].set(xlabel="reverse steps left", ylabel="rate (bits/dim)")
+    axes[2].plot(rates, distortions)
+    axes[2].set(xlabel="rate (bits/dim)", ylabel="distortion")
+    for axis in axes[:2]:
+        axis.invert_xaxis()
+    figure.tight_layout()
+    return figure
+
+
+def _bound(subject: Subject) -> Figure:
+    terms, receipt = subject.bits["terms"], subject.bits["receipt"]
+    figure, (axis,) = plots.panels(1)
+    by_t = np.array([terms["L_0"], *terms["L_t_minus_1"]])
+    axis.plot(np.arange(1, len(by_t) + 1), by_t)
+    axis.set(xlabel="t", ylabel="bits/dim", xscale="log", yscale="log")
+    axis.set_title(
+        rf"$L_0$ and $L_{{t-1}}$ by t; $L_T$ = {terms['L_T']:.2g}; sum {subject.bits['value']:.3f} bits/dim "
+        f"({receipt['num_images']} images)",
+        fontsize=9,
+    )
+    figure.tight_layout()
+    return figure
+
+
+def _sweep(subject: Subject) -> Figure:
+    path = subject.run_dir / "sweep_sampling_steps.json"
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        metrics = {name: [row[name]["value"] for row in rows.values()] for name in next(iter(rows.values()))}
+        steps = [int(step) for step in rows]
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no {path} yet; measure it with: python main.py --mode=eval --run_dir={subject.run_dir} "
+            "--metrics=fid --sweep=sampling_steps:10,20,50"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, AttributeError) as error:
+        raise UserError(f"cannot read {path}: {str(error)[:100]}") from None
+    return plots.curves(steps, metrics, "sampling steps", logarithmic=True)
+
+
+def _guidance(subject: Subject) -> Figure:
+    model = subject.run.config.model
+    if not model.null_class:
+        raise UserError("guidance compares a class with none: it needs a run with classes and the null class")
+    drawn = experiments.guided(subject.run, _WEIGHTS, subject.seed)[:, :16]
+    words = [str(label) for label in range(drawn.shape[1])]
+    return plots.sheet(drawn, rows=[f"guidance {weight:g}" for weight in _WEIGHTS], columns=words)
+
+
+FIGURES: dict[str, Callable[[Subject], Figure]] = {
+    "schedules": _schedules,
+    "forward": _forward,
+    "samples": _samples,
+    "progressive": _progressive,
+    "interpolation": _interpolation,
+    "shared_prefix": _shared_prefix,
+    "coding": _coding,
+    "inpainting": _inpainting,
+    "variation": _variation,
+    "bound": _bound,
+    "sweep": _sweep,
+    "guidance": _guidance,
+}
+_CONDITIONAL = ("sweep", "guidance")  # what not every run has
+
+
+def draw(name: str, subject: Subject, path: Path | None = None) -> list[Path]:
+    """Draws the figure of that name, or `all` of them, as PNG.
+
+    Args:
+      path: of the picture; None: `<run_dir>/figures/<name>.png`.
+
+    Returns:
+      The pictures' paths.
+
+    Raises:
+      UserError: where the run lacks what a figure shows (of all: it is passed over, and said), or a picture cannot be
+        written.
+    """
+    paths = []
+    for each in FIGURES if name == "all" else [name]:
+        target = path or subject.run_dir / "figures" / f"{each}.png"
+        try:
+            figure = FIGURES[each](subject)
+        except UserError as error:
+            if name != "all" or each not in _CONDITIONAL:
+                raise
+            print(f"{each}: {error}")
+            continue
+        try:
+            target.parent.mkdir(exist_ok=True)
+            paths.append(plots.save(figure, target))
+        except OSError as error:
+            raise UserError(f"cannot write {target}: {error.strerror or error}") from None
+        print(f"wrote {paths[-1]}", flush=True)
+    return paths

@@ -1,0 +1,172 @@
+"""What the figures show of a run, as arrays: images uint8 [..., H, W, C], made by the run's own samplers.
+
+Image i of a call takes the noise of the seed `seed` + i, as everywhere. Cuts are steps of the chain in use, counted
+as the tables are: 0 is the least noisy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tf_ddpm import build, pixels, randomness, samplers, sampling
+from tf_ddpm.objectives import Denoiser
+from tf_ddpm.process import DiffusionProcess
+from tf_ddpm.sampling import Run
+
+_LATENT_STEPS = 50  # of DDIM, there and back, unless the run is told otherwise
+
+
+def chain(run: Run) -> DiffusionProcess:
+    """The chain that the run is used with."""
+    return build.chain(run.config.sample, run.process)
+
+
+def noised(process: DiffusionProcess, images: np.ndarray, timesteps: Sequence[int], seed: int) -> np.ndarray:
+    """x_t of `images` [N, ...] at each of `timesteps` [K], the noise of an image always the same: [N, K, ...]."""
+    x_0 = pixels.to_unit(tf.constant(images))
+    eps = _noise(_seeds(seed, len(images)), 0, x_0.shape[1:])
+    parts = [process.q_sample(x_0, tf.fill([len(images)], int(t)), eps) for t in timesteps]
+    return np.stack([pixels.to_pixels(part).numpy() for part in parts], axis=1)
+
+
+def progressive(run: Run, count: int, moments: int, seed: int) -> np.ndarray:
+    """The predicted x_0 of `count` images at `moments` steps of the reverse chain, [count, moments, ...].
+
+    Ho et al. 2020, figure 6.
+    """
+    seeds = np.arange(seed, seed + count)
+    settings = dataclasses.replace(run.config.sample, batch_size=count)
+    _, frames = next(run.batches(seeds, run.labels(seeds, None), settings, num_frames=moments))
+    return np.swapaxes(frames, 0, 1)
+
+
+def sharing(run: Run, cuts: Sequence[int], count: int, seed: int) -> np.ndarray:
+    """`count` ancestral samples that share x_t for t = cut and part ways after it, [cuts, count, ...].
+
+    Ho et al. 2020, figure 7. Only the noise is shared: until the cut all are drawn alike.
+    """
+    whole, shape = chain(run), run.image_shape
+    rows = len(cuts) * count
+    own, common = tf.tile(_seeds(seed + 1, count), [len(cuts)]), tf.fill([rows], tf.constant(seed, tf.int64))
+    alike = np.repeat(len(whole) - 1 - np.array(cuts), count)  # steps that lead to the cut
+    noise = lambda k: _noise(tf.where(k < alike, common, own), k + 1, shape)  # noqa: E731
+    sampler = samplers.Ancestral(whole, run.config.sample.clip)
+    labels = run.labels(np.array([seed]), None).repeat(rows)
+    drawn = _drawn(run, sampler, _noise(common, 0, shape), noise, labels)
+    return drawn.reshape(len(cuts), count, *shape)
+
+
+def variations(run: Run, images: np.ndarray, labels: np.ndarray, cuts: Sequence[int], seed: int) -> np.ndarray:
+    """`images` [N, ...] noised to each cut and drawn back from there by ancestral steps, [N, cuts, ...]."""
+    whole, shape = chain(run), run.image_shape
+    x_0 = tf.repeat(pixels.to_unit(tf.constant(images)), len(cuts), axis=0)
+    seeds, cut = tf.repeat(_seeds(seed, len(images)), len(cuts)), tf.constant(list(cuts) * len(images))
+    x_cut = whole.q_sample(x_0, cut, _noise(seeds, 0, shape))
+    sampler = _Entering(samplers.Ancestral(whole, run.config.sample.clip), cut, x_cut)
+    noise = lambda k: _noise(seeds, k + 1, shape)  # noqa: E731
+    drawn = _drawn(run, sampler, x_cut, noise, np.repeat(labels, len(cuts)))
+    return drawn.reshape(len(images), len(cuts), *shape)
+
+
+class _Entering(samplers.Sampler):
+    """A chain that each row enters at a step of its own, int [B], with the x_t given for it; till then it is idle.
+
+    Args:
+      inner: a sampler without memory of earlier steps.
+    """
+
+    def __init__(self, inner: samplers.Sampler, step: tf.Tensor, x_t: tf.Tensor):
+        super().__init__(inner.process, inner.clip)
+        self.draws, self._inner = inner.draws, inner
+        self._step, self._x_t = tf.reshape(step, [-1, 1, 1, 1]), x_t
+
+    def step(
+        self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: samplers.Noise, memory: samplers.Memory
+    ) -> tuple[tf.Tensor, tf.Tensor, samplers.Memory]:
+        """The inner step, from the given x_t for the rows that enter here."""
+        return self._inner.step(denoiser, tf.where(t >= self._step, self._x_t, x_t), t, noise, memory)
+
+
+def interpolations(run: Run, images: np.ndarray, labels: np.ndarray, moments: int) -> np.ndarray:
+    """Ways from image to image through the latents of DDIM (Song et al. 2021, section 5.3), [pairs, moments, ...].
+
+    Args:
+      images: [2 pairs, ...]; the latents of two that follow each other are the ends, and great circles lie between.
+    """
+    settings = run.config.sample
+    settings = dataclasses.replace(settings, steps=settings.steps or min(_LATENT_STEPS, len(run.process)))
+    steps = build.chain(settings, run.process)
+    x_0, known = pixels.to_unit(tf.constant(images)), _known(run, labels)
+    encode = tf.function(lambda x: samplers.ddim_inversion(steps, _denoiser(run, steps, known), x), autograph=False)
+    latents = encode.get_concrete_function(x_0)(x_0).numpy()
+    ways = [great_circle(a, b, moments) for a, b in zip(latents[::2], latents[1::2], strict=True)]
+    sampler, nothing = samplers.DDIM(steps, clip="none"), lambda _: tf.zeros([])
+    drawn = [
+        _drawn(run, sampler, tf.constant(way), nothing, np.repeat(labels[2 * i], moments))
+        for i, way in enumerate(ways)
+    ]
+    return np.stack(drawn)
+
+
+def great_circle(a: np.ndarray, b: np.ndarray, moments: int) -> np.ndarray:
+    """[moments, ...] from `a` to `b`, which are the first and the last, along the circle through both (slerp)."""
+    cosine = np.sum(a * b, dtype=np.float64) / (np.linalg.norm(a) * np.linalg.norm(b))
+    angle = np.arccos(np.clip(cosine, -1.0, 1.0))
+    share = np.linspace(0.0, 1.0, moments).reshape([-1] + [1] * a.ndim)
+    if np.sin(angle) < 1e-6:  # the same direction: a straight line
+        return ((1.0 - share) * a + share * b).astype(a.dtype)
+    return ((np.sin((1.0 - share) * angle) * a + np.sin(share * angle) * b) / np.sin(angle)).astype(a.dtype)
+
+
+def inpainted(
+    run: Run, images: np.ndarray, labels: np.ndarray, keep: np.ndarray, repeats: int, seed: int
+) -> np.ndarray:
+    """`images` [N, ...] with the pixels where `keep` [H, W] is 0 filled in by RePaint, [N, ...]."""
+    whole, seeds = chain(run), _seeds(seed, len(images))
+    inner = samplers.Ancestral(whole, run.config.sample.clip)
+    given = pixels.to_unit(tf.constant(images))
+    sampler = samplers.Inpainting(inner, given, tf.constant(keep, tf.float32)[..., None], repeats)
+    noise = lambda k: _noise(seeds, k + 1, run.image_shape)  # noqa: E731
+    return _drawn(run, sampler, _noise(seeds, 0, run.image_shape), noise, labels)
+
+
+def guided(run: Run, weights: Sequence[float], seed: int) -> np.ndarray:
+    """A sample of each class, from the same noise, for each weight of guidance: [weights, classes, ...]."""
+    classes = run.config.model.classes
+    draw = lambda weight: run.sample(range(seed, seed + classes), range(classes), guidance=weight)  # noqa: E731
+    return np.stack([draw(weight) for weight in weights])
+
+
+def _drawn(run: Run, sampler: samplers.Sampler, x_T: tf.Tensor, noise: Callable, labels: np.ndarray) -> np.ndarray:
+    """The images at the end of the sampler's chain."""
+    known = _known(run, labels)
+
+    def draw(x_T: tf.Tensor) -> tf.Tensor:
+        x_0, _ = samplers.sample_loop(sampler, _denoiser(run, sampler.process, known), x_T, noise)
+        return pixels.to_pixels(x_0)
+
+    # (Called so, TensorFlow does not complain of many functions that are traced once.)
+    return tf.function(draw, autograph=False).get_concrete_function(x_T)(x_T).numpy()
+
+
+def _denoiser(run: Run, process: DiffusionProcess, labels: tf.Tensor | None) -> Denoiser:
+    network = sampling.hoisted(run.network, process.timesteps)
+    guides = labels is not None and run.config.model.null_class and run.config.sample.guidance != 1.0
+    guidance = tf.fill([len(labels)], run.config.sample.guidance) if guides else None
+    return sampling.denoiser_of(network, process, labels, guidance)
+
+
+def _known(run: Run, labels: np.ndarray) -> tf.Tensor | None:
+    return tf.constant(labels, tf.int32) if run.config.model.classes else None
+
+
+def _seeds(first: int, count: int) -> tf.Tensor:
+    return tf.range(first, first + count, dtype=tf.int64)
+
+
+def _noise(seeds: tf.Tensor, count: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
+    return randomness.image_normal(seeds, count, list(shape))

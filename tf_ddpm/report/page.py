@@ -1,0 +1,202 @@
+"""A run directory -> report.html: one file that any browser shows without a network."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import os
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from tf_ddpm import config as config_lib
+from tf_ddpm import image_files
+from tf_ddpm.errors import UserError
+from tf_ddpm.report import charts
+from tf_ddpm.sampling import Run
+
+_SAMPLES, _ANIMATED, _FRAMES = 64, 16, 30
+_PREVIEWS = 24  # of those that training has drawn, evenly spread
+_MOST_POINTS = 1500  # of a chart
+
+
+def write_report(run: Run, run_dir: str | os.PathLike, seed: int = 0) -> Path:
+    """Gathers what there is of a run, draws samples, and writes `report.html` into `run_dir`.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      UserError: where a file of the run cannot be read, or the page cannot be written.
+    """
+    run_dir = Path(run_dir)
+    path = run_dir / "report.html"
+    metrics = _metrics(run_dir)
+    drawn, frames = _drawn(run, seed)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("page.html").render(
+        name=run_dir.resolve().name,
+        facts=_facts(run),
+        script=charts.script(),
+        charts=[*_training_charts(run_dir), *_bound_charts(metrics)],
+        previews=_previews(run_dir),
+        samples=_url(image_files.grid(drawn, image_files.class_columns(run.config.model.classes))),
+        drawn_with=_drawn_with(run, len(drawn)),
+        frames=[_url(image_files.grid(frame)) for frame in frames],
+        metrics=_metric_rows(metrics),
+        serving=_serving(run_dir),
+        configuration=_configuration(run),
+    )
+    try:
+        aside = path.with_name(f".{path.name}")
+        aside.write_text(page, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    return path
+
+
+def _facts(run: Run) -> dict[str, str]:
+    config = run.config
+    height, width, channels = run.image_shape
+    return {
+        "data": f"{config.data.name or 'imported'}, {height} × {width} × {channels}",
+        "weights": f"of step {run.checkpoint_step:,}, averaged",
+        "parameters": f"{run.network.count_params():,}",
+        "chain": f"{config.diffusion.timesteps:,} steps, {config.diffusion.schedule}",
+        "predicts": config.diffusion.prediction,
+    }
+
+
+def _drawn(run: Run, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Samples [N, H, W, C], and the predicted images of the first ones along the chain [frames, n, H, W, C]."""
+    settings = dataclasses.replace(run.config.sample, batch_size=_SAMPLES)
+    seeds = np.arange(seed, seed + _SAMPLES)
+    images, frames = next(run.batches(seeds, run.labels(seeds, None), settings, num_frames=_FRAMES))
+    return images, frames[:, :_ANIMATED]
+
+
+def _drawn_with(run: Run, count: int) -> str:
+    sample = run.config.sample
+    steps = sample.steps or run.config.diffusion.timesteps
+    guidance = f", guidance {sample.guidance:g}" if run.config.model.classes else ""
+    return f"{count} images, {sample.sampler} in {steps} steps, clip {sample.clip}{guidance}"
+
+
+def _training_charts(run_dir: Path) -> list[str]:
+    rows = _log(run_dir / "metrics.jsonl")
+    if not rows:
+        return []
+    rows = rows[:: -(-len(rows) // _MOST_POINTS)]
+    steps = [row["step"] for row in rows]
+    column = lambda name: [row.get(name) for row in rows]  # noqa: E731
+    quarters = [name for name in (f"loss_quarter_{i}" for i in range(1, 5)) if any(name in row for row in rows)]
+    shown = [
+        charts.lines(steps, {"loss": column("loss")}, "Loss", "step", "y"),
+        charts.lines(steps, {"images/s": column("images_per_second")}, "Images a second", "step"),
+    ]
+    if quarters:
+        by_quarter = {f"{i}. quarter": column(name) for i, name in enumerate(quarters, 1)}
+        shown.append(charts.lines(steps, by_quarter, "Loss by quarter of the chain (1.: least noise)", "step", "y"))
+    shown.append(charts.lines(steps, {"norm": column("gradient_norm")}, "Gradient's norm", "step", "y"))
+    if any("ema_distance" in row for row in rows):
+        distance = {"distance": column("ema_distance")}
+        shown.append(charts.lines(steps, distance, "Averaged weights to raw ones, relative", "step", "y"))
+    return shown
+
+
+def _bound_charts(metrics: dict) -> list[str]:
+    try:
+        terms = metrics["bits_per_dim"]["terms"]
+        by_t = [terms["L_0"], *terms["L_t_minus_1"]]
+    except (KeyError, TypeError):
+        return []
+    t = list(range(1, len(by_t) + 1))
+    title = f"Bits/dim by t: {metrics['bits_per_dim']['value']:.3f} in all"
+    return [charts.lines(t, {"L": by_t}, title, "t", "xy")]
+
+
+def _log(path: Path) -> list[dict]:
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [row for row in rows if isinstance(row["step"], int)]
+    except FileNotFoundError:  # an imported run
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cannot read {path}: {str(error)[:100]}") from None
+
+
+def _metrics(run_dir: Path) -> dict:
+    path = run_dir / "metrics.json"
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(metrics, dict) and all("value" in each for each in metrics.values()):
+            return metrics
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError):
+        pass
+    raise UserError(f"{path} cannot be read as metrics; move it away first")
+
+
+def _metric_rows(metrics: dict) -> list[dict]:
+    words = {"bits_per_dim": "bits/dim", "fid": "FID", "kid": "KID"}
+    return [
+        {
+            "name": words.get(name, name.replace("_", " ")),
+            "value": f"{metric['value']:.4g}",
+            "receipt": json.dumps(metric.get("receipt", {}), indent=1),
+        }
+        for name, metric in metrics.items()
+    ]
+
+
+def _previews(run_dir: Path) -> list[dict]:
+    paths = sorted((run_dir / "previews").glob("step_*.png"))
+    some = np.unique(np.linspace(0, len(paths) - 1, _PREVIEWS).round().astype(int)) if paths else []
+    try:
+        return [{"step": int(paths[i].stem[5:]), "url": _png_url(paths[i].read_bytes())} for i in some]
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the previews in {run_dir}: {str(error)[:100]}") from None
+
+
+def _serving(run_dir: Path) -> dict | None:
+    """What the newest export says of itself."""
+    found = list((run_dir / "serving" / "ddpm").glob("*/assets.extra/model_info.json"))
+    found = [path for path in found if path.parts[-3].isdecimal()]
+    if not found:
+        return None
+    newest = max(found, key=lambda path: int(path.parts[-3]))
+    try:
+        info = json.loads(newest.read_text(encoding="utf-8"))
+        return {"version": newest.parts[-3], "signatures": info["signatures"], "step": info["checkpoint_step"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cannot read {newest}: {str(error)[:100]}") from None
+
+
+def _configuration(run: Run) -> list[dict]:
+    """Every key, and whether it is not the default."""
+    config, default = config_lib.portable(run.config), config_lib.Config()
+    return [
+        {"key": key, "value": str(config_lib.get(config, key)), "changed": key in config_lib.changed(default, config)}
+        for key in list(config_lib.keys())
+    ]
+
+
+def _url(image: np.ndarray) -> str:
+    """uint8 [H, W, C] as an address that holds the picture itself."""
+    channels = image.shape[-1]
+    image = image if channels in image_files.PNG_CHANNELS else image[..., :1]
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, format="PNG", optimize=True)
+    return _png_url(file.getvalue())
+
+
+def _png_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
