@@ -1,0 +1,1 @@
+"""This project beside `diffusers` on PyTorch: `python -m benchmarks.compare`."""

@@ -1,0 +1,84 @@
+"""This project's side: the forward pass, the update and the sampling loop that its users run."""
+
+import json
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.compare.side import serve
+from tf_ddpm import build, devices, presets, sampling
+from tf_ddpm import config as config_lib
+from tf_ddpm.config import Config
+from tf_ddpm.datasets.batches import batch_dataset
+from tf_ddpm.datasets.image_set import ImageSet
+from tf_ddpm.train_state import Rules, TrainState, make_update
+
+SHAPES = {"cifar10": (32, 32, 3), "fashion_mnist": (28, 28, 1)}
+
+
+def configuration(model: str, precision: str, batch: int) -> Config:
+    """The preset of that name, at this batch and precision."""
+    height, width, channels = SHAPES[model]
+    values = {
+        "data.image_size": (height, width),
+        "data.channels": channels,
+        "train.batch_size": batch,
+        "train.precision": precision,
+        "sample.batch_size": batch,
+        "sample.precision": precision,
+    }
+    return config_lib.with_values(presets.preset(model), values)
+
+
+def _forward(config: Config, precision: str, batch: int) -> Callable[[], None]:
+    network = build.network(config, "float32")
+    if precision != "float32":
+        network = build.recast(network, precision)
+    x, t = tf.random.normal([batch, *config.data.image_size, config.data.channels]), tf.range(batch)
+    call = tf.function(network, autograph=False)
+    return lambda: call(x, t).numpy()
+
+
+def _train(config: Config, precision: str, batch: int) -> Callable[[], None]:
+    train = config.train
+    strategy = devices.strategy()
+    with strategy.scope():
+        make = lambda: build.network(config, precision, xla=True)  # noqa: E731
+        state = TrainState(make, build.optimizer(train), build.timesteps(config))
+    rules = Rules(batch, train.clip_norm, train.ema_decay, train.ema_warmup, xla=devices.best_jit() == "step")
+    update = make_update(state, build.process(config.diffusion), build.objective(train), strategy, rules)
+    shape = (*config.data.image_size, config.data.channels)
+    bytes_ = np.random.default_rng(0).integers(0, 256, (1000, *shape), np.uint8)
+    images = ImageSet(bytes_, np.zeros(1000, np.int32), ("all",))
+    batches = iter(strategy.distribute_datasets_from_function(lambda _: batch_dataset(images, batch, 0, 0, True, 1)))
+    return lambda: update(next(batches))["loss"].numpy()
+
+
+def _sample(config: Config, precision: str, batch: int, steps: int) -> Callable[[], None]:
+    network = build.network(config, "float32")
+    if precision != "float32":
+        network = build.recast(network, precision)
+    run = sampling.Run(config, network, 0)
+    return lambda: run.sample(range(batch), sampler="ddim", steps=steps)
+
+
+def _product(precision: str, side: int) -> Callable[[], None]:
+    a, b = (tf.cast(tf.random.normal([side, side]), precision) for _ in range(2))
+    call = tf.function(tf.matmul, autograph=False)
+    return lambda: tf.reduce_sum(call(a, b)).numpy()
+
+
+def main(work: str, model: str, precision: str, batch: int, steps: int, side: int) -> None:
+    """Serves one kind of work."""
+    if work == "product":
+        serve(_product(precision, side))
+        return
+    config = configuration(model, precision, batch)
+    made = {"forward": _forward, "train": _train}
+    serve(_sample(config, precision, batch, steps) if work == "sample" else made[work](config, precision, batch))
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))
