@@ -24,7 +24,7 @@ def trained_by_hand(config, devices, objective=None, clip_norm=None, strategy=No
     with strategy.scope():
         tf.keras.utils.set_random_seed(0)
         state = TrainState(
-            lambda: build.network(config, "float32", config.train.jit != "off"),
+            lambda: build.network(config, "float32", config.train.jit != "off", config.train.remat),
             build.optimizer(config.train),
             build.timesteps(config),
         )
@@ -37,6 +37,7 @@ def trained_by_hand(config, devices, objective=None, clip_norm=None, strategy=No
         settings.label_dropout,
         settings.max_bad_steps,
         xla=settings.jit == "step",
+        accumulate=settings.accumulate,
     )
     objective = objective or build.objective(settings)
     update = make_update(state, build.process(config.diffusion), objective, strategy, rules)
@@ -102,6 +103,21 @@ def test_sgd_on_many_devices_gives_the_weights_of_one(sgd, devices):
         moved = max(moved, np.abs(a.numpy() - start.numpy()).max())
     assert moved > 1e-3
     for a, b in zip(one.ema_network.weights, many.ema_network.weights, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "devices"),
+    [({"accumulate": 4}, 1), ({"accumulate": 2}, 2), ({"remat": True}, 1), ({"remat": True, "jit": "norms"}, 2)],
+)
+def test_ways_to_save_memory_give_the_same_weights(sgd, tiny_config, changes, devices):
+    changes = {f"train__{name}": value for name, value in changes.items()}
+    config = config_for(tiny_config, train__optimizer="sgd", train__learning_rate=0.5, **changes)
+    plain, plain_metrics = sgd(1)
+    saving, metrics = train(config, devices, 4, 0.1)
+    for a, b in zip(plain_metrics, metrics, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=2e-4)
+    for a, b in zip(plain.network.weights, saving.network.weights, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-6)
 
 

@@ -17,11 +17,12 @@ def process(diffusion: DiffusionConfig) -> DiffusionProcess:
     return DiffusionProcess(betas, prediction=diffusion.prediction, variance=diffusion.variance)
 
 
-def network(config: Config, precision: str, xla: bool = False) -> UNet:
+def network(config: Config, precision: str, xla: bool = False, remat: bool = False) -> UNet:
     """A new U-Net for the images of `config.data` (whose size and channels are known).
 
     Args:
       precision: `float32`, or `bfloat16` with weights of float32. xla: see `layers.GroupNorm`.
+      remat: see `UNet`.
     """
     model = config.model
     return UNet(
@@ -47,6 +48,7 @@ def network(config: Config, precision: str, xla: bool = False) -> UNet:
         null_class=model.null_class,
         out_channels=config.data.channels * (2 if config.diffusion.learned_variance else 1),
         xla=xla,
+        remat=remat,
         dtype={"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision],
     )
 

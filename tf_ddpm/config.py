@@ -146,6 +146,10 @@ class TrainConfig:
         "what XLA compiles: nothing, the normalisations, or the step; auto: step on GPUs, norms elsewhere",
         choices=("auto", "off", "norms", "step"),
     )
+    accumulate: int = _key(
+        1, "parts in which a device computes its images, one after the other: less memory", low=1, high=10**6
+    )
+    remat: bool = _key(False, "compute each residual block a second time for its gradient: less memory, 30 % slower")
     log_every: int = _key(50, "updates between two lines of metrics.jsonl", low=1, high=10**9)
     checkpoint_every: int = _key(1000, "updates between two checkpoints", low=1, high=10**9)
     preview_every: int = _key(1000, "updates between two preview grids", low=1, high=10**9)
@@ -201,6 +205,8 @@ CHANGEABLE = frozenset(
         for n in (
             "steps",
             "jit",
+            "accumulate",
+            "remat",
             "log_every",
             "checkpoint_every",
             "preview_every",

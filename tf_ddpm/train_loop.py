@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tf_ddpm import build, checkpoints, cluster, datasets, devices, interruption
 from tf_ddpm import config as config_lib
-from tf_ddpm.config import Config
+from tf_ddpm.config import Config, TrainConfig
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.errors import UserError
 from tf_ddpm.preemption import Preemption
@@ -62,14 +62,14 @@ def _run(
     train = config.train
     if train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    _check_batch(train.batch_size, strategy.num_replicas_in_sync)
+    _check_batch(train, strategy.num_replicas_in_sync)
     if here.count > 1:
         images = images or datasets.load(config.data)
         agree(strategy, configuration=_without_paths(config), images=_sample_of(images))
     with strategy.scope():
         tf.keras.utils.set_random_seed(train.seed)
         state = TrainState(
-            lambda: build.network(config, train.precision, xla=train.jit != "off"),
+            lambda: build.network(config, train.precision, xla=train.jit != "off", remat=train.remat),
             build.optimizer(train),
             build.timesteps(config),
         )
@@ -97,11 +97,13 @@ def _run(
     return state
 
 
-def _check_batch(batch_size: int, replicas: int) -> None:
-    if batch_size % replicas:
+def _check_batch(train: TrainConfig, replicas: int) -> None:
+    shares = replicas * train.accumulate
+    if train.batch_size % shares:
+        parts = f", each in {train.accumulate} parts (train.accumulate)" if train.accumulate > 1 else ""
         raise UserError(
-            f"train.batch_size={batch_size} cannot be shared equally by {replicas} devices; "
-            f"train.batch_size={-(-batch_size // replicas) * replicas} can"
+            f"train.batch_size={train.batch_size} cannot be shared equally by {replicas} devices{parts}; "
+            f"train.batch_size={-(-train.batch_size // shares) * shares} can"
         )
 
 

@@ -27,6 +27,7 @@ class Rules:
       label_dropout: share of the labels that are replaced by the null class.
       max_bad_steps: how many updates in a row whose loss or gradient is not finite are skipped; 0: none.
       xla: whether XLA compiles a replica's loss and gradient as a whole.
+      accumulate: parts in which a replica computes its rows, one after the other, for as much less memory.
     """
 
     batch_size: int
@@ -36,6 +37,7 @@ class Rules:
     label_dropout: float = 0.0
     max_bad_steps: int = 0
     xla: bool = False
+    accumulate: int = 1
 
 
 class TrainState(tf.Module):
@@ -247,7 +249,8 @@ def _differentiate(
         # Out of what XLA compiles: it would draw other numbers.
         eps = randomness.row_normal(address, randomness.NOISE, rows, x_0.shape[1:].as_list())
         label = _labels(state, batch, rules.label_dropout)
-        gradient, loss, losses = of_rows(x_0, t, weight, eps, label, address)
+        weight = tf.broadcast_to(weight, [rows])
+        gradient, loss, losses = _in_parts(of_rows, rules.accumulate, x_0, t, weight, eps, label, address)
         context = tf.distribute.get_replica_context()
         gradient = context.all_reduce(tf.distribute.ReduceOp.SUM, gradient)
         quarter = t * QUARTERS // len(process)
@@ -262,6 +265,39 @@ def _differentiate(
         return gradient, tf.norm(gradient), tf.concat([loss[None], *by_quarter], axis=0), seen
 
     return differentiate
+
+
+def _in_parts(
+    of_rows: Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]],
+    parts: int,
+    x_0: tf.Tensor,
+    t: tf.Tensor,
+    weight: tf.Tensor,
+    eps: tf.Tensor,
+    label: tf.Tensor | None,
+    address: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """`of_rows` of all rows, so many at a time: sums of its gradients and losses, and the losses side by side."""
+    if parts == 1:
+        return of_rows(x_0, t, weight, eps, label, address)
+    rows = tf.shape(x_0)[0] // parts
+
+    def of_part(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        first = i * rows
+        cut = lambda part: None if part is None else part[first : first + rows]  # noqa: E731
+        moved = address + tf.stack([0, 0, tf.cast(first, tf.int64)])
+        return of_rows(cut(x_0), cut(t), cut(weight), cut(eps), cut(label), moved)
+
+    def body(i: tf.Tensor, gradient: tf.Tensor, loss: tf.Tensor, losses: tf.TensorArray) -> tuple:
+        more = of_part(i)
+        return i + 1, gradient + more[0], loss + more[1], losses.write(i, more[2])
+
+    first = of_part(tf.constant(0))
+    losses = tf.TensorArray(first[2].dtype, size=parts, element_shape=first[2].shape).write(0, first[2])
+    _, gradient, loss, losses = tf.while_loop(
+        lambda i, *_: i < parts, body, (1, first[0], first[1], losses), parallel_iterations=1
+    )
+    return gradient, loss, losses.concat()
 
 
 def _change_weights(

@@ -28,7 +28,8 @@ class UNet(keras.Model):
       embedding_order, frequency_shift: see `layers.sinusoidal_embedding`.
       time_width: width of the embedding of time; default: 4 channels.
       classes: how many labels the network is told apart by, 0: none. null_class: a row more for label -1.
-      xla: see `layers.GroupNorm`; a way to compute, not a part of what the network is.
+      xla: see `layers.GroupNorm`. remat: whether the gradient computes each residual block a second time instead of
+        keeping what is inside it (Chen et al. 2016). Both are ways to compute, and no part of what the network is.
 
     Raises:
       ValueError: where `groups` does not divide a width.
@@ -58,6 +59,7 @@ class UNet(keras.Model):
         null_class: bool = False,
         out_channels: int | None = None,
         xla: bool = False,
+        remat: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -84,7 +86,7 @@ class UNet(keras.Model):
             "null_class": null_class,
             "out_channels": out_channels or image_channels,
         }
-        self._xla = xla
+        self._xla, self._remat = xla, remat
         self.factor = 2 ** (len(widths) - 1)
         self._blocks_made = 0  # each residual block has a random stream of its own
         dtype = self.dtype_policy
@@ -243,11 +245,16 @@ class UNet(keras.Model):
         """`call` from the `injections` [B, ...] on: all that depends on the images."""
         self._check_image(x)
         injected = iter(tf.split(injections, [block.time.units for block in self._blocks()], axis=1))
+
+        def run(residual: layers.ResidualBlock, h: tf.Tensor, injected: tf.Tensor) -> tf.Tensor:
+            block = lambda h, injected: residual(h, injected, address)  # noqa: E731
+            return (tf.recompute_grad(block) if self._remat else block)(h, injected)
+
         h = self.conv_in(tf.cast(x, self.compute_dtype))
         skips = [h]
         for level, stage in enumerate(self.down):
             for residual, attention in stage:
-                h = residual(h, next(injected), address)
+                h = run(residual, h, next(injected))
                 h = h if attention is None else attention(h)
                 skips.append(h)
             if level < len(self.downsample):
@@ -255,13 +262,13 @@ class UNet(keras.Model):
                 skips.append(h)
 
         for i, residual in enumerate(self.middle):
-            h = residual(h, next(injected), address)
+            h = run(residual, h, next(injected))
             if i == 0 and self.settings["middle"] == "attention":
                 h = self.middle_attention(h)
 
         for level, stage in enumerate(self.up):
             for residual, attention in stage:
-                h = residual(tf.concat([h, skips.pop()], axis=-1), next(injected), address)
+                h = run(residual, tf.concat([h, skips.pop()], axis=-1), next(injected))
                 h = h if attention is None else attention(h)
             if level < len(self.upsample):
                 h = self.upsample[level](h)
