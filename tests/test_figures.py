@@ -9,9 +9,8 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_ddpm import build, pixels, samplers, sampling
-from tf_ddpm.command_line import FIGURES
 from tf_ddpm.errors import UserError
-from tf_ddpm.figures import catalogue, experiments
+from tf_ddpm.figures import FIGURES, catalogue, experiments
 from tf_ddpm.figures.catalogue import Subject
 
 
@@ -37,7 +36,7 @@ def with_classes(tiny_config):
     return sampling.Run(config, network, 0)
 
 
-def test_the_command_line_knows_every_figure():
+def test_the_catalogue_has_every_figure():
     assert tuple(catalogue.FIGURES) == FIGURES
 
 

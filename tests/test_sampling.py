@@ -150,7 +150,8 @@ def test_no_embedding_of_time_is_left_in_the_loop(run):
     operations = [node.op for node in body.node_def]
     assert "Conv2D" in operations and not {"Sin", "Cos"} & set(operations)
     of_pixels = [w for w in run.network.weights if w.name == "kernel" and w.path.split("/")[-2] in _DENSE]
-    assert operations.count("MatMul") == len(of_pixels) > 0
+    kernels = len(run.network.upsample)  # each sums up the rows and columns of its kernel
+    assert operations.count("MatMul") == len(of_pixels) + kernels > kernels
 
 
 def test_weights_of_bfloat16_compute_what_casts_in_every_call_do():

@@ -4,21 +4,8 @@ from absl import flags
 
 from tf_ddpm import presets
 from tf_ddpm.errors import UserError
+from tf_ddpm.figures import FIGURES
 
-FIGURES = (
-    "schedules",
-    "forward",
-    "samples",
-    "progressive",
-    "interpolation",
-    "shared_prefix",
-    "coding",
-    "inpainting",
-    "variation",
-    "bound",
-    "sweep",
-    "guidance",
-)
 _RUNNING = ("sample", "export", "eval", "figure", "report")  # modes that run a trained network
 
 flags.DEFINE_string("mode", None, "train, sample, export, eval, figure, report, import or export_diffusers.")
