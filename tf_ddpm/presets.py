@@ -41,10 +41,10 @@ _SMALL_28 = {
     "train.precision": "bfloat16",
     "train.batch_size": 64,  # of the same number of images, twice as many updates learn more
     "train.learning_rate": 2e-3,
-    "train.steps": 11_500,
-    "train.decay_steps": 11_500,
-    "train.checkpoint_every": 1000,
-    "train.preview_every": 2300,
+    "train.steps": 9600,
+    "train.decay_steps": 9600,
+    "train.checkpoint_every": 1200,
+    "train.preview_every": 2400,
 }
 
 _DIGITS = {
