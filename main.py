@@ -27,6 +27,7 @@ def _config(run_dir: str, allowed: frozenset[str] = config_lib.SAMPLING_KEYS) ->
     """How the flags want the run used; what is wrong is found before TensorFlow is imported."""
     saved = config_lib.read(run_dir)
     config = config_lib.used(saved, command_line.settings(), command_line.sampling(), allowed)
+    command_line.check_eta(config)
     config_lib.label(config, FLAGS.label)
     return config
 

@@ -28,7 +28,7 @@ flags.DEFINE_string("data_dir", None, "Where TensorFlow Datasets keeps its sets,
 flags.DEFINE_list(
     "cells",
     ["ddim:10", "ddim:20", "ddim:50", "dpmpp:10", "dpmpp:20", "dpmpp:50", "ddpm:100", "ddpm:1000"],
-    "sampler:steps, ...",
+    "sampler:steps, ...; further settings behind it: dpmpp:20:eta=1:spacing=trailing.",
 )
 flags.DEFINE_integer("num_images", 2000, "Samples of each cell.")
 flags.DEFINE_integer("timed_images", 64, "How many images the time is taken on, in one batch; 0: leave the time out.")
@@ -83,6 +83,16 @@ def drawn(run: sampling.Run, settings: dict, folder: Path) -> np.ndarray:
     return rows["images"]
 
 
+def settings_of(cell: str) -> dict:
+    """What a cell says of the sampling."""
+    sampler, steps, *further = cell.split(":")
+    settings = {"sampler": sampler, "steps": int(steps)}
+    for word in further:
+        key, value = word.split("=")
+        settings[key] = value if value.isalpha() else json.loads(value)
+    return settings
+
+
 def main(_: list[str]) -> None:
     """Prints a Markdown table."""
     run = tf_ddpm.load_run(FLAGS.run_dir, precision=FLAGS.precision)
@@ -106,8 +116,7 @@ def main(_: list[str]) -> None:
     floor = distance(of(test.images[rng.permutation(len(test))[: FLAGS.num_images]]))
     rows["real test images"] = {"distance": floor[0], "spread": floor[1], "classifier_accuracy": accuracy}
     for cell in FLAGS.cells:
-        sampler, steps = cell.split(":")
-        settings = {"sampler": sampler, "steps": int(steps)}
+        settings = settings_of(cell)
         row = rows.setdefault(cell, {})
         if "distance" not in row:
             row["distance"], row["spread"] = distance(of(drawn(run, settings, out.with_suffix(".samples"))))
@@ -118,7 +127,8 @@ def main(_: list[str]) -> None:
     print(f"\nclassifier: {accuracy:.3f} of the test images right; checkpoint step {run.checkpoint_step}\n")
     print("| sampler | steps | Fréchet distance | s/image |\n| --- | --- | --- | --- |")
     for cell, row in rows.items():
-        name, _, steps = cell.partition(":")
+        name, steps, further = [*cell.split(":", 2), "", ""][:3]
+        name = f"{name} {further.replace(':', ' ')}".strip()
         seconds = f"{row['seconds_per_image']:.4f}" if "seconds_per_image" in row else ""
         print(f"| {name} | {steps} | {row['distance']:.2f} ± {row['spread']:.2f} | {seconds} |")
 

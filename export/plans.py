@@ -21,7 +21,14 @@ class Plan:
     @property
     def deterministic(self) -> bool:
         """Whether a latent says all about the image."""
-        return self.sample.sampler in ("dpmpp", "heun") or (self.sample.sampler == "ddim" and self.sample.eta == 0)
+        solves_the_ode = self.sample.sampler in config_lib.SAMPLERS_WITH_ETA and self.sample.eta == 0
+        return solves_the_ode or self.sample.sampler == "heun"
+
+    @property
+    def facts(self) -> dict[str, str | int | float]:
+        """How it samples, in the words of `SampleConfig`."""
+        facts = {"sampler": self.sample.sampler, "steps": self.sample.steps}
+        return facts | ({"eta": self.sample.eta} if self.sample.sampler in config_lib.SAMPLERS_WITH_ETA else {})
 
 
 def parse(words: str | None, config: Config) -> tuple[Plan, ...]:

@@ -127,7 +127,7 @@ def model_info(run: Run, module: ServingModule, plans: tuple[Plan, ...]) -> dict
         "model_name": MODEL_NAME,
         "signatures": {name: module.inputs[name] for name in sorted(module.endpoints)},
         "default_plan": plans[0].name,
-        "plans": {plan.name: {"sampler": plan.sample.sampler, "steps": plan.sample.steps} for plan in plans},
+        "plans": {plan.name: plan.facts for plan in plans},
         "image_shape": list(limits.image_shape),
         "labels": limits.classes,
         "limits": {

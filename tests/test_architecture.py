@@ -12,7 +12,7 @@ PLAN = {
         "report.page", "exchange.reading", "exchange.folders",
         "export.plans", "export.saved_model",
     },
-    "command_line": {"errors", "figures", "presets"},
+    "command_line": {"config", "errors", "figures", "presets"},
     "export": set(),
     "export.plans": {"config", "errors"},
     "export.limits": set(),

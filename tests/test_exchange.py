@@ -169,6 +169,15 @@ def test_a_solver_made_from_another_scheduler_does_not_clip(copy):
     assert (config.sample.sampler, config.sample.order, config.sample.clip) == ("dpmpp", 3, "none")
 
 
+def test_a_stochastic_solver_is_our_solver_with_eta_1(copy):
+    solver = {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}
+    edited(copy / "scheduler/scheduler_config.json", **solver)
+    assert reading.read_config(copy).sample.eta == 1.0
+    edited(copy / "scheduler/scheduler_config.json", solver_order=3)
+    with pytest.raises(UserError, match="solver_order=3"):
+        reading.read_config(copy)
+
+
 def test_a_network_alone_takes_its_chain_from_beside_it_or_from_the_paper(copy, monkeypatch):
     edited(copy / "scheduler/scheduler_config.json", num_train_timesteps=70)
     monkeypatch.chdir(copy / "unet")

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import tf_ddpm
 from export import plans, saved_model, serving_files
+from tf_ddpm import config as config_lib
 from tf_ddpm.errors import UserError
 
 
@@ -119,6 +120,17 @@ def test_a_wrong_plan_is_one_clear_line(run, words, message):
 
 def test_the_default_plans_are_no_longer_than_the_chain(run):
     assert [plan.name for plan in plans.parse(None, run.config)] == ["ddim_20", "dpmpp_20", "ddpm_20"]
+
+
+def test_latents_are_those_of_a_deterministic_plan(run):
+    stochastic = config_lib.with_values(run.config, {"sample.eta": 1.0})
+    for words, config, name, eta in (
+        ("ddpm-9,dpmpp-5", run.config, "dpmpp_5", 0.0),
+        ("dpmpp-5,ddim-7", stochastic, "ddim_20", 0.0),
+        ("dpmpp-5,heun-7", stochastic, "heun_7", 1.0),
+    ):
+        chosen = plans.of_latents(plans.parse(words, config), config)
+        assert (chosen.name, chosen.sample.eta) == (name, eta)
 
 
 def test_allowed_batch_sizes_end_with_the_largest():

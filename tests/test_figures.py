@@ -1,5 +1,6 @@
 """Figures: each is drawn from a tiny run, and what it shows is what it says."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_ddpm import build, pixels, samplers, sampling
+from tf_ddpm import build, datasets, pixels, samplers, sampling
 from tf_ddpm.errors import UserError
 from tf_ddpm.figures import FIGURES, catalogue, experiments
 from tf_ddpm.figures.catalogue import Subject
@@ -26,9 +27,13 @@ def real(run, run_dir):
 
 @pytest.fixture
 def with_classes(tiny_config):
-    config = tiny_config(
-        data__name="digits", data__image_size=(8, 8), data__channels=1, model__classes=10, model__null_class=True
-    )
+    return of_classes(tiny_config)
+
+
+def of_classes(tiny_config, **changes):
+    """A run of a random network with classes."""
+    words = {"data__name": "digits", "data__image_size": (8, 8), "data__channels": 1}
+    config = tiny_config(**words, model__classes=10, model__null_class=True, **changes)
     tf.keras.utils.set_random_seed(0)
     network = build.network(config, "float32")
     for weight in network.weights:  # a fresh network's blocks change nothing
@@ -68,8 +73,8 @@ def test_a_sweep_is_drawn_from_what_was_measured(run, tmp_path):
 def test_guidance_shows_each_class_by_each_weight(with_classes, tmp_path):
     (path,) = catalogue.draw("guidance", Subject(with_classes, tmp_path))
     assert path.exists()
-    drawn = experiments.guided(with_classes, (0.0, 1.0, 3.0), seed=5)
-    assert drawn.shape == (3, 10, 8, 8, 1)
+    drawn = experiments.guided(with_classes, (0.0, 1.0, 3.0), 6, seed=5)
+    assert drawn.shape == (3, 6, 8, 8, 1)
     np.testing.assert_array_equal(drawn[1, 4], with_classes.sample([9], label=4)[0])
     assert (drawn[0] != drawn[1]).any() and (drawn[1] != drawn[2]).any()
 
@@ -93,7 +98,7 @@ def test_variations_from_little_noise_are_near_the_image_and_from_all_of_it_are_
 
 
 def test_the_ends_of_an_interpolation_are_the_decoded_images(run, real):
-    ways = experiments.interpolations(run, real.images, real.labels, 5)
+    ways = experiments.interpolations(run, real.images, real.labels[::2], 5)
     assert ways.shape == (2, 5, 8, 8, 1)
     steps = run.process  # of 20 steps: the figure takes all of them
     latents = samplers.ddim_inversion(steps, run.network, pixels.to_unit(tf.constant(real.images)))
@@ -101,6 +106,28 @@ def test_the_ends_of_an_interpolation_are_the_decoded_images(run, real):
     decoded = pixels.to_pixels(decoded).numpy().astype(int)
     assert np.abs(ways[:, 0].astype(int) - decoded[::2]).max() <= 1
     assert np.abs(ways[:, -1].astype(int) - decoded[1::2]).max() <= 1
+
+
+def test_the_ends_are_those_of_their_own_images_for_a_run_with_classes_too(tiny_config, real):
+    # Little noise at the end: the images are still in their latents, whatever a random network makes of them.
+    run = of_classes(tiny_config, diffusion__schedule="linear", diffusion__beta_end=0.02)
+    ways = experiments.interpolations(run, real.images, np.array([3, 7]), 3)
+    apart = lambda drawn, images: np.abs(drawn.astype(float) - images).mean(axis=(1, 2, 3))  # noqa: E731
+    for end, images, others in ((0, real.images[::2], real.images[1::2]), (-1, real.images[1::2], real.images[::2])):
+        assert (apart(ways[:, end], images) < apart(ways[:, end], others)).all()
+
+
+def test_samples_are_as_many_as_asked_for_and_the_rest_of_the_sheet_is_blank(run, tmp_path):
+    sizes = [Image.open(catalogue.draw("samples", Subject(run, tmp_path, n))[0]).size for n in (4, 5, 6)]
+    assert sizes[0] != sizes[1] == sizes[2]
+
+
+def test_an_interpolation_of_fewer_images_than_the_sheet_holds(run, tmp_path):
+    few = datasets.load(run.config.data)
+    few = dataclasses.replace(few, images=few.images[:5], labels=few.labels[:5])
+    subject = Subject(run, tmp_path)
+    subject.__dict__["images"] = few
+    assert catalogue.draw("interpolation", subject)[0].exists()
 
 
 def test_a_great_circle_keeps_the_length_and_its_ends():

@@ -5,6 +5,7 @@ Where they differ on purpose, and what is therefore compared:
     so that spacing is compared at S = T, where they are.
   * DDPMScheduler adds noise in its last step if that is not t = 0 (`trailing`); the last noise given to it is zero.
   * DPMSolverMultistepScheduler's `linspace` and `leading` leave the first step out: its own are used.
+  * The third order of its SDE solver adds a second derivative of the wrong sign, which does not vanish with the step.
   * DDPMScheduler reads `learned` as the variance, we as its logarithm.
 """
 
@@ -183,12 +184,15 @@ def test_ddim_steps_are_ddim_schedulers(prediction, spacing, timesteps, eta, cli
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(("steps", "clip"), [(20, "none"), (10, "none"), (20, "dynamic")])
-@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize(("order", "eta"), [(1, 0.0), (2, 0.0), (3, 0.0), (1, 1.0), (2, 1.0)])
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_solver_steps_are_dpm_solver_multistep_schedulers(prediction, spacing, order, steps, clip, dtype, monkeypatch):
+def test_solver_steps_are_dpm_solver_multistep_schedulers(
+    prediction, spacing, order, eta, steps, clip, dtype, monkeypatch
+):
     scheduler = DPMSolverMultistepScheduler(
         solver_order=order,
+        algorithm_type="sde-dpmsolver++" if eta else "dpmsolver++",
         prediction_type=PREDICTIONS[prediction],
         timestep_spacing=spacing,
         thresholding=clip == "dynamic",
@@ -205,6 +209,10 @@ def test_solver_steps_are_dpm_solver_multistep_schedulers(prediction, spacing, o
         alpha_bar = scheduler.alphas_cumprod.numpy()[kept[::-1]]
         scheduler.sigmas = torch.tensor(np.append(np.sqrt((1 - alpha_bar) / alpha_bar), 0.0))
     x_T, noises = start(dtype, steps)
-    sampler = samplers.DPMSolverPP(chain(kept, prediction), clip, order, "diffusers")
-    expected = theirs(scheduler, x_T, noises, lambda output, t, x, _: scheduler.step(output, t, x).prev_sample)
+    sampler = samplers.DPMSolverPP(chain(kept, prediction), clip, order, "diffusers", eta=eta)
+
+    def step(output, t, x, noise):
+        return scheduler.step(output, t, x, variance_noise=noise if eta else None).prev_sample
+
+    expected = theirs(scheduler, x_T, noises, step)
     assert_close(ours(sampler, x_T, noises), expected, dtype)

@@ -63,9 +63,17 @@ def test_an_imported_run_has_a_page_too(run_dir, tmp_path):
     assert "Samples" in body and "Curves" not in body and "While it was trained" not in body
 
 
+def test_a_line_of_the_log_that_was_cut_short_is_passed_over(run_dir, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{}\n{"step": 9, "lo')
+    assert "Images a second" in page.write_report(sampling.load_run(copy), copy).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("metrics.json", "[1]"), ("metrics.json", "{"), ("metrics.jsonl", "{}\n"), ("metrics.jsonl", "x")],
+    [("metrics.json", "[1]"), ("metrics.json", "{"), ("metrics.json", '{"fid": {"value": null}}')],
 )
 def test_a_file_that_cannot_be_read_is_named(run_dir, tmp_path, name, text):
     copy = tmp_path / "run"

@@ -33,13 +33,9 @@ def lines(run_dir):
 def steps(log, clock, waits, work=1.0):
     """Steps of so much work, each batch waited for so long; a line each."""
 
-    def batches():
-        for wait in waits:
-            clock.now += wait
-            yield None
-
-    for step, _ in enumerate(log.timed(batches()), 1):
-        clock.now += work
+    for step, wait in enumerate(waits, 1):
+        clock.now += wait + work
+        log.update(step, tf.constant(wait))
         log.scalars(step, 10, {"loss": 0.5})
 
 
@@ -58,6 +54,17 @@ def test_a_pipeline_that_keeps_up_is_not_warned_of(tmp_path, clock, capsys):
     steps(log, clock, [9.0, 0.3, 0.2, 0.1])
     log.close()
     assert "waiting" not in capsys.readouterr().err
+
+
+def test_waits_are_summed_up_however_rarely_they_are_told(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(run_log, "_MOST_WAITS", 3)
+    log = RunLog(tmp_path, 0, 7)
+    for step in range(1, 8):
+        log.update(step, tf.constant(0.5))
+    clock.now += 7.0
+    log.scalars(7, 10, {"loss": 0.5})
+    log.close()
+    assert lines(tmp_path)[0]["input_wait"] == 0.5
 
 
 def test_pauses_are_no_training(tmp_path, clock):

@@ -84,6 +84,7 @@ def test_ddim_with_eta_1_and_ancestral_with_small_variance_are_the_same_chain():
         samplers.DDIM,
         lambda process: samplers.DDIM(process, eta=1.0),
         *(lambda process, order=order: samplers.DPMSolverPP(process, order=order) for order in (1, 2, 3)),
+        lambda process: samplers.DPMSolverPP(process, eta=1.0),
         samplers.Heun,
         samplers.Langevin,
     ],
@@ -181,12 +182,44 @@ def test_solvers_converge_at_their_order(make, order):
     assert abs(orders[-1] - order) < 0.15, orders
 
 
-def test_dpm_solver_of_order_1_is_ddim():
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_dpm_solver_of_order_1_is_ddim(eta):
     process, short = chain(12)
-    denoiser, x_t = exact_denoiser(process), tf.constant([[0.3], [-1.2]], tf.float64)
+    denoiser = exact_denoiser(process)
+    x_t, noise = tf.constant([[0.3], [-1.2]], tf.float64), tf.constant([[1.1], [0.2]], tf.float64)
     for t in (0, 1, 5, 11):
-        ours, _ = one_step(samplers.DPMSolverPP(short, order=1), denoiser, x_t, t)
-        np.testing.assert_allclose(ours, one_step(samplers.DDIM(short), denoiser, x_t, t)[0], rtol=1e-9)
+        ours, _ = one_step(samplers.DPMSolverPP(short, order=1, eta=eta), denoiser, x_t, t, noise)
+        theirs, _ = one_step(samplers.DDIM(short, eta=eta), denoiser, x_t, t, noise)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_a_stochastic_step_from_one_image_leads_to_its_own_noise_level(order, eta):
+    """From N(sqrt(alpha_bar_t) x_0, 1 - alpha_bar_t) to the same of t - 1, whatever the eta."""
+    short = chain(20)[1]
+    sampler = samplers.DPMSolverPP(short, "none", order, eta=eta)
+    now, before = short.alpha_bar[1:], short.alpha_bar[:-1]
+    ratio, sigma, of_x_0 = sampler.weight_x_t[1:], sampler.sigma[1:], sampler.weights[:, 1:].sum(axis=0)
+    np.testing.assert_allclose(ratio * np.sqrt(now) + of_x_0, np.sqrt(before), rtol=1e-12)
+    np.testing.assert_allclose(ratio**2 * (1 - now) + sigma**2, 1 - before, rtol=1e-12)
+
+
+def test_the_stochastic_solver_of_order_2_converges_at_its_order_where_the_ancestral_chain_is_of_the_first():
+    def error(make, steps):
+        process = DiffusionProcess(schedules.betas("linear", 1000), variance="fixed_small")
+        short = process.respaced(schedules.strided_timesteps(1000, steps, "quadratic"))
+        # x_0 is linear in x_T and in every noise: a row of the batch for none of them, and one for each.
+        alone = tf.constant(np.vstack([np.zeros(steps + 1), np.eye(steps + 1)]))
+        noise = lambda k: tf.gather(alone, k + 1, axis=1)[:, None]  # noqa: E731
+        x_0, _ = samplers.sample_loop(make(short), exact_denoiser(process), alone[:, :1], noise)
+        return abs(np.linalg.norm(x_0[1:] - x_0[0]) - STD)
+
+    for make, least, most in (
+        (lambda short: samplers.DPMSolverPP(short, "none", order=2, eta=1.0), 3.5, 6.0),
+        (lambda short: samplers.Ancestral(short, "none"), 1.8, 2.1),
+    ):
+        assert least < error(make, 40) / error(make, 80) < most
 
 
 def test_the_whole_second_derivative_makes_the_third_order_a_third_order():
@@ -194,17 +227,23 @@ def test_the_whole_second_derivative_makes_the_third_order_a_third_order():
     assert np.all(np.log2(np.array(errors[:-1]) / errors[1:]) > 2.8)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize(("order", "degree"), [(1, 0), (3, 2)])
-def test_multistep_weights_integrate_polynomials_exactly_on_an_uneven_grid(order, degree):
-    """Lu et al. 2022b, eq. 8: x_{t-1} = ratio x_t + sigma_{t-1} times the integral of exp(lambda) x_0(lambda)."""
+def test_multistep_weights_integrate_polynomials_exactly_on_an_uneven_grid(order, degree, eta):
+    """Lu et al. 2022b, eq. 8: x_{t-1} = ratio x_t + sigma_{t-1} times the integral of exp(lambda) x_0(lambda).
+
+    With noise: (1 + e) exp((1 + e) lambda - e lambda_{t-1}) in it, where exp(-2 e h) of the variance stays.
+    """
     process = chain(20)[1]
     log_snr = 0.5 * np.log(process.alpha_bar / (1 - process.alpha_bar))
-    sampler = samplers.DPMSolverPP(process, "none", order, "taylor")
+    sampler = samplers.DPMSolverPP(process, "none", order, "taylor", eta=eta)
     nodes, weights = np.polynomial.legendre.leggauss(40)
     for t in (3, 10, 16):
         middle, half = (log_snr[t - 1] + log_snr[t]) / 2, (log_snr[t - 1] - log_snr[t]) / 2
         at = middle + half * nodes
-        integral = np.sqrt(1 - process.alpha_bar[t - 1]) * half * np.sum(weights * np.exp(at) * (at + 1) ** degree)
+        e = -0.5 * np.log(1 - eta**2 * (1 - np.exp(-4 * half))) / (2 * half)
+        kernel = (1 + e) * np.exp((1 + e) * at - e * log_snr[t - 1])
+        integral = np.sqrt(1 - process.alpha_bar[t - 1]) * half * np.sum(weights * kernel * (at + 1) ** degree)
         ours = sum(sampler.weights[i, t] * (log_snr[t + i] + 1) ** degree for i in range(order))
         assert ours == pytest.approx(integral, rel=1e-9)
 

@@ -30,6 +30,7 @@ def close(a, b):
         {"sampler": "ddim", "steps": 5},
         {"sampler": "ddim", "eta": 0.5},
         {"sampler": "dpmpp", "order": 3, "steps": 6},
+        {"sampler": "dpmpp", "eta": 1.0, "steps": 6},
         {"sampler": "heun", "steps": 5},
         {"sampler": "langevin", "steps": 5},
         {"steps": 5, "spacing": "quadratic", "clip": "dynamic"},
@@ -43,6 +44,12 @@ def test_an_image_depends_on_its_seed_alone(run, settings):
     assert close(together[3:4], run.sample([3], **settings))
     assert close(together[[4, 0]], run.sample([4, 0], **settings))
     assert not close(together[0], together[1])
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp"])
+def test_eta_makes_another_image(run, sampler):
+    ode, sde = (run.sample(range(2), sampler=sampler, eta=eta, steps=6) for eta in (0.0, 1.0))
+    assert not close(ode, sde)
 
 
 def test_the_denoiser_is_the_ema_network(run, run_dir):

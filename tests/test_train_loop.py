@@ -44,6 +44,20 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tiny_config, run_dir, tmp_pat
     assert losses[0] == losses[1]
 
 
+def test_several_updates_a_call_are_the_same_updates_and_reports(tiny_config, tmp_path):
+    config = tiny_config(model__dropout=0.1, train__log_every=3, train__checkpoint_every=5)
+    one_by_one = train_loop.run(config, tmp_path / "1")
+    for steps, count in ((6, 4), (8, 2)):  # calls of 3, 2, 1 and 2 updates
+        values = {"train.steps": steps, "train.steps_per_call": count}
+        together = train_loop.run(config_lib.with_values(config, values), tmp_path / "4")
+    np.testing.assert_array_equal(one_by_one.weights.numpy(), together.weights.numpy())
+    np.testing.assert_array_equal(one_by_one.average.numpy(), together.average.numpy())
+    told = [
+        {line["step"]: (line["loss"], line["ema_distance"]) for line in lines(tmp_path / name)} for name in ("1", "4")
+    ]
+    assert set(told[0]) == {3, 6, 8} and told[0] == told[1]
+
+
 def test_a_finished_run_says_so_and_changes_nothing(tiny_config, run_dir, capsys):
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
     state = train_loop.run(tiny_config(), run_dir)

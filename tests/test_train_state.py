@@ -1,6 +1,7 @@
 """One update: the same on one device and on many, and what it is made of."""
 
 import functools
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from conftest import make_tiny_config, mirrored
 from tf_ddpm import build, objectives, optimizers, pixels, randomness
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.datasets.image_set import ImageSet
-from tf_ddpm.train_state import Rules, TrainState, make_update
+from tf_ddpm.train_state import Rules, TrainState, make_update, make_updates
 
 _RNG = np.random.default_rng(0)
 IMAGES = ImageSet(
@@ -227,6 +228,18 @@ def test_ema_is_the_average_with_or_without_its_warm_up(tiny_config, warmup, dec
     average = state.ema_network.conv_out.kernel.numpy()
     np.testing.assert_allclose(average, expected, rtol=1e-4, atol=1e-7)
     assert not np.allclose(average, metrics[-1]["output_kernel"], rtol=1e-3, atol=1e-7)
+
+
+def test_waiting_for_images_is_noticed_within_a_call(tiny_config):
+    state, update, batches = trained_by_hand(config_for(tiny_config), 1)
+    batch, count = next(batches), 5
+    slow = tf.data.Dataset.range(100).map(lambda _: (tf.py_function(lambda: time.sleep(0.1), [], []), batch)[1])
+    train_steps = make_updates(update)
+    _, waited = train_steps(iter(slow), tf.constant(count))
+    # (TensorFlow may fetch one ahead while an update is made.)
+    assert state.updates == count and 0.1 * (count - 1) <= float(waited) < 0.3 * count
+    _, waited = train_steps(iter(tf.data.Dataset.from_tensors(batch).repeat().prefetch(9)), tf.constant(count))
+    assert state.updates == 2 * count and float(waited) < 0.05 * count
 
 
 def test_a_loss_that_is_not_finite_is_remembered_by_its_first_step(tiny_config):

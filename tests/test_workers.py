@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import time
 
@@ -9,10 +10,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from training_processes import LONG, check_interrupted, ended, result, start, start_workers
+from training_processes import LONG, ROOT, check_interrupted, ended, result, start, start_workers
 
 from tf_ddpm import checkpoints, sampling
 
+# main.py, with random directions of the pixels for the FID network.
+_PROJECTED = f"""
+import sys
+sys.path[:0] = [{str(ROOT / "tests")!r}]
+from absl import app
+import main, test_quality
+from tf_ddpm.evaluation import inception
+inception.FEATURES, inception.load = 64, lambda path: test_quality.Projection()
+app.run(main.main)
+"""
 SGD = {"train.optimizer": "sgd", "train.steps": 40, "train.learning_rate": 0.1}
 
 
@@ -81,6 +92,31 @@ def test_two_workers_draw_and_measure_what_one_process_does(tmp_path, run_dir):
     one, two = (json.loads((tmp_path / f"{name}.json").read_text())["bits_per_dim"] for name in ("metrics", "alone"))
     assert one["terms"]["L_t_minus_1"] == pytest.approx(two["terms"]["L_t_minus_1"], rel=1e-6)
     assert one["value"] == pytest.approx(two["value"], rel=1e-5)  # L_0, a logarithm of differences, amplifies rounding
+
+
+def test_two_workers_give_the_fid_of_one_process(tmp_path, run_dir):
+    found = []
+    for name, begin in (("two", start_workers), ("one", lambda *args, **options: [start(*args, **options)])):
+        flags = ["--metrics=fid,kid", "--num_images=600", f"--metrics_file={tmp_path}/{name}.json"]
+        flags += [f"--set=data.cache_dir={tmp_path}/{name}", "--sampling_steps=2"]
+        outputs = ended(begin(run_dir, mode="eval", flags=flags, code=_PROJECTED))
+        assert all(code == 0 for code, _, _ in outputs), outputs
+        shutil.rmtree(run_dir / "evaluation")  # what was drawn and seen
+        found.append(json.loads((tmp_path / f"{name}.json").read_text()))
+    for metric in ("fid", "kid"):
+        two, one = (part[metric] for part in found)
+        assert two["value"] == pytest.approx(one["value"], rel=1e-3)
+        assert two["receipt"]["reference"]["sha256"] == one["receipt"]["reference"]["sha256"]
+
+
+def test_two_workers_skip_the_same_updates_and_give_up_together(tmp_path):
+    """A learning rate with which the second loss is not finite."""
+    hopeless = SGD | {"train.learning_rate": 100.0, "train.warmup_steps": 0, "train.clip_norm": "none"}
+    hopeless |= {"train.max_bad_steps": 2, "train.timestep_sampling": "uniform"}
+    outputs = ended(start_workers(tmp_path / "run", **hopeless), 120)
+    assert all(code == 1 and "Traceback" not in errors for code, _, errors in outputs), outputs
+    lines = [re.search(r"not finite at step \d+ \(the 2 before it were skipped\)", errors) for _, _, errors in outputs]
+    assert lines[0].group() == lines[1].group()
 
 
 def test_workers_that_were_started_differently_are_refused(tmp_path, run_dir):

@@ -23,6 +23,7 @@ SETTINGS = TINY | {
     "train.log_every": 7,
     "train.checkpoint_every": 10,
     "train.preview_every": 100,
+    "train.steps_per_call": 3,
     "train.timestep_sampling": "importance",
     "model.dropout": 0.1,
     "data.random_flip": "true",
@@ -45,11 +46,11 @@ app.run(main.main)
 """
 
 
-def start(run_dir, devices=1, cluster=None, mode="train", flags=(), **changes):
+def start(run_dir, devices=1, cluster=None, mode="train", flags=(), code=None, **changes):
     """A process of main.py.
 
     Args:
-      devices: logical ones. cluster: (addresses, index) of this worker.
+      devices: logical ones. cluster: (addresses, index) of this worker. code: what runs instead of main.py itself.
     """
     settings = SETTINGS | changes if mode == "train" else changes
     flags = [
@@ -58,7 +59,9 @@ def start(run_dir, devices=1, cluster=None, mode="train", flags=(), **changes):
         *flags,
         *(f"--set={key}={value}" for key, value in settings.items()),
     ]
-    program = ["main.py"] if devices == 1 else ["-c", _ON_LOGICAL_DEVICES.replace("DEVICES", str(devices))]
+    if devices > 1:
+        code = _ON_LOGICAL_DEVICES.replace("DEVICES", str(devices))
+    program = ["-c", code] if code else ["main.py"]
     env = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
     if cluster is not None:
         addresses, index = cluster

@@ -91,7 +91,7 @@ def sampler(sample: SampleConfig, whole: DiffusionProcess) -> samplers.Sampler:
     makers = {
         "ddpm": lambda: samplers.Ancestral(steps, sample.clip),
         "ddim": lambda: samplers.DDIM(steps, sample.clip, sample.eta),
-        "dpmpp": lambda: samplers.DPMSolverPP(steps, sample.clip, sample.order, sample.third_order),
+        "dpmpp": lambda: samplers.DPMSolverPP(steps, sample.clip, sample.order, sample.third_order, eta=sample.eta),
         "heun": lambda: samplers.Heun(steps, sample.clip),
         "langevin": lambda: samplers.Langevin(steps, sample.clip, sample.snr),
     }

@@ -3,6 +3,7 @@
 from absl import flags
 
 from tf_ddpm import presets
+from tf_ddpm.config import SAMPLERS_WITH_ETA, Config
 from tf_ddpm.errors import UserError
 from tf_ddpm.figures import FIGURES
 
@@ -30,7 +31,7 @@ flags.DEFINE_string(
 flags.DEFINE_integer(
     "sampling_steps", None, "sample, export, eval, figure, report: steps of the chain. Default: all T.", lower_bound=1
 )
-flags.DEFINE_float("eta", None, "sample, export, eval, figure, report: noise of ddim, 0 (deterministic) to 1.")
+flags.DEFINE_float("eta", None, "sample, export, eval, figure, report: noise of ddim and dpmpp, 0 (none) to 1.")
 flags.DEFINE_string(
     "spacing", None, "sample, export, eval, figure, report: linspace, leading, trailing or quadratic steps."
 )
@@ -136,12 +137,29 @@ def check(modes: tuple[str, ...]) -> None:
         presets.preset(FLAGS.preset)
     if FLAGS.mode == "eval":
         _check_measuring()
+    if FLAGS.mode == "export" and FLAGS.plans is not None:
+        for name in ("sampler", "sampling_steps"):
+            if FLAGS[name].present:
+                raise UserError(f"--{name} and --plans={FLAGS.plans}: the plans name their samplers and steps")
     if FLAGS.mode == "figure" and FLAGS.figure not in (*FIGURES, "all"):
         raise UserError(f"--figure={FLAGS.figure or ''}: expected one of {', '.join(FIGURES)}, or all")
     if FLAGS.figure == "all" and FLAGS.out is not None:
         raise UserError("--out names one picture; those of --figure=all go to <run_dir>/figures")
     if FLAGS.out is not None and not FLAGS.out.endswith(".png"):
         raise UserError(f"--out={FLAGS.out}: expected a name that ends in .png")
+
+
+def check_eta(config: Config) -> None:
+    """Whether the samplers of a mode that draws with one of them, or of an export's plans, know `--eta`.
+
+    Raises:
+      UserError: naming those that do.
+    """
+    if FLAGS.eta is None or FLAGS.mode == "figure" or (FLAGS.mode == "export" and FLAGS.sampler is None):
+        return
+    if config.sample.sampler not in SAMPLERS_WITH_ETA:
+        known = " and ".join(f"--sampler={name}" for name in SAMPLERS_WITH_ETA)
+        raise UserError(f"--eta says nothing to --sampler={config.sample.sampler}; it belongs to {known}")
 
 
 def metrics() -> tuple[str, ...]:

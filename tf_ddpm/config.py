@@ -21,6 +21,7 @@ from tf_ddpm import schedules
 from tf_ddpm.errors import UserError
 
 FORMAT_VERSION = 1
+SAMPLERS_WITH_ETA = ("ddim", "dpmpp")
 _SMALLEST_ALPHA_BAR = 1e-14  # 1 / sqrt(alpha_bar) multiplies the rounding of the predicted eps
 
 
@@ -149,6 +150,12 @@ class TrainConfig:
     accumulate: int = _key(
         1, "parts in which a device computes its images, one after the other: less memory", low=1, high=10**6
     )
+    steps_per_call: int = _key(
+        1,
+        "updates in one call, after which signals are looked at: saves a small network what Python costs between them",
+        low=1,
+        high=1000,
+    )
     remat: bool = _key(False, "compute each residual block a second time for its gradient: less memory, 30 % slower")
     log_every: int = _key(50, "updates between two lines of metrics.jsonl", low=1, high=10**9)
     checkpoint_every: int = _key(1000, "updates between two checkpoints", low=1, high=10**9)
@@ -171,7 +178,7 @@ class SampleConfig:
 
     sampler: str = _key("ddpm", "reverse process", choices=("ddpm", "ddim", "dpmpp", "heun", "langevin"))
     steps: int | None = _key(None, "steps of the reverse chain; none: all T", low=1, high=100_000)
-    eta: float = _key(0.0, "noise of ddim: 0 deterministic, 1 like ddpm", low=0.0, high=1.0)
+    eta: float = _key(0.0, "noise of ddim and dpmpp: 0 deterministic, 1 as much as ddpm", low=0.0, high=1.0)
     order: int = _key(2, "order of dpmpp", low=1, high=3)
     third_order: str = _key("diffusers", "second-derivative term of dpmpp order 3", choices=("diffusers", "taylor"))
     snr: float = _key(0.16, "signal-to-noise ratio of a langevin correction", above=0.0, high=10.0)
@@ -206,6 +213,7 @@ CHANGEABLE = frozenset(
             "steps",
             "jit",
             "accumulate",
+            "steps_per_call",
             "remat",
             "log_every",
             "checkpoint_every",

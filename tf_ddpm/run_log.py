@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,11 @@ from tqdm import tqdm
 
 # Of the time, for images: more is worth a warning. A GPU still has work while the host, ahead of it, waits for images.
 _LONG_WAIT, _LONG_WAIT_OF_GPU = 0.3, 0.8
+_MOST_WAITS = 1000  # that are kept before they are read, for which the host must wait
 
 
 class Silence:
     """The log of a worker that is not the chief."""
-
-    def timed(self, batches: Iterable) -> Iterable:
-        """The same."""
-        return batches
 
     def update(self, *_: object) -> None:
         """Nothing, as all that follow."""
@@ -47,23 +44,15 @@ class RunLog(Silence):
             self._writer = tf.summary.create_file_writer(str(run_dir / "logs"))
         self._bar = tqdm(initial=step, total=total, unit="step", dynamic_ncols=True, disable=None)
         self._total, self._step, self._time = total, step, time.perf_counter()
-        self._waited, self._judged = 0.0, None
+        self._waits, self._judged = [], None
         self._long_wait = _LONG_WAIT_OF_GPU if tf.config.list_logical_devices("GPU") else _LONG_WAIT
 
-    def timed(self, batches: Iterable) -> Iterator:
-        """The batches; the time that they are waited for is noted."""
-        batches, end = iter(batches), object()
-        while True:
-            began = time.perf_counter()
-            batch = next(batches, end)
-            if batch is end:
-                return
-            self._waited += time.perf_counter() - began
-            yield batch
-
-    def update(self, step: int) -> None:
-        """Moves the bar."""
+    def update(self, step: int, waited: tf.Tensor) -> None:
+        """Moves the bar; `waited` is how many seconds images were waited for, and read when something is written."""
         self._bar.update(step - self._bar.n)
+        self._waits.append(waited)
+        if len(self._waits) >= _MOST_WAITS:
+            self._waits = [self._waited()]
 
     def scalars(self, step: int, batch_size: int, values: dict[str, float]) -> None:
         """Writes `values` and the images/s since the last call, everywhere."""
@@ -84,9 +73,12 @@ class RunLog(Silence):
         else:
             self._bar.set_postfix(shown, refresh=False)
 
+    def _waited(self) -> float:
+        return sum(float(waited) for waited in self._waits)
+
     def _wait(self, now: float) -> float:
         """The share of the time since the last call that went by waiting for images; a warning where it is large."""
-        share, self._waited = self._waited / (now - self._time), 0.0
+        share, self._waits = self._waited() / (now - self._time), []
         if self._judged is None:  # the first time holds the start of everything
             self._judged = False
         elif share > self._long_wait and not self._judged:

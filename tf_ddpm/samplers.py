@@ -92,17 +92,19 @@ class DDIM(Sampler):
 
 
 class DPMSolverPP(Sampler):
-    """DPM-Solver++, multistep (Lu et al. 2022b, algorithm 2 and appendix), in the data prediction.
+    """DPM-Solver++ and SDE-DPM-Solver++, multistep (Lu et al. 2022b, algorithm 2 and appendix): in data prediction.
 
     Each step is a linear combination of x_t and the last `order` predictions, so all that the paper derives is a
     table of coefficients. The first steps have fewer predictions and a lower order; so has the last, which goes
     to alpha_bar = 1, where log-SNR is infinite and the combination is the prediction itself.
 
     Args:
-      order: 1 (which is DDIM), 2 (midpoint) or 3.
+      order: 1 (which is DDIM of the same eta), 2 (midpoint) or 3.
       third: `diffusers` takes half of the second derivative's term, as the reference implementation does, and
         is of order 2; `taylor` takes the whole and is of order 3.
       lower_order_final: on chains of fewer than 15 steps, fall back to order 2 in the last step but one.
+      eta: 0 follows the ODE, 1 the SDE (SDE-DPM-Solver++); each step draws eta times the noise anew that the ancestral
+        chain of the small variance does.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class DPMSolverPP(Sampler):
         order: int = 2,
         third: str = "diffusers",
         lower_order_final: bool = True,
+        eta: float = 0.0,
     ):
         super().__init__(process, clip)
         if order not in (1, 2, 3):
@@ -119,7 +122,8 @@ class DPMSolverPP(Sampler):
         if third not in ("diffusers", "taylor"):
             raise ValueError(f"unknown third {third!r}: expected diffusers or taylor")
         self.order = order
-        self.weight_x_t, self.weights = _multistep_weights(process, order, third, lower_order_final)
+        self.draws = 1 if eta > 0 else 0
+        self.weight_x_t, self.weights, self.sigma = _multistep_weights(process, order, third, lower_order_final, eta)
 
     def memory(self, x_T: tf.Tensor) -> Memory:
         """The predictions of the steps before, the latest first."""
@@ -128,22 +132,29 @@ class DPMSolverPP(Sampler):
     def step(
         self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: Noise, memory: Memory
     ) -> tuple[tf.Tensor, tf.Tensor, Memory]:
-        """x_{t-1} = w x_t + sum_i w_i x_0 predicted i steps ago."""
+        """x_{t-1} = w x_t + sum_i w_i x_0 predicted i steps ago + sigma noise."""
         x_0 = self.predicted_x_0(denoiser, x_t, t)
         predictions = (x_0, *memory)
         x_prev = lookup(self.weight_x_t, t, x_t) * x_t
         for table, prediction in zip(self.weights, predictions, strict=True):
             x_prev += lookup(table, t, x_t) * prediction
+        if self.draws:
+            x_prev += lookup(self.sigma, t, x_t) * noise(0)
         return x_prev, x_0, predictions[: self.order - 1]
 
 
 def _multistep_weights(
-    process: DiffusionProcess, order: int, third: str, lower_order_final: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tables [S] and [order, S] of a DPM-Solver++ chain (Lu et al. 2022b, eq. 9 and appendix B), float64."""
+    process: DiffusionProcess, order: int, third: str, lower_order_final: bool, eta: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tables [S], [order, S] and [S] of a DPM-Solver++ chain (Lu et al. 2022b, eq. 9 and appendix B), float64.
+
+    The reverse process is dx = [f x - (1 + e) / 2 g^2 score] dt + sqrt(e) g dw, whose e in a step is that of the noise
+    that `eta` wants there. The step leaves exp(-e h) of what the ODE's leaves of x_t, and in the weights of x_0 the
+    paper's h becomes (1 + e) h.
+    """
     steps = len(process)
     log_snr = 0.5 * (np.log(process.alpha_bar) - np.log1p(-process.alpha_bar))  # the paper's lambda
-    weight_x_t, weights = np.zeros(steps), np.zeros((order, steps))
+    weight_x_t, weights, sigma = np.zeros(steps), np.zeros((order, steps)), np.zeros(steps)
     for t in range(steps):
         if t == 0:  # the last step: to x_0 itself
             weights[0, t] = 1.0
@@ -154,8 +165,11 @@ def _multistep_weights(
             p = min(p, 2)
         sigma_ratio = np.sqrt((1 - process.alpha_bar[t - 1]) / (1 - process.alpha_bar[t]))
         alpha, h = np.sqrt(process.alpha_bar[t - 1]), log_snr[t - 1] - log_snr[t]
-        phi_1 = np.expm1(-h)
-        weight_x_t[t] = sigma_ratio
+        fresh = eta**2 * -np.expm1(-2.0 * h)  # share of the variance that is drawn anew
+        far = h - 0.5 * np.log1p(-fresh)
+        phi_1 = np.expm1(-far)
+        weight_x_t[t] = sigma_ratio * np.sqrt(1.0 - fresh)
+        sigma[t] = np.sqrt((1 - process.alpha_bar[t - 1]) * fresh)
         d_0 = np.array([1.0, 0.0, 0.0])
         combination = -alpha * phi_1 * d_0
         if p >= 2:
@@ -168,9 +182,9 @@ def _multistep_weights(
                 d_1_1 = np.array([0.0, 1.0, -1.0]) / r_1
                 d_1 = d_1_0 + r_0 / (r_0 + r_1) * (d_1_0 - d_1_1)
                 d_2 = (d_1_0 - d_1_1) / (r_0 + r_1) * (2.0 if third == "taylor" else 1.0)
-                combination += alpha * (phi_1 / h + 1.0) * d_1 - alpha * ((phi_1 + h) / h**2 - 0.5) * d_2
+                combination += alpha * (phi_1 / far + 1.0) * d_1 - alpha * ((phi_1 + far) / far**2 - 0.5) * d_2
         weights[:, t] = combination[:order]
-    return weight_x_t, weights
+    return weight_x_t, weights, sigma
 
 
 class Heun(Sampler):

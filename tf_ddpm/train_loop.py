@@ -21,7 +21,7 @@ from tf_ddpm.preemption import Preemption
 from tf_ddpm.previews import Preview
 from tf_ddpm.replicas import agree, of_all
 from tf_ddpm.run_log import RunLog, Silence
-from tf_ddpm.train_state import Rules, TrainState, make_update
+from tf_ddpm.train_state import Rules, TrainState, make_update, make_updates
 
 
 def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Strategy | None = None) -> TrainState:
@@ -182,33 +182,37 @@ class _Training:
 
     def _loop(self) -> None:
         train, step = self._config.train, self._state.updates
-        update = self._make_update()
+        updates = self._make_updates()
         log = RunLog(self._run_dir, step, train.steps) if self._chief else Silence()
         with contextlib.closing(log), interruption.Signals() as signals:
             preemption = Preemption(self._strategy, signals)
             with contextlib.closing(preemption):
-                for batch in log.timed(self._batches(step)):
-                    metrics = update(batch)
-                    step += 1
+                batches = iter(self._batches(step))
+                while True:
+                    count = self._count_until_due(step)
+                    metrics, waited = updates(batches, tf.constant(count))
+                    step += count
                     # Asked once: a signal may come at any moment.
                     last, stopped_by = step == train.steps, preemption.stop_after_step(metrics["loss"])
-                    log.update(step)
+                    log.update(step, waited)
                     self._report(log, step, last, stopped_by)
                     if last:
                         return
                     if stopped_by:
                         self._leave(step, stopped_by)
 
-    def _make_update(self):
+    def _count_until_due(self, step: int) -> int:
+        """How many updates the next call makes: none of them but the last has something to report."""
+        train = self._config.train
+        due = [every - step % every for every in (train.log_every, train.checkpoint_every, train.preview_every)]
+        return min(train.steps_per_call, train.steps - step, *due)
+
+    def _make_updates(self):
         train = self._config.train
         rules = {field.name: getattr(train, field.name) for field in dataclasses.fields(Rules) if field.name != "xla"}
-        return make_update(
-            self._state,
-            build.process(self._config.diffusion),
-            build.objective(train),
-            self._strategy,
-            Rules(**rules, xla=train.jit == "step"),
-        )
+        process, objective = build.process(self._config.diffusion), build.objective(train)
+        rules = Rules(**rules, xla=train.jit == "step")
+        return make_updates(make_update(self._state, process, objective, self._strategy, rules))
 
     def _batches(self, step: int) -> tf.distribute.DistributedDataset:
         train = self._config.train
@@ -246,7 +250,7 @@ class _Training:
     def _stop_if_not_finite(self) -> None:
         bad_step, most = self._state.first_bad_update, self._config.train.max_bad_steps
         if bad_step is not None:
-            how_often = f" (for the {most + 1}th time in a row)" if most else ""
+            how_often = f" (the {most} before it were skipped)" if most else ""
             raise UserError(
                 f"the loss or its gradient was not finite at step {bad_step}{how_often}; the last good checkpoint is "
                 f"{self._keeper.latest or 'none (none was written yet)'}\n"

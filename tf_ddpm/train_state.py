@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -218,6 +218,39 @@ def make_update(
         return dict(zip(METRICS, (loss, norm), strict=True))
 
     return train_step
+
+
+def make_updates(
+    update: Callable[[dict], dict[str, tf.Tensor]],
+) -> Callable[[Iterator[dict], tf.Tensor], tuple[dict[str, tf.Tensor], tf.Tensor]]:
+    """Several updates in one call: the host has nothing to do between them.
+
+    Args:
+      update: from `make_update`.
+
+    Returns:
+      A function of the iterator of the batches and of how many updates to make, an int32 scalar of at least 1. It
+      gives the metrics of the last one, and the seconds float64 for which batches were waited for.
+    """
+
+    @tf.function
+    def train_steps(batches: Iterator[dict], count: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        def step(made: tf.Tensor, waited: tf.Tensor, _: dict) -> tuple:
+            with tf.device("CPU:0"):
+                began = tf.timestamp()
+            with tf.control_dependencies([began]):
+                batch = next(batches)
+            with tf.device("CPU:0"), tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+                waited += tf.timestamp() - began
+            return made + 1, waited, update(batch)
+
+        with tf.device("CPU:0"):
+            never = tf.zeros([], tf.float64)
+        none = (tf.constant(0), never, dict.fromkeys(METRICS, tf.zeros([])))
+        _, waited, metrics = tf.while_loop(lambda made, *_: made < count, step, none, parallel_iterations=1)
+        return metrics, waited
+
+    return train_steps
 
 
 def _differentiate(

@@ -10,6 +10,8 @@ cell's share of it is
     images/s x FLOPs an image x (3 for training, 1 else) / FLOP/s of the product
 
 where FLOPs an image are those of a forward pass: two for each product in convolutions, dense layers and attention.
+Memory is the process' peak beyond what the imported libraries hold; start-up is from the start of the process, imports
+included, to the end of the first call.
 """
 
 import dataclasses
@@ -64,11 +66,11 @@ class Side:
         self.seconds.append(float(self._answer()))
 
     def end(self) -> float:
-        """Ends the process and gives its peak memory in MB."""
+        """Ends the process and gives its peak memory in MB, the libraries' left out."""
         print("", file=self._process.stdin, flush=True)
         peak = float(self._answer())
         self._process.wait()
-        return peak
+        return peak - self.facts["library_mb"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Cell:
     ratio: float
     matmul_share: float
     spread: dict
-    peak_mb: dict
+    memory_mb: dict
+    start_up_s: dict
 
 
 def unet_of(model: str) -> dict:
@@ -117,7 +120,7 @@ def measured(model: str, work: str, precision: str, flops: int, speed: float) ->
         for each in sides.values():
             each.turn()
     rates = {name: [FLAGS.batch / seconds for seconds in each.seconds] for name, each in sides.items()}
-    peaks = {name: round(each.end()) for name, each in sides.items()}
+    memory = {name: round(each.end()) for name, each in sides.items()}
     medians = {name: statistics.median(row) for name, row in rates.items()}
     best = max(FLAGS.modes, key=medians.get)
     calls = FLAGS.steps if work == "sample" else 3 if work == "train" else 1
@@ -132,7 +135,8 @@ def measured(model: str, work: str, precision: str, flops: int, speed: float) ->
         round(medians["ours"] / medians[best], 3),
         round(medians["ours"] * flops * calls / speed, 3),
         {name: [round(min(row), 2), round(max(row), 2)] for name, row in rates.items()},
-        peaks,
+        memory,
+        {name: round(each.facts["first_s"], 1) for name, each in sides.items()},
     )
 
 
@@ -149,10 +153,9 @@ def main(_: list[str]) -> None:
     speeds = {precision: product(precision) for precision in FLAGS.precision}
     found = {"machine": machine() | {"product_gflops": {p: round(s / 1e9) for p, s in speeds.items()}}, "cells": []}
     print(f"{found['machine']}\n")
-    print(
-        "| model | work | precision | batch | ours, images/s | diffusers | mode | ratio | share of product | peak MB |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    columns = ["model", "work", "precision", "batch", "ours, images/s", "diffusers", "mode", "ratio"]
+    columns += ["share of product", "memory, MB", "start-up, s"]
+    print("| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|")
     for model in FLAGS.model:
         counter = Side("peer", work="flops", mode="", unet=unet_of(model), precision="", batch=1, steps=0, side=0)
         flops = counter.facts["flops"]
@@ -162,10 +165,12 @@ def main(_: list[str]) -> None:
             for work in FLAGS.work:
                 cell = measured(model, work, precision, flops, speeds[precision])
                 found["cells"].append(dataclasses.asdict(cell))
-                peaks = f"{cell.peak_mb['ours']} / {cell.peak_mb[cell.peer_mode]}"
+                memory, start = (
+                    f"{both['ours']} / {both[cell.peer_mode]}" for both in (cell.memory_mb, cell.start_up_s)
+                )
                 print(
                     f"| {model} | {work} | {precision} | {cell.batch} | {cell.ours} | {cell.peer} | {cell.peer_mode} "
-                    f"| {cell.ratio:.2f} | {cell.matmul_share:.2f} | {peaks} |",
+                    f"| {cell.ratio:.2f} | {cell.matmul_share:.2f} | {memory} | {start} |",
                     flush=True,
                 )
                 if FLAGS.out:

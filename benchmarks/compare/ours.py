@@ -13,7 +13,7 @@ from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.datasets.image_set import ImageSet
-from tf_ddpm.train_state import Rules, TrainState, make_update
+from tf_ddpm.train_state import Rules, TrainState, make_update, make_updates
 
 SHAPES = {"cifar10": (32, 32, 3), "fashion_mnist": (28, 28, 1)}
 
@@ -41,22 +41,28 @@ def _forward(config: Config, precision: str, batch: int) -> Callable[[], None]:
     return lambda: call(x, t).numpy()
 
 
-def _train(config: Config, precision: str, batch: int) -> Callable[[], None]:
-    train = config.train
-    strategy = devices.strategy()
+def update(
+    config: Config, precision: str, batch: int, strategy: tf.distribute.Strategy | None = None
+) -> Callable[[], None]:
+    """A training step of the configuration, as a function to call again and again."""
+    train, strategy = config.train, strategy or devices.strategy()
     with strategy.scope():
         make = lambda: build.network(config, precision, xla=True)  # noqa: E731
         state = TrainState(make, build.optimizer(train), build.timesteps(config))
     rules = Rules(batch, train.clip_norm, train.ema_decay, train.ema_warmup, xla=devices.best_jit() == "step")
-    update = make_update(state, build.process(config.diffusion), build.objective(train), strategy, rules)
+    step = make_update(state, build.process(config.diffusion), build.objective(train), strategy, rules)
     shape = (*config.data.image_size, config.data.channels)
     bytes_ = np.random.default_rng(0).integers(0, 256, (1000, *shape), np.uint8)
     images = ImageSet(bytes_, np.zeros(1000, np.int32), ("all",))
-    batches = iter(strategy.distribute_datasets_from_function(lambda _: batch_dataset(images, batch, 0, 0, True, 1)))
-    return lambda: update(next(batches))["loss"].numpy()
+    shards = strategy.num_replicas_in_sync
+    batches = strategy.distribute_datasets_from_function(lambda _: batch_dataset(images, batch, 0, 0, True, shards))
+    batches = iter(batches)
+    steps, one = make_updates(step), tf.constant(1)
+    return lambda: steps(batches, one)[0]["loss"].numpy()
 
 
-def _sample(config: Config, precision: str, batch: int, steps: int) -> Callable[[], None]:
+def sample(config: Config, precision: str, batch: int, steps: int) -> Callable[[], None]:
+    """A complete sampling loop (DDIM) of the configuration, as a function to call again and again."""
     network = build.network(config, "float32")
     if precision != "float32":
         network = build.recast(network, precision)
@@ -73,11 +79,14 @@ def _product(precision: str, side: int) -> Callable[[], None]:
 def main(work: str, model: str, precision: str, batch: int, steps: int, side: int) -> None:
     """Serves one kind of work."""
     if work == "product":
-        serve(_product(precision, side))
+        serve(lambda: _product(precision, side))
         return
     config = configuration(model, precision, batch)
-    made = {"forward": _forward, "train": _train}
-    serve(_sample(config, precision, batch, steps) if work == "sample" else made[work](config, precision, batch))
+    if work == "sample":
+        serve(lambda: sample(config, precision, batch, steps))
+    else:
+        made = {"forward": _forward, "train": update}[work]
+        serve(lambda: made(config, precision, batch), warm_up=3)
 
 
 if __name__ == "__main__":

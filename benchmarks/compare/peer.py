@@ -109,16 +109,15 @@ def main(work: str, mode: str, unet: dict, precision: str, batch: int, steps: in
     """Serves one kind of work."""
     torch.set_num_threads(torch.get_num_threads())
     if work == "product":
-        serve(_product(precision, side))
+        serve(lambda: _product(precision, side))
     elif work == "flops":
-        serve(
-            lambda: None,
-            {"flops": flops(unet), "parameters": sum(p.numel() for p in UNet2DModel(**unet).parameters())},
-        )
+        parameters = sum(p.numel() for p in UNet2DModel(**unet).parameters())
+        serve(lambda: lambda: None, {"flops": flops(unet), "parameters": parameters})
     elif work == "sample":
-        serve(_sample(unet, mode, precision, batch, steps))
+        serve(lambda: _sample(unet, mode, precision, batch, steps))
     else:
-        serve({"forward": _forward, "train": _train}[work](unet, mode, precision, batch), warm_up=3)
+        made = {"forward": _forward, "train": _train}[work]
+        serve(lambda: made(unet, mode, precision, batch), warm_up=3)
 
 
 if __name__ == "__main__":

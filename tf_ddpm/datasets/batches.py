@@ -43,7 +43,8 @@ def batch_dataset(
             batch = tf.where(flip[:, None, None, None], tf.reverse(batch, axis=[2]), batch)
         return {"image": batch, "label": tf.gather(labels, chosen), "address": address}
 
-    positions = tf.data.Dataset.range(first_step * len(own), np.iinfo(np.int64).max)
+    # (Repeated, it is known to be endless: workers need not agree before each batch that there is one.)
+    positions = tf.data.Dataset.range(first_step * len(own), np.iinfo(np.int64).max).repeat()
     return positions.map(element, num_parallel_calls=2, deterministic=True).prefetch(4 * len(own))
 
 

@@ -71,6 +71,7 @@ _SCHEDULER_DEFAULTS = {
     "sample_max_value": 1.0,
     "timestep_spacing": "leading",
     "solver_order": 2,
+    "algorithm_type": "dpmsolver++",
 }
 _SCHEDULER_FIXED = {
     "trained_betas": (None,),
@@ -79,7 +80,6 @@ _SCHEDULER_FIXED = {
     "steps_offset": (0,),
     "rescale_betas_zero_snr": (False,),
     "set_alpha_to_one": (True,),
-    "algorithm_type": ("dpmsolver++",),
     "solver_type": ("midpoint",),
     "lower_order_final": (True,),
     "euler_at_final": (False,),
@@ -94,6 +94,7 @@ _SCHEDULER_FIXED = {
 }
 # They change nothing where the options above have their values.
 _SCHEDULER_IGNORED = {"flow_shift", "time_shift_type", "lambda_min_clipped", "tensor_format"}
+_ETAS = {"dpmsolver++": 0.0, "sde-dpmsolver++": 1.0}
 _UNBOUNDED = 1e6  # largest value of dynamic thresholding that stands for none
 
 
@@ -178,6 +179,9 @@ def chain_words(scheduler: dict[str, Any], learned: bool) -> dict[str, Any]:
         if largest not in (1.0, _UNBOUNDED):
             _refuse(name, "sample_max_value", largest, f"expected 1 or {_UNBOUNDED:g} (no bound)")
         clip = "static" if largest == 1.0 else "dynamic"
+    eta = _known(name, "algorithm_type", scheduler, _ETAS)
+    if eta and scheduler["solver_order"] > 2:
+        _refuse(name, "solver_order", scheduler["solver_order"], "expected 1 or 2 with sde-dpmsolver++")
     return {
         "diffusion.timesteps": scheduler["num_train_timesteps"],
         "diffusion.schedule": _known(name, "beta_schedule", scheduler, _SCHEDULES),
@@ -189,6 +193,7 @@ def chain_words(scheduler: dict[str, Any], learned: bool) -> dict[str, Any]:
         "sample.sampler": sampler,
         "sample.spacing": scheduler["timestep_spacing"],
         "sample.order": scheduler["solver_order"],
+        "sample.eta": eta,
         "sample.clip": clip,
     }
 

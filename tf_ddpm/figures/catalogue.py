@@ -44,7 +44,7 @@ class Subject:
         return datasets.load(self.run.config.data)
 
     def some(self, count: int) -> ImageSet:
-        """`count` real images, drawn by the seed."""
+        """`count` real images, or all where there are fewer, drawn by the seed."""
         return likelihood.chosen_images(self.run, count, self.seed, self.images)
 
     @functools.cached_property
@@ -95,9 +95,10 @@ def _forward(subject: Subject) -> Figure:
 def _samples(subject: Subject) -> Figure:
     run, count = subject.run, subject.num_images or 64
     columns = image_files.class_columns(run.config.model.classes) or round(count**0.5)
-    rows = max(count // columns, 1)
-    drawn = run.sample(range(subject.seed, subject.seed + rows * columns))
-    return plots.sheet(drawn.reshape(rows, columns, *drawn.shape[1:]))
+    rows = -(-count // columns)
+    drawn = run.sample(range(subject.seed, subject.seed + count))
+    blank = np.zeros([rows * columns - count, *drawn.shape[1:]], np.uint8)
+    return plots.sheet(np.concatenate([drawn, blank]).reshape(rows, columns, *drawn.shape[1:]))
 
 
 def _progressive(subject: Subject) -> Figure:
@@ -119,8 +120,12 @@ def _shared_prefix(subject: Subject) -> Figure:
 
 def _interpolation(subject: Subject) -> Figure:
     real = subject.some(2 * _ROWS)
-    ways = experiments.interpolations(subject.run, real.images, real.labels, 8)
-    ends = real.images.reshape(_ROWS, 2, *real.images.shape[1:])
+    pairs = len(real) // 2
+    if not pairs:
+        raise UserError("an interpolation needs two images; the run's data has one")
+    images = real.images[: 2 * pairs]
+    ways = experiments.interpolations(subject.run, images, real.labels[: 2 * pairs : 2], 8)
+    ends = images.reshape(pairs, 2, *images.shape[1:])
     drawn = np.concatenate([ends[:, :1], ways, ends[:, 1:]], axis=1)
     return plots.sheet(drawn, columns=["image", *(f"{share:.2f}" for share in np.linspace(0, 1, 8)), "image"])
 
@@ -225,7 +230,7 @@ def _guidance(subject: Subject) -> Figure:
     model = subject.run.config.model
     if not model.null_class:
         raise UserError("guidance compares a class with none: it needs a run with classes and the null class")
-    drawn = experiments.guided(subject.run, _WEIGHTS, subject.seed)[:, :16]
+    drawn = experiments.guided(subject.run, _WEIGHTS, min(model.classes, 16), subject.seed)
     words = [str(label) for label in range(drawn.shape[1])]
     return plots.sheet(drawn, rows=[f"guidance {weight:g}" for weight in _WEIGHTS], columns=words)
 
@@ -264,6 +269,10 @@ def draw(name: str, subject: Subject, path: Path | None = None) -> list[Path]:
     for each in FIGURES if name == "all" else [name]:
         target = path or subject.run_dir / "figures" / f"{each}.png"
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write {target}: {error.strerror or error}") from None
+        try:
             figure = FIGURES[each](subject)
         except UserError as error:
             if name != "all" or each not in _CONDITIONAL:
@@ -271,7 +280,6 @@ def draw(name: str, subject: Subject, path: Path | None = None) -> list[Path]:
             print(f"{each}: {error}")
             continue
         try:
-            target.parent.mkdir(exist_ok=True)
             paths.append(plots.save(figure, target))
         except OSError as error:
             raise UserError(f"cannot write {target}: {error.strerror or error}") from None

@@ -96,18 +96,18 @@ def interpolations(run: Run, images: np.ndarray, labels: np.ndarray, moments: in
 
     Args:
       images: [2 pairs, ...]; the latents of two that follow each other are the ends, and great circles lie between.
+      labels: [pairs]; both images of a pair are encoded, and all between them decoded, under the one label.
     """
     settings = run.config.sample
     settings = dataclasses.replace(settings, steps=settings.steps or min(_LATENT_STEPS, len(run.process)))
     steps = build.chain(settings, run.process)
-    x_0, known = pixels.to_unit(tf.constant(images)), _known(run, labels)
+    x_0, known = pixels.to_unit(tf.constant(images)), _known(run, np.repeat(labels, 2))
     encode = tf.function(lambda x: samplers.ddim_inversion(steps, _denoiser(run, steps, known), x), autograph=False)
     latents = encode.get_concrete_function(x_0)(x_0).numpy()
     ways = [great_circle(a, b, moments) for a, b in zip(latents[::2], latents[1::2], strict=True)]
     sampler, nothing = samplers.DDIM(steps, clip="none"), lambda _: tf.zeros([])
     drawn = [
-        _drawn(run, sampler, tf.constant(way), nothing, np.repeat(labels[2 * i], moments))
-        for i, way in enumerate(ways)
+        _drawn(run, sampler, tf.constant(way), nothing, np.repeat(labels[i], moments)) for i, way in enumerate(ways)
     ]
     return np.stack(drawn)
 
@@ -134,9 +134,8 @@ def inpainted(
     return _drawn(run, sampler, _noise(seeds, 0, run.image_shape), noise, labels)
 
 
-def guided(run: Run, weights: Sequence[float], seed: int) -> np.ndarray:
-    """A sample of each class, from the same noise, for each weight of guidance: [weights, classes, ...]."""
-    classes = run.config.model.classes
+def guided(run: Run, weights: Sequence[float], classes: int, seed: int) -> np.ndarray:
+    """A sample of each of the first `classes`, from the same noise for each weight: [weights, classes, ...]."""
     draw = lambda weight: run.sample(range(seed, seed + classes), range(classes), guidance=weight)  # noqa: E731
     return np.stack([draw(weight) for weight in weights])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import io
 import json
@@ -36,6 +37,12 @@ def write_report(run: Run, run_dir: str | os.PathLike, seed: int = 0) -> Path:
     run_dir = Path(run_dir)
     path = run_dir / "report.html"
     metrics = _metrics(run_dir)
+    found = {  # all of it before the long work
+        "charts": [*_training_charts(run_dir), *_bound_charts(metrics)],
+        "previews": _previews(run_dir),
+        "metrics": _metric_rows(metrics),
+        "serving": _serving(run_dir),
+    }
     drawn, frames = _drawn(run, seed)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
@@ -44,14 +51,11 @@ def write_report(run: Run, run_dir: str | os.PathLike, seed: int = 0) -> Path:
         name=run_dir.resolve().name,
         facts=_facts(run),
         script=charts.script(),
-        charts=[*_training_charts(run_dir), *_bound_charts(metrics)],
-        previews=_previews(run_dir),
         samples=_url(image_files.grid(drawn, image_files.class_columns(run.config.model.classes))),
         drawn_with=_drawn_with(run, len(drawn)),
         frames=[_url(image_files.grid(frame)) for frame in frames],
-        metrics=_metric_rows(metrics),
-        serving=_serving(run_dir),
         configuration=_configuration(run),
+        **found,
     )
     try:
         aside = path.with_name(f".{path.name}")
@@ -76,17 +80,18 @@ def _facts(run: Run) -> dict[str, str]:
 
 def _drawn(run: Run, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Samples [N, H, W, C], and the predicted images of the first ones along the chain [frames, n, H, W, C]."""
-    settings = dataclasses.replace(run.config.sample, batch_size=_SAMPLES)
+    settings = dataclasses.replace(run.config.sample, batch_size=min(_ANIMATED, run.config.sample.batch_size))
     seeds = np.arange(seed, seed + _SAMPLES)
-    images, frames = next(run.batches(seeds, run.labels(seeds, None), settings, num_frames=_FRAMES))
-    return images, frames[:, :_ANIMATED]
+    batches = list(run.batches(seeds, run.labels(seeds, None), settings, num_frames=_FRAMES))
+    return np.concatenate([images for images, _ in batches]), batches[0][1]
 
 
 def _drawn_with(run: Run, count: int) -> str:
     sample = run.config.sample
     steps = sample.steps or run.config.diffusion.timesteps
     guidance = f", guidance {sample.guidance:g}" if run.config.model.classes else ""
-    return f"{count} images, {sample.sampler} in {steps} steps, clip {sample.clip}{guidance}"
+    eta = f", eta {sample.eta:g}" if sample.sampler in config_lib.SAMPLERS_WITH_ETA else ""
+    return f"{count} images, {sample.sampler} in {steps} steps{eta}, clip {sample.clip}{guidance}"
 
 
 def _training_charts(run_dir: Path) -> list[str]:
@@ -124,23 +129,27 @@ def _bound_charts(metrics: dict) -> list[str]:
 
 def _log(path: Path) -> list[dict]:
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [row for row in rows if isinstance(row["step"], int)]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:  # an imported run
         return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cannot read {path}: {str(error)[:100]}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    rows = []
+    for line in lines:
+        with contextlib.suppress(ValueError):  # a line cut short when the run was killed
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
 
 
 def _metrics(run_dir: Path) -> dict:
     path = run_dir / "metrics.json"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(metrics, dict) and all("value" in each for each in metrics.values()):
+        if all(isinstance(metric["value"], int | float) for metric in metrics.values()):
             return metrics
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         pass
     raise UserError(f"{path} cannot be read as metrics; move it away first")
 
