@@ -183,7 +183,7 @@ class SampleConfig:
     third_order: str = _key("diffusers", "second-derivative term of dpmpp order 3", choices=("diffusers", "taylor"))
     snr: float = _key(0.16, "signal-to-noise ratio of a langevin correction", above=0.0, high=10.0)
     spacing: str = _key(
-        "linspace", "which steps a shorter chain visits", choices=("linspace", "leading", "trailing", "quadratic")
+        "trailing", "which steps a shorter chain visits", choices=("linspace", "leading", "trailing", "quadratic")
     )
     guidance: float = _key(
         1.0, "weight of the label: 1 as trained, 0 without it, more to exaggerate it", low=0.0, high=100.0
