@@ -10,6 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_ddpm import build, datasets, pixels, samplers, sampling
+from tf_ddpm import config as config_lib
 from tf_ddpm.errors import UserError
 from tf_ddpm.figures import FIGURES, catalogue, experiments
 from tf_ddpm.figures.catalogue import Subject
@@ -85,6 +86,15 @@ def test_samples_that_share_the_last_but_one_step_are_one_image_and_others_are_n
     spread = np.std(drawn.astype(float), axis=1).mean(axis=(1, 2, 3))
     assert spread[0] > spread[1] > 1.0
     assert (drawn[2] == drawn[2, :1]).all()  # the last step adds no noise
+
+
+def test_the_batch_size_changes_no_figure(run, real):
+    few = sampling.Run(config_lib.with_values(run.config, {"sample.batch_size": 5}), run.network, run.checkpoint_step)
+    for make in (
+        lambda run: experiments.sharing(run, [19, 10, 0], 3, seed=0),
+        lambda run: experiments.variations(run, real.images, real.labels, [0, 10, 19], seed=0),
+    ):
+        assert np.abs(make(run).astype(int) - make(few)).max() <= 1
 
 
 def test_variations_from_little_noise_are_near_the_image_and_from_all_of_it_are_samples(run, real):

@@ -50,25 +50,30 @@ def sharing(run: Run, cuts: Sequence[int], count: int, seed: int) -> np.ndarray:
     Ho et al. 2020, figure 7. Only the noise is shared: until the cut all are drawn alike.
     """
     whole, shape = chain(run), run.image_shape
-    rows = len(cuts) * count
-    own, common = tf.tile(_seeds(seed + 1, count), [len(cuts)]), tf.fill([rows], tf.constant(seed, tf.int64))
-    alike = np.repeat(len(whole) - 1 - np.array(cuts), count)  # steps that lead to the cut
-    noise = lambda k: _noise(tf.where(k < alike, common, own), k + 1, shape)  # noqa: E731
     sampler = samplers.Ancestral(whole, run.config.sample.clip)
-    labels = run.labels(np.array([seed]), None).repeat(rows)
-    drawn = _drawn(run, sampler, _noise(common, 0, shape), noise, labels)
-    return drawn.reshape(len(cuts), count, *shape)
+    own = np.tile(_seeds(seed + 1, count), len(cuts))
+    alike = np.repeat(len(whole) - 1 - np.array(cuts), count)  # steps that lead to the cut
+
+    def draw(own: np.ndarray, alike: np.ndarray) -> np.ndarray:
+        common = tf.fill([len(own)], tf.constant(seed, tf.int64))
+        noise = lambda k: _noise(tf.where(k < alike, common, own), k + 1, shape)  # noqa: E731
+        labels = run.labels(np.array([seed]), None).repeat(len(own))
+        return _drawn(run, sampler, _noise(common, 0, shape), noise, labels)
+
+    return _in_batches(run, draw, own, alike).reshape(len(cuts), count, *shape)
 
 
 def variations(run: Run, images: np.ndarray, labels: np.ndarray, cuts: Sequence[int], seed: int) -> np.ndarray:
     """`images` [N, ...] noised to each cut and drawn back from there by ancestral steps, [N, cuts, ...]."""
     whole, shape = chain(run), run.image_shape
-    x_0 = tf.repeat(pixels.to_unit(tf.constant(images)), len(cuts), axis=0)
-    seeds, cut = tf.repeat(_seeds(seed, len(images)), len(cuts)), tf.constant(list(cuts) * len(images))
-    x_cut = whole.q_sample(x_0, cut, _noise(seeds, 0, shape))
-    sampler = _Entering(samplers.Ancestral(whole, run.config.sample.clip), cut, x_cut)
-    noise = lambda k: _noise(seeds, k + 1, shape)  # noqa: E731
-    drawn = _drawn(run, sampler, x_cut, noise, np.repeat(labels, len(cuts)))
+
+    def draw(images: np.ndarray, labels: np.ndarray, seeds: np.ndarray, cut: np.ndarray) -> np.ndarray:
+        x_cut = whole.q_sample(pixels.to_unit(tf.constant(images)), tf.constant(cut), _noise(seeds, 0, shape))
+        sampler = _Entering(samplers.Ancestral(whole, run.config.sample.clip), cut, x_cut)
+        return _drawn(run, sampler, x_cut, lambda k: _noise(seeds, k + 1, shape), labels)
+
+    each = [np.repeat(part, len(cuts), axis=0) for part in (images, labels, _seeds(seed, len(images)))]
+    drawn = _in_batches(run, draw, *each, np.tile(np.array(cuts, np.int32), len(images)))
     return drawn.reshape(len(images), len(cuts), *shape)
 
 
@@ -138,6 +143,13 @@ def guided(run: Run, weights: Sequence[float], classes: int, seed: int) -> np.nd
     """A sample of each of the first `classes`, from the same noise for each weight: [weights, classes, ...]."""
     draw = lambda weight: run.sample(range(seed, seed + classes), range(classes), guidance=weight)  # noqa: E731
     return np.stack([draw(weight) for weight in weights])
+
+
+def _in_batches(run: Run, draw: Callable[..., np.ndarray], *rows: np.ndarray) -> np.ndarray:
+    """`draw` of all rows, at most `sample.batch_size` at a time."""
+    size = run.config.sample.batch_size
+    parts = [draw(*(row[i : i + size] for row in rows)) for i in range(0, len(rows[0]), size)]
+    return np.concatenate(parts)
 
 
 def _drawn(run: Run, sampler: samplers.Sampler, x_T: tf.Tensor, noise: Callable, labels: np.ndarray) -> np.ndarray:
