@@ -16,7 +16,7 @@ sample export: $(VENV)/runtime
 	$(VENV)/bin/python main.py --mode=$@ $(if $(PRESET),--preset=$(PRESET))
 
 test: lint
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 slow: $(VENV)/development
 	$(VENV)/bin/python -m pytest -m slow
