@@ -141,12 +141,8 @@ def check(modes: tuple[str, ...]) -> None:
         for name in ("sampler", "sampling_steps"):
             if FLAGS[name].present:
                 raise UserError(f"--{name} and --plans={FLAGS.plans}: the plans name their samplers and steps")
-    if FLAGS.mode == "figure" and FLAGS.figure not in (*FIGURES, "all"):
-        raise UserError(f"--figure={FLAGS.figure or ''}: expected one of {', '.join(FIGURES)}, or all")
-    if FLAGS.figure == "all" and FLAGS.out is not None:
-        raise UserError("--out names one picture; those of --figure=all go to <run_dir>/figures")
-    if FLAGS.out is not None and not FLAGS.out.endswith(".png"):
-        raise UserError(f"--out={FLAGS.out}: expected a name that ends in .png")
+    if FLAGS.mode == "figure":
+        _check_figure()
 
 
 def check_eta(config: Config) -> None:
@@ -155,7 +151,10 @@ def check_eta(config: Config) -> None:
     Raises:
       UserError: naming those that do.
     """
-    if FLAGS.eta is None or FLAGS.mode == "figure" or (FLAGS.mode == "export" and FLAGS.sampler is None):
+    one_sampler = FLAGS.mode != "export" or FLAGS.sampler is not None
+    if FLAGS.mode == "figure":  # `all` has figures with samplers of their own
+        one_sampler = FLAGS.figure != "all"
+    if FLAGS.eta is None or not one_sampler:
         return
     if config.sample.sampler not in SAMPLERS_WITH_ETA:
         known = " and ".join(f"--sampler={name}" for name in SAMPLERS_WITH_ETA)
@@ -165,6 +164,19 @@ def check_eta(config: Config) -> None:
 def metrics() -> tuple[str, ...]:
     """What `--metrics` asks for."""
     return tuple(FLAGS.metrics.split(","))
+
+
+def _check_figure() -> None:
+    if FLAGS.figure not in (*FIGURES, "all"):
+        raise UserError(f"--figure={FLAGS.figure or ''}: expected one of {', '.join(FIGURES)}, or all")
+    if FLAGS.figure == "all" and FLAGS.out is not None:
+        raise UserError("--out names one picture; those of --figure=all go to <run_dir>/figures")
+    if FLAGS.out is not None and not FLAGS.out.endswith(".png"):
+        raise UserError(f"--out={FLAGS.out}: expected a name that ends in .png")
+    for name in ("num_images", "seed", *_SAMPLING):
+        known = [figure for figure, noticed in FIGURES.items() if name in noticed]
+        if FLAGS[name].present and FLAGS.figure not in (*known, "all"):
+            raise UserError(f"--{name} says nothing to --figure={FLAGS.figure}; it belongs to {', '.join(known)}")
 
 
 def _check_measuring() -> None:
