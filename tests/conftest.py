@@ -22,7 +22,7 @@ if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffus
 TINY = {
     "model.channels": 8,
     "model.groups": 2,
-    "model.middle": "none",  # test_unet.py has all of them
+    "model.middle": "none",  # less to trace; test_unet.py has the middle
     "diffusion.timesteps": 20,
     "diffusion.schedule": "cosine",
     "train.steps": 8,

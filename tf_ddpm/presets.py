@@ -47,7 +47,7 @@ _SMALL_28 = {
     "train.preview_every": 2400,
 }
 
-# Two minutes of two cores. Of the same number of images, twice as many updates learn more.
+# Less than two minutes of two cores.
 _DIGITS = {
     "train.steps": 1200,
     "train.batch_size": 64,
