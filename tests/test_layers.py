@@ -47,6 +47,25 @@ def test_group_norm_and_its_hand_written_gradient_equal_the_definition(shape, sw
         np.testing.assert_allclose(mine, exact, atol=2e-5 * max(1.0, np.abs(exact).max()))
 
 
+@pytest.mark.parametrize("xla", [False, True])
+def test_bias_and_dropout_within_group_norm_equal_their_definitions_around_it(xla):
+    rng, shape = np.random.default_rng(1), (3, 4, 5, 8)
+    layer = layers.GroupNorm(8, 2, swish=True, xla=xla)
+    x, bias, dy = rng.normal(size=shape), rng.normal(0, 3, (3, 8)), rng.normal(size=shape)
+    keep = rng.random(shape) < 0.7
+    x32, bias32 = tf.constant(x, tf.float32), tf.constant(bias, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch([x32, bias32])
+        y = layer(x32, bias=bias32, keep=tf.constant(keep), growth=1 / 0.7)
+    ours = [y, *tape.gradient(y, [x32, bias32], tf.constant(dy, tf.float32))]
+    x64, bias64, ones = tf.constant(x), tf.constant(bias), np.ones(8)
+    with tf.GradientTape() as tape:
+        tape.watch([x64, bias64])
+        y = group_norm_reference(x64 + bias64[:, None, None], ones, 0 * ones, 2, True) * (keep / 0.7)
+    for mine, exact in zip(ours, [y, *tape.gradient(y, [x64, bias64], tf.constant(dy))], strict=True):
+        np.testing.assert_allclose(mine, exact, atol=2e-5 * max(1.0, np.abs(exact).max()))
+
+
 def test_group_norm_survives_a_mean_far_above_the_spread():
     x = tf.random.stateless_normal([1, 8, 8, 4], [0, 1]) + 300.0
     y = layers.GroupNorm(4, 2)(x).numpy()
@@ -54,24 +73,25 @@ def test_group_norm_survives_a_mean_far_above_the_spread():
 
 
 def test_dropout_mask_of_a_replica_is_its_part_of_the_global_mask():
-    layer, x = layers.Dropout(0.3, stream=20), tf.ones([8, 5, 5, 3])
-    whole = layer(x, randomness.row_address(0, 4, 0)).numpy()
-    half = layer(x[:4], randomness.row_address(0, 4, 4)).numpy()
+    dropout = layers.Dropout(0.3, stream=20)
+    whole = dropout.keep([8, 5, 5, 3], randomness.row_address(0, 4, 0)).numpy()
+    half = dropout.keep([tf.constant(4), 5, 5, 3], randomness.row_address(0, 4, 4)).numpy()
     np.testing.assert_array_equal(whole[4:], half)
     assert not np.array_equal(whole[:4], half)
 
 
 def test_dropout_keeps_the_mean_drops_its_rate_and_differs_between_layers_and_steps():
-    x = tf.ones([64, 16, 16, 4])
-    y = layers.Dropout(0.1, stream=20)(x, randomness.row_address(0, 1, 0)).numpy()
-    assert abs((y == 0).mean() - 0.1) < 0.005 and abs(y.mean() - 1) < 0.005
-    assert not np.array_equal(y, layers.Dropout(0.1, stream=21)(x, randomness.row_address(0, 1, 0)).numpy())
-    assert not np.array_equal(y, layers.Dropout(0.1, stream=20)(x, randomness.row_address(0, 2, 0)).numpy())
+    def keep(stream, step):
+        return layers.Dropout(0.1, stream).keep([64, 16, 16, 4], randomness.row_address(0, step, 0)).numpy()
+
+    mask = keep(20, 1)
+    assert abs(mask.mean() - 0.9) < 0.005 and layers.Dropout(0.1, 20).growth == pytest.approx(1 / 0.9, rel=1e-4)
+    assert not np.array_equal(mask, keep(21, 1)) and not np.array_equal(mask, keep(20, 2))
 
 
-def test_dropout_is_off_without_an_address():
-    x = tf.ones([2, 4, 4, 1])
-    np.testing.assert_array_equal(layers.Dropout(0.5, stream=20)(x), x)
+def test_dropout_is_off_without_an_address_and_at_rate_zero():
+    assert layers.Dropout(0.5, stream=20).keep([2, 4, 4, 1], None) is None
+    assert layers.Dropout(0.0, stream=20).keep([2, 4, 4, 1], randomness.row_address(0, 1, 0)) is None
 
 
 def test_downsampling_pads_like_tensorflow_same():

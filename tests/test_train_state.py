@@ -230,6 +230,19 @@ def test_ema_is_the_average_with_or_without_its_warm_up(tiny_config, warmup, dec
     assert not np.allclose(average, metrics[-1]["output_kernel"], rtol=1e-3, atol=1e-7)
 
 
+def test_the_network_has_the_average_only_within_the_context(tiny_config):
+    state, _ = train(config_for(tiny_config, train__ema_decay=0.5), 1, 3)
+    own, average = ([weight.numpy() for weight in network.weights] for network in (state.network, state.ema_network))
+    assert any(not np.array_equal(a, b) for a, b in zip(own, average, strict=True))
+    with pytest.raises(ZeroDivisionError), state.averaged() as network:
+        assert network is state.network
+        for weight, expected in zip(network.weights, average, strict=True):
+            np.testing.assert_array_equal(weight.numpy(), expected)
+        raise ZeroDivisionError
+    for weight, expected in zip(state.network.weights, own, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), expected)
+
+
 def pause(value):
     """The value, a tenth of a second later."""
 

@@ -136,27 +136,31 @@ class GroupNorm(keras.layers.Layer):
         bias: tf.Tensor | None = None,
         scale: tf.Tensor | None = None,
         shift: tf.Tensor | None = None,
+        keep: tf.Tensor | None = None,
+        growth: float = 1.0,
     ) -> tf.Tensor:
         """[B, H, W, width] -> the same.
 
         Args:
           bias: [B, width], added to x first. scale, shift: [B, width]; they give norm * (1 + scale) + shift.
+          keep: bool [B, H, W, width], what dropout leaves of the outcome. growth: the factor by which that grows.
         """
         shape = _sides(x)
-        flat = tf.reshape(x, [shape[0], shape[1] * shape[2], self.width])
+        flat = [shape[0], shape[1] * shape[2], self.width]
         gamma, beta = (tf.cast(tf.convert_to_tensor(w.value), tf.float32) for w in (self.gamma, self.beta))
         if scale is not None:  # an affine map after an affine map is one, of each image's own
             scale, shift = 1.0 + tf.cast(scale, tf.float32), tf.cast(shift, tf.float32)
             gamma, beta = gamma * scale, beta * scale + shift
         forward, backward = self._passes
         kind = self._kind
+        keep = None if keep is None else (tf.reshape(keep, flat), growth)
 
         @tf.custom_gradient
         def normalise(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *bias: tf.Tensor) -> tuple:
-            y, mean, rstd = forward(kind, x, gamma, beta, *bias)
-            return y, lambda dy: backward(kind, dy, mean, rstd, x, gamma, beta, *bias)
+            y, mean, rstd = forward(kind, keep, x, gamma, beta, *bias)
+            return y, lambda dy: backward(kind, keep, dy, mean, rstd, x, gamma, beta, *bias)
 
-        return tf.reshape(normalise(flat, gamma, beta, *([] if bias is None else [bias])), shape)
+        return tf.reshape(normalise(tf.reshape(x, flat), gamma, beta, *([] if bias is None else [bias])), shape)
 
 
 class _Kind(NamedTuple):
@@ -168,17 +172,14 @@ class _Kind(NamedTuple):
     dtype: str
 
 
+_Keep = tuple[tf.Tensor, float] | None
+
+
 def _group_mean(values: tf.Tensor, groups: int) -> tf.Tensor:
     """[B, C] -> [B, C], each channel the mean of its group."""
     grouped = tf.reshape(values, [-1, groups, values.shape[1] // groups])
     mean = tf.reduce_mean(grouped, axis=2, keepdims=True)
     return tf.reshape(tf.broadcast_to(mean, tf.shape(grouped)), tf.shape(values))
-
-
-def _biased(x: tf.Tensor, kind: _Kind, bias: Sequence[tf.Tensor]) -> tf.Tensor:
-    """x [B, N, C] in the normalisation's arithmetic, plus a bias [B, C] if there is one."""
-    x = tf.cast(x, kind.dtype)
-    return x + tf.cast(bias[0], kind.dtype)[:, None] if bias else x
 
 
 def _affine(
@@ -191,24 +192,37 @@ def _affine(
     return x * scale + shift, scale
 
 
+def _kept(y: tf.Tensor, keep: _Keep) -> tf.Tensor:
+    """What dropout leaves of `y`, and of its gradient."""
+    return y if keep is None else y * (tf.cast(keep[0], y.dtype) * keep[1])
+
+
 def _forward(
-    kind: _Kind, x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *bias: tf.Tensor
+    kind: _Kind, keep: _Keep, x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *bias: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """swish(gamma (x + bias - mean) / std + beta) for x [B, N, C], statistics over N and the channels of a group.
 
-    gamma and beta are [C], or [B, C] where each image has its own. Gives the mean and 1 / std [B, C] as well.
+    gamma and beta are [C], or [B, C] where each image has its own. Gives mean - bias and 1 / std [B, C] as well: that
+    is all that the bias comes to, and no x + bias is made.
     """
-    dtype, x = x.dtype, _biased(x, kind, bias)
+    dtype, x = x.dtype, tf.cast(x, kind.dtype)
     x32 = tf.cast(x, tf.float32)
-    mean = _group_mean(tf.reduce_mean(x32, axis=1), kind.groups)
+    mean = tf.reduce_mean(x32, axis=1)  # of each channel
+    if bias:
+        offset = tf.cast(bias[0], tf.float32)
+        mean = _group_mean(mean + offset, kind.groups) - offset
+    else:
+        mean = _group_mean(mean, kind.groups)
     variance = _group_mean(tf.reduce_mean(tf.math.squared_difference(x32, mean[:, None]), axis=1), kind.groups)
     rstd = tf.math.rsqrt(variance + kind.epsilon)
     z, _ = _affine(kind, x, mean, rstd, gamma, beta)
-    return tf.cast(z * tf.sigmoid(z) if kind.swish else z, dtype), mean, rstd
+    y = z * tf.sigmoid(z) if kind.swish else z
+    return tf.cast(_kept(y, keep), dtype), mean, rstd
 
 
 def _backward(
     kind: _Kind,
+    keep: _Keep,
     dy: tf.Tensor,
     mean: tf.Tensor,
     rstd: tf.Tensor,
@@ -218,8 +232,9 @@ def _backward(
     *bias: tf.Tensor,
 ) -> tuple[tf.Tensor, ...]:
     """The gradients of x, gamma, beta and, if there is one, bias."""
-    dtype, x, dz = x.dtype, _biased(x, kind, bias), tf.cast(dy, kind.dtype)
+    dtype, x, dz = x.dtype, tf.cast(x, kind.dtype), tf.cast(dy, kind.dtype)
     z, scale = _affine(kind, x, mean, rstd, gamma, beta)
+    dz = _kept(dz, keep)
     if kind.swish:
         gate = tf.sigmoid(z)
         dz *= gate * (1.0 + z * (1.0 - gate))
@@ -241,28 +256,38 @@ _forward_xla, _backward_xla = (
 )
 
 
-class Dropout(keras.layers.Layer):
+class Dropout:
     """Dropout whose mask is a function of the row's address, so that it is the same on one device and on many.
 
-    Active exactly when a row address is given. The rate is honoured to one part in 65,536.
+    The rate is honoured to one part in 65,536.
+
+    Attributes:
+      growth: the factor by which what stays has to grow.
     """
 
-    def __init__(self, rate: float, stream: int, **kwargs):
-        super().__init__(**kwargs)
-        self.rate, self.stream = rate, stream
-        self.built = True
+    def __init__(self, rate: float, stream: int):
+        self._dropped, self._stream = round(rate * 65536), stream
+        self.growth = 65536 / (65536 - self._dropped)
 
-    def call(self, x: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
-        """[B, H, W, C] and int64 [3] or None -> [B, H, W, C]."""
-        dropped = round(self.rate * 65536)
-        if address is None or dropped == 0:
-            return x
-        batch, *row_shape = _sides(x)
+    def keep(self, shape: Sequence, address: tf.Tensor | None) -> tf.Tensor | None:
+        """Which numbers of images of that `shape` stay: bool of the shape, or None for all.
+
+        Args:
+          shape: [B, H, W, C]; B may be a scalar tensor. address: int64 [3], the first row's; None: dropout is off.
+        """
+        if address is None or not self._dropped:
+            return None
+        batch, *row_shape = shape
         size = math.prod(row_shape)
-        words = randomness.row_bits(address, self.stream, batch, [-(-size // 2)])
+        words = randomness.row_bits(address, self._stream, batch, [-(-size // 2)])
         bits = tf.reshape(tf.bitcast(words, tf.uint16), [batch, -1])[:, :size]
-        keep = tf.cast(bits >= tf.constant(dropped, tf.uint16), x.dtype) * (65536 / (65536 - dropped))
-        return x * tf.reshape(keep, [batch, *row_shape])
+        return tf.reshape(bits >= tf.constant(self._dropped, tf.uint16), [batch, *row_shape])
+
+
+def _of_pixels(layer: keras.layers.Dense, x: tf.Tensor) -> tf.Tensor:
+    """`layer` of every pixel as one product of matrices, into which the bias goes without a pass of its own."""
+    sides = _sides(x)
+    return tf.reshape(layer(tf.reshape(x, [-1, sides[-1]])), [*sides[:-1], layer.units])
 
 
 class ResidualBlock(keras.layers.Layer):
@@ -294,7 +319,7 @@ class ResidualBlock(keras.layers.Layer):
         self.conv_1 = conv3x3(width_in, width, "conv_1", dtype)
         self.time = _dense(time_width, width * (1 if injection == "add" else 2), "time", dtype)
         self.norm_2 = GroupNorm(width, groups, True, epsilon, xla, name="norm_2", dtype=dtype)
-        self.dropout = Dropout(dropout, stream, name="dropout", dtype=dtype)
+        self.dropout = Dropout(dropout, stream)
         self.conv_2 = conv3x3(width, width, "conv_2", dtype, scale=0.0)
         self.shortcut = _dense(width_in, width, "shortcut", dtype) if width_in != width else None
         self.built = True
@@ -302,13 +327,13 @@ class ResidualBlock(keras.layers.Layer):
     def call(self, x: tf.Tensor, injected: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
         """x [B, H, W, width_in], injected [B, ...] = `time`(swish(embedding)) -> [B, H, W, width]."""
         h = self.conv_1(self.norm_1(x))
+        dropout = {"keep": self.dropout.keep(_sides(h), address), "growth": self.dropout.growth}
         if self.injection == "add":
-            h = self.norm_2(h, bias=injected)
+            h = self.norm_2(h, bias=injected, **dropout)
         else:
             scale, shift = tf.split(injected, 2, axis=1)
-            h = self.norm_2(h, scale=scale, shift=shift)
-        h = self.conv_2(self.dropout(h, address))
-        return h + (x if self.shortcut is None else self.shortcut(x))
+            h = self.norm_2(h, scale=scale, shift=shift, **dropout)
+        return self.conv_2(h) + (x if self.shortcut is None else _of_pixels(self.shortcut, x))
 
 
 class Attention(keras.layers.Layer):
@@ -334,11 +359,11 @@ class Attention(keras.layers.Layer):
         shape = _sides(x)
         normed = x if self.norm is None else self.norm(x)
         pixels = tf.reshape(normed, [shape[0], shape[1] * shape[2], self.width])
-        query, key, value = (self._split(layer(pixels)) for layer in (self.query, self.key, self.value))
+        query, key, value = (self._split(_of_pixels(layer, pixels)) for layer in (self.query, self.key, self.value))
         scores = tf.matmul(query, key, transpose_b=True) * (self.width // self.heads) ** -0.5
         weights = tf.cast(tf.nn.softmax(tf.cast(scores, tf.float32)), value.dtype)
         mixed = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])  # [B, HW, heads, width / heads]
-        return x + tf.reshape(self.out(tf.reshape(mixed, _sides(pixels))), shape)
+        return x + _of_pixels(self.out, tf.reshape(mixed, shape))
 
     def _split(self, pixels: tf.Tensor) -> tf.Tensor:  # [B, HW, width] -> [B, heads, HW, width / heads]
         batch, count, _ = _sides(pixels)

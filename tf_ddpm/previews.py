@@ -26,7 +26,7 @@ class Preview:
         shape = (*config.data.image_size, config.data.channels)
         self._state = state
         self._sample = sampling.compiled(
-            build.sampler(settings, build.process(config.diffusion)), state.ema_network, shape
+            build.sampler(settings, build.process(config.diffusion)), state.network, shape
         )
         seeds = tf.range(config.train.preview_images, dtype=tf.int64)
         self._seeds = [seeds[i : i + settings.batch_size] for i in range(0, len(seeds), settings.batch_size)]
@@ -42,11 +42,11 @@ class Preview:
           over the channels, in steps of 0 to 255. A drift that grows is the first sign of averages or training gone
           wrong.
         """
-        _ = self._state.ema_network  # which this brings up to date
         parts = []
-        for part in self._seeds:
-            label = tf.cast(part % max(self._classes, 1), tf.int32)
-            parts.append(self._sample(part, label, tf.ones_like(label, tf.float32))[0].numpy())
+        with self._state.averaged():
+            for part in self._seeds:
+                label = tf.cast(part % max(self._classes, 1), tf.int32)
+                parts.append(self._sample(part, label, tf.ones_like(label, tf.float32))[0].numpy())
         drawn = np.concatenate(parts)
         sheet = image_files.grid(drawn, columns=image_files.class_columns(self._classes))
         self._folder.mkdir(exist_ok=True)

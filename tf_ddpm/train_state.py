@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
@@ -48,13 +49,13 @@ class TrainState(tf.Module):
     time, and its update traced in a third.)
 
     Args:
-      make_network: called twice; the second network is to hold the average.
+      make_network: called here, and for every `ema_network`.
       optimizer: not yet built.
       timesteps: what draws t, and learns from the losses; None: each t is as likely.
 
     Attributes:
-      network: whose weights are those of the last update. ema_network: their exponential moving average.
-      weights, average: the same, float32 [N].
+      network: whose weights are those of the last update.
+      weights, average: the same and their exponential moving average, float32 [N].
     """
 
     def __init__(
@@ -67,15 +68,14 @@ class TrainState(tf.Module):
         self._strategy = tf.distribute.get_strategy()
         self.timesteps = timesteps
         self.network = make_network()
-        self._ema_network = make_network()
-        self._ema_network.trainable = False
-        size = self.network.count_params()
+        self._make_network = make_network
+        weights = _side_by_side(_variables(self.network))
         self.weights, self.average = (
-            tf.Variable(tf.zeros([size]), trainable=False, name=name) for name in ("weights", "average")
+            tf.Variable(weights, trainable=False, name=name) for name in ("weights", "average")
         )
-        self.take_from(self.network, self.network)
+        self.refresh_network()
         self.optimizer = optimizer
-        self.optimizer.build(size)
+        self.optimizer.build(len(weights))
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         # Kept in the graph, read when logging: updates that were not finite, the last ones in a row and all of them;
         # and the first one too many, -1 if none.
@@ -103,9 +103,20 @@ class TrainState(tf.Module):
 
     @property
     def ema_network(self) -> keras.Model:
-        """The network of the average, which is brought up to date here: ask anew after an update."""
-        self._copy_into(self._ema_network, self.average)
-        return self._ema_network
+        """A network of the average as it is now, made anew: one that is kept would take the memory of its weights."""
+        with tf.device("CPU:0"):
+            network = self._make_network()
+            _copy_apart(tf.convert_to_tensor(self.average), _variables(network))
+        return network
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[keras.Model]:
+        """`network`, which has the weights of the average until the context ends."""
+        self._copy_into(self.network, self.average)
+        try:
+            yield self.network
+        finally:
+            self.refresh_network()
 
     def _copy_into(self, network: keras.Model, vector: tf.Variable) -> None:
         self._strategy.extended.update(vector, _copy_apart, args=(_variables(network),))
@@ -136,21 +147,22 @@ class TrainState(tf.Module):
             variable.assign(tf.zeros_like(variable))
         return (means if count else dict.fromkeys(means, float("nan"))) | quarters
 
-    @tf.function
+    @tf.function(autograph=False)
     def ema_distance(self) -> tf.Tensor:
         """|average - weights| / |weights| over the whole network, float32."""
         weights = tf.convert_to_tensor(self.weights)
         return tf.norm(self.average - weights) / tf.norm(weights)
 
-    def checkpoint(self, saved: set[str] | None = None) -> tf.train.Checkpoint:
+    def checkpoint(self, ema_network: keras.Model, saved: set[str] | None = None) -> tf.train.Checkpoint:
         """What is saved.
 
         Args:
+          ema_network: holds the average, or is to read it.
           saved: the parts of the checkpoint that is to be read: what earlier versions did not save is left out.
         """
         parts = {
             "network": self.network,
-            "ema_network": self.ema_network,
+            "ema_network": ema_network,
             "optimizer": self.optimizer,
             "step": self.step,
         }
@@ -189,7 +201,7 @@ def make_update(
     differentiate = _differentiate(state, process, objective, rules)
     change_weights = _change_weights(state, strategy, rules)
 
-    @tf.function
+    @tf.function(autograph=False)
     def train_step(batch: dict) -> dict[str, tf.Tensor]:
         gradient, norm, totals, seen = strategy.run(differentiate, args=(batch,))
         norm = strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None)
@@ -233,7 +245,7 @@ def make_updates(
       gives the metrics of the last one, and the seconds float64 for which batches were waited for.
     """
 
-    @tf.function
+    @tf.function(autograph=False)
     def train_steps(batches: Iterator[dict], count: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         def step(made: tf.Tensor, waited: tf.Tensor, _: dict) -> tuple:
             with tf.device("CPU:0"):
@@ -295,7 +307,8 @@ def _differentiate(
             seen = tf.stack([tf.cast(t, tf.float32), losses])
             seen = tf.pad(seen, [[0, 0], [first, rules.batch_size - first - rows]])
             seen = context.all_reduce(tf.distribute.ReduceOp.SUM, seen)
-        return gradient, tf.norm(gradient), tf.concat([loss[None], *by_quarter], axis=0), seen
+        norm = tf.sqrt(2.0 * tf.nn.l2_loss(gradient))  # with no gradient * gradient in between
+        return gradient, norm, tf.concat([loss[None], *by_quarter], axis=0), seen
 
     return differentiate
 
@@ -352,8 +365,9 @@ def _change_weights(
             apart: list[tf.Variable],
         ) -> None:
             optimizer.apply(weights, gradient, scale, slots)
-            average.assign_add(share * (weights - average))
             _copy_apart(weights, apart)
+            # average -= share * (average - weights), with one vector in between
+            tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=share, delta=average - weights)
 
         parts = (gradient, state.average, optimizer.slots, _variables(state.network))
         strategy.extended.update(state.weights, on_device, args=parts)
@@ -376,11 +390,17 @@ def _side_by_side(tensors: Sequence) -> tf.Tensor:
     return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
 
 
-def _copy_apart(vector: tf.Variable, variables: Sequence[tf.Variable]) -> None:
-    """The opposite of `_side_by_side`."""
-    sizes = [variable.shape.num_elements() for variable in variables]
-    for variable, part in zip(variables, tf.split(vector, sizes), strict=True):
-        variable.assign(tf.reshape(part, variable.shape))
+def _copy_apart(vector: tf.Tensor | tf.Variable, variables: Sequence[tf.Variable]) -> None:
+    """The opposite of `_side_by_side`.
+
+    A variable whose place in the vector begins and ends at a multiple of 64 bytes takes no copy, but a share in the
+    vector's memory (until one of the two changes), and in a network whose widths are multiples of 16 nearly all do.
+    """
+    vector, first = tf.convert_to_tensor(vector), 0
+    for variable in variables:
+        size = variable.shape.num_elements()
+        variable.assign(tf.reshape(tf.slice(vector, [first], [size]), variable.shape))
+        first += size
 
 
 def _variables(network: keras.Model) -> list[tf.Variable]:
