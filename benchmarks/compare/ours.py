@@ -32,7 +32,8 @@ def configuration(model: str, precision: str, batch: int) -> Config:
     return config_lib.with_values(presets.preset(model), values)
 
 
-def _forward(config: Config, precision: str, batch: int) -> Callable[[], None]:
+def forward(config: Config, precision: str, batch: int) -> Callable[[], None]:
+    """A forward pass of the configuration's network, as a function to call again and again."""
     network = build.network(config, "float32")
     if precision != "float32":
         network = build.recast(network, precision)
@@ -85,7 +86,7 @@ def main(work: str, model: str, precision: str, batch: int, steps: int, side: in
     if work == "sample":
         serve(lambda: sample(config, precision, batch, steps))
     else:
-        made = {"forward": _forward, "train": update}[work]
+        made = {"forward": forward, "train": update}[work]
         serve(lambda: made(config, precision, batch), warm_up=3)
 
 
