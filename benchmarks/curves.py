@@ -62,11 +62,17 @@ class Point:
         return call
 
 
+# Kept to the end of the process: TensorFlow 2.21 waits for ever where the iterator of several devices' batches is freed.
+_KEPT: list[Callable[[], None]] = []
+
+
 def measured(axis: str, work: str) -> list[dict]:
     """Seconds an image of every point of an axis."""
     base = Point(batch=4) if axis == "size" else Point()
     points = [dataclasses.replace(base, **{axis: value}) for value in AXES[axis]]
     calls = [point.prepared(work) for point in points]
+    if axis == "devices":
+        _KEPT.extend(calls)
     seconds: list[list[float]] = [[] for _ in points]
     for _ in range(FLAGS.rounds):
         for call, row in zip(calls, seconds, strict=True):
