@@ -62,7 +62,7 @@ class Point:
         return call
 
 
-# Kept to the end of the process: TensorFlow 2.21 waits for ever where the iterator of several devices' batches is freed.
+# Kept to the end of the process: TensorFlow 2.21 waits for ever where the iterator over several devices is freed.
 _KEPT: list[Callable[[], None]] = []
 
 

@@ -49,7 +49,7 @@ class TrainState(tf.Module):
     time, and its update traced in a third.)
 
     Args:
-      make_network: called here, and for every `ema_network`.
+      make_network: called here, and when `ema_network` is first asked for.
       optimizer: not yet built.
       timesteps: what draws t, and learns from the losses; None: each t is as likely.
 
@@ -68,7 +68,7 @@ class TrainState(tf.Module):
         self._strategy = tf.distribute.get_strategy()
         self.timesteps = timesteps
         self.network = make_network()
-        self._make_network = make_network
+        self._make_network, self._ema_network = make_network, None
         weights = _side_by_side(_variables(self.network))
         self.weights, self.average = (
             tf.Variable(weights, trainable=False, name=name) for name in ("weights", "average")
@@ -103,11 +103,13 @@ class TrainState(tf.Module):
 
     @property
     def ema_network(self) -> keras.Model:
-        """A network of the average as it is now, made anew: one that is kept would take the memory of its weights."""
-        with tf.device("CPU:0"):
-            network = self._make_network()
-            _copy_apart(tf.convert_to_tensor(self.average), _variables(network))
-        return network
+        """The network of the average, which is brought up to date here: ask anew after an update."""
+        # (Made once: TensorFlow does not give back all that a network takes.)
+        if self._ema_network is None:
+            with tf.device("CPU:0"):
+                self._ema_network = self._make_network()
+        _copy_apart(self.average, _variables(self._ema_network))
+        return self._ema_network
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[keras.Model]:
