@@ -172,7 +172,7 @@ def test_what_a_person_keeps_beside_the_checkpoints_is_left_alone(tiny_config, t
 
 def test_a_checkpoint_from_before_the_sums_were_saved_is_read(tiny_config, tmp_path):
     state, other = small_state(tiny_config), small_state(tiny_config, 1)
-    state.checkpoint(state.ema_network, saved=set()).write(str(tmp_path / "checkpoints" / "step-5"))
+    state.checkpoint(saved=set()).write(str(tmp_path / "checkpoints" / "step-5"))
     checkpoints.Keeper(tmp_path, other, 3).restore()
     for before, after in zip(everything(state), everything(other), strict=True):
         np.testing.assert_array_equal(before.numpy(), after.numpy())

@@ -49,7 +49,7 @@ class Keeper:
           UserError: where the disk does not take it; the checkpoints before it are intact.
         """
         if self._writes:
-            _write(self._state.checkpoint(self._state.ema_network), self._run_dir, step, self.latest)
+            _write(self._state.checkpoint(), self._run_dir, step, self.latest)
             self._remove_unwanted(step)
         self.latest = _path(self._run_dir, step)
 
@@ -74,7 +74,7 @@ class Keeper:
         def read(path: str) -> None:
             ema_network = state.ema_network
             if step_of(path):
-                _read(state.checkpoint(ema_network, _parts(path)), path)
+                _read(state.checkpoint(_parts(path)), path)
                 state.take_from(state.network, ema_network)
             else:
                 _read(tf.train.Checkpoint(ema_network=ema_network), path)  # imported: weights, and no training yet

@@ -155,16 +155,15 @@ class TrainState(tf.Module):
         weights = tf.convert_to_tensor(self.weights)
         return tf.norm(self.average - weights) / tf.norm(weights)
 
-    def checkpoint(self, ema_network: keras.Model, saved: set[str] | None = None) -> tf.train.Checkpoint:
+    def checkpoint(self, saved: set[str] | None = None) -> tf.train.Checkpoint:
         """What is saved.
 
         Args:
-          ema_network: holds the average, or is to read it.
           saved: the parts of the checkpoint that is to be read: what earlier versions did not save is left out.
         """
         parts = {
             "network": self.network,
-            "ema_network": ema_network,
+            "ema_network": self.ema_network,
             "optimizer": self.optimizer,
             "step": self.step,
         }
