@@ -156,6 +156,21 @@ def test_the_bound_on_a_gaussian_is_its_entropy_and_the_closed_form_gap_of_the_v
     assert gaps[1:].sum() == pytest.approx(gap, abs=0.002)  # the first step's variance is not the schedule's
 
 
+def test_a_term_of_the_bound_is_the_weighted_error_of_the_noise():
+    """Ho et al. 2020, eq. 12: with the variance of the posterior itself the constant is 0."""
+    beta = schedules.betas("linear", 1000)
+    process, alpha_bar = DiffusionProcess(beta, variance="fixed_small"), np.cumprod(1 - beta)
+    rng = np.random.default_rng(2)
+    t = np.array([1, 2, 30, 500, 999])
+    x_0, eps, output = rng.uniform(-1, 1, (5, 3, 4, 2)), *rng.normal(size=(2, 5, 3, 4, 2))
+    x_t = process.q_sample(tf.constant(x_0), tf.constant(t), tf.constant(eps))
+    bits = objectives.bound_term(process, tf.constant(output), tf.constant(x_0), x_t, tf.constant(t))
+    variance = beta[t] * (1 - alpha_bar[t - 1]) / (1 - alpha_bar[t])
+    weight = beta[t] ** 2 / (2 * variance * (1 - beta[t]) * (1 - alpha_bar[t]))
+    error = ((eps - output) ** 2).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(bits * np.log(2), weight * error, rtol=1e-9)
+
+
 def test_in_the_hybrid_the_bound_teaches_the_variance_alone():
     process = DiffusionProcess(schedules.betas("linear", 100), variance="learned_range")
     x_0, eps, t = tf.ones([2, 1, 1, 3]) * 0.3, tf.ones([2, 1, 1, 3]), tf.constant([0, 60])
