@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import mirrored
 from PIL import Image
 
@@ -147,3 +148,17 @@ def test_the_cifar10_preset_trains_and_samples_on_a_cpu(tmp_path):
     assert state.updates == 2 and state.network.count_params() == 35_746_307
     images = sampling.load_run(tmp_path / "run").sample([0, 1], steps=2)
     assert images.shape == (2, 32, 32, 3) and images.dtype == np.uint8 and images.std() > 10
+
+
+def test_too_little_memory_is_told_with_what_needs_less(tmp_path, tiny_config, run_dir, monkeypatch):
+    def too_large(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor of 9 GB\n\nHint: many lines")
+
+    monkeypatch.setattr(train_loop, "make_updates", lambda update: too_large)
+    with pytest.raises(UserError, match=r"out of memory: OOM.* 9 GB\n.*train.batch_size.*train.accumulate") as told:
+        train_loop.run(tiny_config(), tmp_path / "run")
+    assert str(told.value).count("\n") == 1
+    run = sampling.load_run(run_dir)
+    monkeypatch.setattr(run, "_drawer", lambda *_: too_large)
+    with pytest.raises(UserError, match=r"out of memory.*\n.*sample.batch_size"):
+        run.sample(range(4))

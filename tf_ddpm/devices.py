@@ -59,6 +59,23 @@ def best_jit() -> str:
     return "step" if tf.config.list_logical_devices("GPU") else "norms"
 
 
+@contextlib.contextmanager
+def within_memory(remedy: str) -> Iterator[None]:
+    """What may ask for more memory than there is.
+
+    Args:
+      remedy: what needs less.
+
+    Raises:
+      UserError: where it does.
+    """
+    try:
+        yield
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        reason = (str(error).strip() or "no more to be had").splitlines()[0]
+        raise UserError(f"out of memory: {reason[:200]}\n{remedy}") from None
+
+
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,

@@ -234,7 +234,8 @@ class Run:
             label = labels[part].astype(np.int32)
             guidance = np.full(label.shape, settings.guidance, np.float32)
             count = 0 if start else num_frames
-            images, frames = self._drawer(settings, count, rounded)(seeds[part].astype(np.int64), label, guidance)
+            with devices.within_memory("A smaller batch needs less: --set=sample.batch_size=N."):
+                images, frames = self._drawer(settings, count, rounded)(seeds[part].astype(np.int64), label, guidance)
             yield np.asarray(images), np.asarray(frames) if count else None
 
     def _drawer(self, settings: SampleConfig, num_frames: int, rounded: bool) -> Callable[..., tuple]:

@@ -23,6 +23,11 @@ from tf_ddpm.replicas import agree, of_all
 from tf_ddpm.run_log import RunLog, Silence
 from tf_ddpm.train_state import Rules, TrainState, make_update, make_updates
 
+_NEEDS_LESS = (
+    "A smaller train.batch_size, the same batch in parts (train.accumulate=2), train.remat=true or a smaller network "
+    "needs less; a run goes on from its last checkpoint."
+)
+
 
 def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Strategy | None = None) -> TrainState:
     """Trains until `config.train.steps`, from the latest checkpoint of `run_dir` if there is one.
@@ -36,8 +41,8 @@ def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Stra
       The final state.
 
     Raises:
-      UserError: for a configuration that does not fit the run, the data or the devices, a run that another process
-        trains, or a loss that is not finite.
+      UserError: for a configuration that does not fit the run, the data, the devices or their memory, a run that
+        another process trains, or a loss that is not finite.
       Interrupted: after a signal, with the state saved.
     """
     run_dir = Path(run_dir)
@@ -48,6 +53,7 @@ def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Stra
         if not new and cluster.place().is_chief:
             holds.enter_context(interruption.held(run_dir))
         holds.enter_context(devices.together())
+        holds.enter_context(devices.within_memory(_NEEDS_LESS))
         return _run(config, run_dir, strategy, holds if new else None)
 
 
