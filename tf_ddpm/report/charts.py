@@ -33,16 +33,22 @@ def lines(
     figure.update_layout(
         title={"text": title, "font": {"size": 15}},
         template="plotly_white",
-        height=300,
-        margin={"l": 55, "r": 15, "t": 45, "b": 45},
+        height=300 if len(rows) == 1 else 340,
+        margin={"l": 55, "r": 15, "t": 45, "b": 45 if len(rows) == 1 else 85},
         showlegend=len(rows) > 1,
-        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 1.0, "xanchor": "right"},
+        legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0.0, "xanchor": "left"},
         font={"family": "system-ui, sans-serif", "size": 12},
     )
-    log = {"type": "log", "dtick": "D2"}  # marks at 1, 2 and 5
-    figure.update_xaxes(title=x_title, **(log if "x" in logarithmic else {}))
-    figure.update_yaxes(**(log if "y" in logarithmic else {}))
+    figure.update_xaxes(title=x_title, **(_decades(x) if "x" in logarithmic else {}))
+    figure.update_yaxes(**(_decades([value for row in rows.values() for value in row]) if "y" in logarithmic else {}))
     return figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True, "displaylogo": False})
+
+
+def _decades(values: Sequence[float | None]) -> dict:
+    """A logarithmic axis, with marks at 1, 2 and 5 where there is room for them."""
+    shown = [value for value in _numbers(values) if value is not None and value > 0.0]
+    few = bool(shown) and max(shown) < 300.0 * min(shown)
+    return {"type": "log", "dtick": "D2" if few else 1, "exponentformat": "power"}
 
 
 def _numbers(row: Sequence[float | None]) -> list[float | None]:
