@@ -9,7 +9,7 @@ import pytest
 
 from tf_ddpm import sampling
 from tf_ddpm.errors import UserError
-from tf_ddpm.report import page
+from tf_ddpm.report import charts, page
 
 
 @pytest.fixture
@@ -84,6 +84,12 @@ def test_a_file_that_cannot_be_read_is_named(run_dir, tmp_path, name, text):
     with pytest.raises(UserError, match=name):
         page.write_report(sampling.load_run(copy), copy)
     assert not (copy / "report.html").exists()
+
+
+@pytest.mark.parametrize(("values", "marks"), [([1e-6, None, 1.0], "1"), ([0.5, 0.0, 2.0], '"D2"'), ([], "1")])
+def test_a_logarithmic_axis_has_marks_between_the_decades_where_there_is_room(values, marks):
+    chart = charts.lines(list(range(len(values))), {"a": values}, "A", "step", "y")
+    assert re.search(rf'"yaxis":{{[^}}]*"dtick":{marks}', chart)
 
 
 @pytest.mark.slow
