@@ -154,7 +154,7 @@ def test_too_little_memory_is_told_with_what_needs_less(tmp_path, tiny_config, r
     def too_large(*_):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor of 9 GB\n\nHint: many lines")
 
-    monkeypatch.setattr(train_loop, "make_updates", lambda update: too_large)
+    monkeypatch.setattr(train_loop, "make_updates", lambda update, timed: too_large)
     with pytest.raises(UserError, match=r"out of memory: OOM.* 9 GB\n.*train.batch_size.*train.accumulate") as told:
         train_loop.run(tiny_config(), tmp_path / "run")
     assert str(told.value).count("\n") == 1

@@ -218,7 +218,8 @@ class _Training:
         rules = {field.name: getattr(train, field.name) for field in dataclasses.fields(Rules) if field.name != "xla"}
         process, objective = build.process(self._config.diffusion), build.objective(train)
         rules = Rules(**rules, xla=train.jit == "step")
-        return make_updates(make_update(self._state, process, objective, self._strategy, rules))
+        update = make_update(self._state, process, objective, self._strategy, rules)
+        return make_updates(update, timed=not train.deterministic)
 
     def _batches(self, step: int) -> tf.distribute.DistributedDataset:
         train = self._config.train
