@@ -26,7 +26,7 @@ flags.DEFINE_integer("rounds", 5, "Turns of each side.", lower_bound=1)
 
 
 def torchscript(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The published file, as its users run it."""
+    """The published file, as its users run it, on images of one channel brought to 299x299 by the rule in NumPy."""
     network = torch.jit.load(str(path), map_location="cpu").eval()
 
     def features(images: np.ndarray) -> np.ndarray:

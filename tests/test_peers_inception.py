@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
+from benchmarks.feature_speed import torchscript
 from tf_ddpm import config as config_lib
 from tf_ddpm import datasets
 from tf_ddpm.evaluation import feature_metrics, inception
@@ -33,20 +33,9 @@ def fashion_mnist():
 
 
 def reference_features(images, weights):
-    """Features by PyTorch, of images made ready by the same rule, written here in NumPy."""
-    network = torch.jit.load(str(weights), map_location="cpu").eval()
-    side, out = images.shape[1], 299
-    at = np.arange(out) * side / out
-    low = at.astype(int)
-    high, share = np.minimum(low + 1, side - 1), (at - low).astype(np.float32)
-    found = []
-    for start in range(0, len(images), 25):
-        x = images[start : start + 25, ..., 0].astype(np.float32)
-        rows = x[:, low] * (1 - share)[:, None] + x[:, high] * share[:, None]
-        x = (rows[:, :, low] * (1 - share) + rows[:, :, high] * share - 128) / 128
-        with torch.no_grad():
-            found.append(network(torch.tensor(np.repeat(x[:, None], 3, axis=1))).numpy())
-    return np.concatenate(found)
+    """Features by PyTorch, of images made ready by the same rule."""
+    features = torchscript(weights)
+    return np.concatenate([features(images[i : i + 25]) for i in range(0, len(images), 25)])
 
 
 def our_features(images, weights):
