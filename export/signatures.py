@@ -121,7 +121,7 @@ class ServingModule(tf.Module):
             sampler = self._sampler(plan)
             denoiser = self._denoiser(inputs, sampler.process)
             _, frames = sampling.draw(sampler, denoiser, self._shape, inputs["seed"], _FRAMES)
-            return {"frames": tf.transpose(frames, [1, 0, 2, 3, 4]), "seed": tf.identity(inputs["seed"])}
+            return {"frames": frames, "seed": tf.identity(inputs["seed"])}
 
         return compute
 

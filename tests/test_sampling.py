@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import mirrored
 
 import tf_ddpm
 from tf_ddpm import build, sampling
@@ -82,8 +83,25 @@ def test_the_compiled_loop_is_algorithm_2_by_hand(run):
 def test_frames_end_with_the_image(run):
     settings = run.settings(sampler="ddim")
     ((images, frames),) = run.batches(np.arange(3), np.zeros(3, int), settings, num_frames=6)
-    assert frames.shape == (6, 3, 8, 8, 1)
-    np.testing.assert_array_equal(frames[-1], images)
+    assert frames.shape == (3, 6, 8, 8, 1)
+    np.testing.assert_array_equal(frames[:, -1], images)
+
+
+@pytest.mark.parametrize("num_frames", [0, 6])
+def test_devices_share_the_images_and_their_way_from_noise(run, run_dir, monkeypatch, num_frames):
+    rows, draw = [], sampling.draw
+
+    def noted(sampler, denoiser, image_shape, seeds, *options):
+        tf.numpy_function(lambda part: rows.append(len(part)), [seeds], [])
+        return draw(sampler, denoiser, image_shape, seeds, *options)
+
+    arguments = np.arange(5), np.zeros(5, int), run.settings(sampler="ddim"), num_frames
+    ((images, frames),) = run.batches(*arguments)
+    monkeypatch.setattr(sampling, "draw", noted)
+    ((shared, shared_frames),) = sampling.open_run(run_dir, run.config, mirrored(3)).batches(*arguments)
+    assert rows == [2, 2, 2]
+    assert close(shared, images) and shared.shape == images.shape
+    assert close(shared_frames, frames) if num_frames else shared_frames is None
 
 
 @pytest.mark.parametrize(

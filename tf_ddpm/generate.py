@@ -105,7 +105,7 @@ def _write(
         print(f"PNG has no form for {channels} channels: the images are saved as .npy, without animation")
         return
     # The last frame is the image itself.
-    moments = [image_files.grid(frame[:_ANIMATED]) for frame in frames]
+    moments = [image_files.grid(frame) for frame in np.swapaxes(frames[:_ANIMATED], 0, 1)]
     image_files.save_gif(moments, folder / "progress.gif")
 
 

@@ -369,4 +369,4 @@ def sample_loop(
 
     start = (0, 0, x_T, sampler.memory(x_T), frames)
     _, _, x_0, _, frames = tf.while_loop(lambda k, *_: k < steps, body, start, parallel_iterations=1)
-    return x_0, frames.stack() if num_frames else tf.zeros([0], x_T.dtype)
+    return x_0, frames.stack() if num_frames else tf.zeros_like(x_T)[tf.newaxis][:0]

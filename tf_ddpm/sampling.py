@@ -37,14 +37,15 @@ def draw(
       rounded: to uint8; otherwise float32 from 0 to 255.
 
     Returns:
-      [B, H, W, C], and the predicted images along the chain, uint8 [num_frames, B, H, W, C].
+      [B, H, W, C], and the predicted images along the chain, uint8 [B, num_frames, H, W, C].
     """
     image_shape = list(image_shape)
     x_T = randomness.image_normal(seeds, 0, image_shape)
     x_0, frames = samplers.sample_loop(
         sampler, denoiser, x_T, lambda k: randomness.image_normal(seeds, k + 1, image_shape), num_frames
     )
-    return pixels.to_pixels(x_0) if rounded else pixels.to_unrounded(x_0), pixels.to_pixels(frames)
+    frames = tf.transpose(pixels.to_pixels(frames), [1, 0, 2, 3, 4])
+    return pixels.to_pixels(x_0) if rounded else pixels.to_unrounded(x_0), frames
 
 
 def denoiser_of(
@@ -94,8 +95,8 @@ def compiled(
     guides: bool = False,
     num_frames: int = 0,
     rounded: bool = True,
-) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """`draw` as one graph of seeds int64 [B], label int32 [B] and guidance float32 [B].
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, ...]]:
+    """`draw` as one graph of seeds int64 [B], label int32 [B] and guidance float32 [B]: (images,) or (images, frames).
 
     The label is looked at where the network has classes, the guidance if `guides` is set.
     """
@@ -108,14 +109,15 @@ def compiled(
         ],
         autograph=False,
     )
-    def sample(seeds: tf.Tensor, label: tf.Tensor, guidance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def sample(seeds: tf.Tensor, label: tf.Tensor, guidance: tf.Tensor) -> tuple[tf.Tensor, ...]:
         denoiser = denoiser_of(
             hoisted(network, sampler.process.timesteps),
             sampler.process,
             label if network.settings["classes"] else None,
             guidance if guides else None,
         )
-        return draw(sampler, denoiser, image_shape, seeds, num_frames, rounded)
+        images, frames = draw(sampler, denoiser, image_shape, seeds, num_frames, rounded)
+        return (images, frames) if num_frames else (images,)
 
     return sample
 
@@ -235,21 +237,17 @@ class Run:
             guidance = np.full(label.shape, settings.guidance, np.float32)
             count = 0 if start else num_frames
             with devices.within_memory("A smaller batch needs less: --set=sample.batch_size=N."):
-                images, frames = self._drawer(settings, count, rounded)(seeds[part].astype(np.int64), label, guidance)
-            yield np.asarray(images), np.asarray(frames) if count else None
+                images, *frames = self._drawer(settings, count, rounded)(seeds[part].astype(np.int64), label, guidance)
+            yield images, frames[0] if count else None
 
     def _drawer(self, settings: SampleConfig, num_frames: int, rounded: bool) -> Callable[..., tuple]:
-        """`compiled` for these settings, made once; over all devices where no frames are asked for."""
+        """`compiled` for these settings over all devices, made once."""
         guides = settings.guidance != 1.0
         key = (dataclasses.replace(settings, batch_size=1, guidance=1.0), guides, num_frames, rounded)
         if key not in self._compiled:
             sampler = build.sampler(settings, self.process)
             draws = compiled(sampler, self.network, self.image_shape, guides, num_frames, rounded)
-            if num_frames:
-                self._compiled[key] = lambda *inputs: draws(*map(tf.constant, inputs))
-            else:
-                images_of = self.over_devices(lambda *inputs: draws(*inputs)[0])
-                self._compiled[key] = lambda *inputs: (images_of(*inputs), None)
+            self._compiled[key] = self.over_devices(draws)
         return self._compiled[key]
 
 

@@ -41,7 +41,7 @@ def progressive(run: Run, count: int, moments: int, seed: int) -> np.ndarray:
     seeds = np.arange(seed, seed + count)
     settings = dataclasses.replace(run.config.sample, batch_size=count)
     _, frames = next(run.batches(seeds, run.labels(seeds, None), settings, num_frames=moments))
-    return np.swapaxes(frames, 0, 1)
+    return frames
 
 
 def sharing(run: Run, cuts: Sequence[int], count: int, seed: int) -> np.ndarray:

@@ -53,7 +53,7 @@ def write_report(run: Run, run_dir: str | os.PathLike, seed: int = 0) -> Path:
         script=charts.script(),
         samples=_url(image_files.grid(drawn, image_files.class_columns(run.config.model.classes))),
         drawn_with=_drawn_with(run, len(drawn)),
-        frames=[_url(image_files.grid(frame)) for frame in frames],
+        frames=[_url(image_files.grid(frame)) for frame in np.swapaxes(frames, 0, 1)],
         configuration=_configuration(run),
         **found,
     )
@@ -79,7 +79,7 @@ def _facts(run: Run) -> dict[str, str]:
 
 
 def _drawn(run: Run, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Samples [N, H, W, C], and the predicted images of the first ones along the chain [frames, n, H, W, C]."""
+    """Samples [N, H, W, C], and the predicted images of the first ones along the chain [n, frames, H, W, C]."""
     settings = dataclasses.replace(run.config.sample, batch_size=min(_ANIMATED, run.config.sample.batch_size))
     seeds = np.arange(seed, seed + _SAMPLES)
     batches = list(run.batches(seeds, run.labels(seeds, None), settings, num_frames=_FRAMES))
