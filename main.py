@@ -6,7 +6,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from tf_ddpm import cluster, command_line, datasets, presets, quiet_tensorflow
+from tf_ddpm import cluster, command_line, datasets, presets, quiet_tensorflow, streams
 from tf_ddpm import config as config_lib
 from tf_ddpm.command_line import FLAGS
 from tf_ddpm.errors import UserError
@@ -157,6 +157,11 @@ MODES = {
 def main(argv: list[str]) -> int:
     """Runs the mode that the flags ask for; 1 and at most three lines on stderr for wrong use."""
     logging.set_verbosity(logging.WARNING)
+    with streams.unfailing():
+        return _run(argv)
+
+
+def _run(argv: list[str]) -> int:
     try:
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
@@ -168,9 +173,15 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # what no room has foreseen, named by the system
+        print(f"error: {error.filename or 'cannot read or write'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except MemoryError as error:
+        print(f"error: out of memory: {error or 'no more to be had'}; ask for less", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as error:
-        text = str(error) or "interrupted; a training run goes on from its last checkpoint with the same command"
-        print(text, file=sys.stderr)
+        goes_on = "; the run goes on from its last checkpoint with the same command" if FLAGS.mode == "train" else ""
+        print(str(error) or f"interrupted{goes_on}", file=sys.stderr)
         return getattr(error, "exit_code", 130)
     return 0
 

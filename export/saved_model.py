@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +17,7 @@ from export import plans as plans_lib
 from export import serving_files, verify
 from export.plans import Plan
 from export.signatures import ServingModule
+from tf_ddpm import checkpoints, whole_files
 from tf_ddpm.errors import UserError
 from tf_ddpm.sampling import Run
 
@@ -47,9 +44,10 @@ def export_run(
     Raises:
       UserError: where the folder cannot be written, or the reloaded model answers otherwise than the run.
     """
+    checkpoints.check_name(Path(export_dir).absolute())
     export_dir, plans = Path(export_dir).absolute(), plans or plans_lib.parse(None, run.config)
     try:
-        with _folder_aside(export_dir) as aside:
+        with whole_files.folder_aside(export_dir) as aside:  # a name that TF Serving does not look at
             _save(run, aside / "model", plans, max_batch)
             _compare(run, aside, plans[0])
             for name, text in serving_files.bundle(max_batch).items():
@@ -63,28 +61,6 @@ def export_run(
         for old in _versions(export_dir)[:-keep_versions]:
             shutil.rmtree(export_dir / str(old), ignore_errors=True)
     return version
-
-
-@contextlib.contextmanager
-def _folder_aside(export_dir: Path) -> Iterator[Path]:
-    """A folder to write in, which is gone afterwards; those that killed exports have left are removed.
-
-    TF Serving looks at integer names only, so it does not see the folder. A lock, which dies with its process, says
-    whether the export that made it is still at work.
-    """
-    export_dir.mkdir(parents=True, exist_ok=True)
-    for left in export_dir.glob(".partial-*/lock"):
-        with contextlib.suppress(OSError), left.open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left.parent, ignore_errors=True)
-    aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=export_dir))
-    try:
-        with (aside / "taking-lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            os.rename(aside / "taking-lock", aside / "lock")  # there only once it is held
-            yield aside
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _save(run: Run, target: Path, plans: tuple[Plan, ...], max_batch: int) -> None:

@@ -8,6 +8,7 @@ ROOT = Path(__file__).parent.parent
 PLAN = {
     "main": {
         "cluster", "command_line", "config", "datasets", "devices", "presets", "errors", "quiet_tensorflow",
+        "streams",
         "train_loop", "sampling", "generate", "evaluate", "evaluation.sweep", "figures.catalogue",
         "report.page", "exchange.reading", "exchange.folders",
         "export.plans", "export.saved_model",
@@ -25,11 +26,14 @@ PLAN = {
     "export.client": {"errors", "image_files"},
     "export.serving_files": {"config", "export.limits", "export.plans", "export.signatures", "sampling"},
     "export.saved_model": {
-        "export.plans", "export.serving_files", "export.signatures", "export.verify", "errors", "sampling",
+        "export.plans", "export.serving_files", "export.signatures", "export.verify", "checkpoints", "errors",
+        "sampling", "whole_files",
     },
     "tf_ddpm": {"sampling"},
     "errors": set(),
     "quiet_tensorflow": set(),
+    "streams": set(),
+    "whole_files": set(),
     "config": {"errors", "schedules"},
     "presets": {"config", "errors"},
     # The equations: they know neither network nor configuration, and see the network as denoiser(x_t, t).
@@ -47,7 +51,7 @@ PLAN = {
     "datasets": {
         "config", "errors", "datasets.image_set", "datasets.digits", "datasets.folder", "datasets.tfds_set",
     },
-    "datasets.image_set": {"config", "errors"},
+    "datasets.image_set": {"config", "errors", "whole_files"},
     "datasets.pictures": set(),
     "datasets.digits": {"config", "datasets.pictures", "datasets.image_set"},
     "datasets.folder": {"config", "errors", "datasets.pictures", "datasets.image_set"},
@@ -62,27 +66,28 @@ PLAN = {
     "optimizers": set(),
     "train_state": {"objectives", "optimizers", "pixels", "process", "randomness", "timestep_sampling"},
     "checkpoints": {"errors", "train_state"},
-    "interruption": {"errors"},
+    "interruption": set(),
+    "run_directory": {"config", "datasets.image_set", "errors", "whole_files"},
     "preemption": {"interruption"},
     "previews": {"build", "config", "datasets.image_set", "image_files", "sampling", "train_state"},
-    "run_log": set(),
-    "image_files": set(),
+    "run_log": {"errors", "whole_files"},
+    "image_files": {"whole_files"},
     "sampling": {
         "build", "checkpoints", "config", "devices", "errors", "guidance", "objectives", "pixels", "process",
         "randomness", "replicas", "samplers", "unet",
     },
     "train_loop": {
         "build", "checkpoints", "cluster", "config", "datasets", "datasets.batches", "devices", "errors",
-        "interruption", "preemption", "previews", "replicas", "run_log", "train_state",
+        "interruption", "preemption", "previews", "replicas", "run_directory", "run_log", "train_state",
     },
-    "generate": {"cluster", "config", "errors", "image_files", "sampling"},
+    "generate": {"cluster", "config", "errors", "image_files", "sampling", "whole_files"},
     "exchange": set(),
     "exchange.words": {"config", "errors"},
     "exchange.reading": {"config", "errors", "exchange.words"},
     "exchange.tensors": {"errors", "layers", "unet"},
     "exchange.folders": {
         "build", "checkpoints", "config", "errors", "exchange.reading", "exchange.tensors", "exchange.words",
-        "sampling",
+        "sampling", "whole_files",
     },
     # What a run is worth.
     "chunks": {"cluster", "errors"},
@@ -100,7 +105,7 @@ PLAN = {
     },
     "evaluate": {
         "cluster", "config", "datasets", "devices", "errors", "evaluation.likelihood", "evaluation.quality",
-        "sampling",
+        "sampling", "whole_files",
     },
     "evaluation.sweep": {
         "checkpoints", "cluster", "config", "devices", "errors", "evaluate", "evaluation.quality", "figures.plots",
@@ -108,7 +113,7 @@ PLAN = {
     },
     # Pictures of a run.
     "figures": set(),
-    "figures.plots": {"image_files"},
+    "figures.plots": {"image_files", "whole_files"},
     "figures.experiments": {"build", "objectives", "pixels", "process", "randomness", "samplers", "sampling"},
     "figures.catalogue": {
         "datasets", "datasets.image_set", "errors", "evaluation.likelihood", "figures.experiments", "figures.plots",
@@ -116,7 +121,7 @@ PLAN = {
     },
     "report": set(),
     "report.charts": set(),
-    "report.page": {"config", "errors", "image_files", "report.charts", "sampling"},
+    "report.page": {"config", "errors", "image_files", "report.charts", "sampling", "whole_files"},
 }  # fmt: skip
 
 

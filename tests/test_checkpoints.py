@@ -176,3 +176,16 @@ def test_a_checkpoint_from_before_the_sums_were_saved_is_read(tiny_config, tmp_p
     checkpoints.Keeper(tmp_path, other, 3).restore()
     for before, after in zip(everything(state), everything(other), strict=True):
         np.testing.assert_array_equal(before.numpy(), after.numpy())
+
+
+def test_a_checkpoint_that_the_disk_does_not_give_is_not_passed_over_as_damaged(tiny_config, tmp_path):
+    state = make_state(tiny_config(data__image_size=(8, 8), data__channels=1), 0)
+    keeper = checkpoints.Keeper(tmp_path, state, 2)
+    keeper.save(1)
+    keeper.save(2)
+    (data,) = (tmp_path / "checkpoints").glob("step-2.data*")
+    data.unlink()
+    data.mkdir()  # stands for what may not be read, for which tests are often too privileged
+    with pytest.raises(UserError, match=r"cannot read .*step-2\.data.*: Is a directory"):
+        keeper.restore()
+    assert checkpoints.steps(tmp_path) == [1, 2]

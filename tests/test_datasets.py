@@ -156,6 +156,48 @@ def test_large_folders_are_kept_in_a_file_and_read_from_it(mixed_folder, tmp_pat
     assert rows(batch_dataset(in_file, 7, 0, 0, False), 1).shape == (7, 16, 16, 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("meta.json", b""), ("meta.json", b"[]"), ("meta.json", None), ("images.npy", b"\x93NUMPY"), ("labels.npy", b"")],
+)
+def test_a_damaged_cache_is_made_again(mixed_folder, tmp_path, name, damage):
+    kept = folder(mixed_folder, memory_gb=0.0, cache_dir=str(tmp_path / ".cache"))
+    before = datasets.load(kept)
+    (file,) = (tmp_path / ".cache").glob(f"*/{name}")
+    file.unlink()
+    if damage is not None:
+        file.write_bytes(damage)
+    again = datasets.load(kept)
+    np.testing.assert_array_equal(again.images, before.images)
+    np.testing.assert_array_equal(again.labels, before.labels)
+    assert len(list((tmp_path / ".cache").iterdir())) == 1
+
+
+def test_a_cache_with_labels_missing_is_made_again(mixed_folder, tmp_path):
+    kept = folder(mixed_folder, memory_gb=0.0, cache_dir=str(tmp_path / ".cache"))
+    (count,) = datasets.load(kept).labels.shape
+    (file,) = (tmp_path / ".cache").glob("*/labels.npy")
+    np.save(file, np.zeros(2, np.int32))
+    assert datasets.load(kept).labels.shape == (count,)
+
+
+def test_a_folder_within_that_cannot_be_read_is_named(mixed_folder, monkeypatch, capsys):
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path).endswith("cats"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    for name in ("dangling.png", "pipe.png"):
+        (mixed_folder / name).unlink()
+    assert len(datasets.load(folder(mixed_folder))) == 3
+    assert "cats: Permission denied" in capsys.readouterr().err
+    with pytest.raises(UserError, match="cats: Permission denied"):
+        datasets.load(folder(mixed_folder, on_bad_file="fail"))
+
+
 @pytest.mark.parametrize("where", ["a_file", "/proc/nope"])
 def test_a_cache_that_cannot_be_written_is_one_clear_line(mixed_folder, where):
     cache = mixed_folder / "notes.md" if where == "a_file" else where

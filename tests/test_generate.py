@@ -91,3 +91,10 @@ def test_a_grid_shows_every_image_once():
     sheet = image_files.grid(images)
     assert sheet.shape == (2 * 66 + 2, 3 * 66 + 2, 1)
     assert [int(sheet[10 + 66 * (i // 3), 10 + 66 * (i % 3), 0]) for i in range(5)] == [0, 10, 20, 30, 40]
+
+
+def test_what_a_killed_generation_left_is_removed(run, tmp_path):
+    (tmp_path / ".partial-dead").mkdir()
+    (tmp_path / ".partial-dead" / "lock").touch()
+    generate(run, tmp_path, 1, seed=0, steps=2)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

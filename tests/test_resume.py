@@ -8,7 +8,7 @@ import sys
 import pytest
 from training_processes import LONG, ROOT, check_interrupted, ended, result, start
 
-from tf_ddpm import interruption
+from tf_ddpm import interruption, run_directory
 from tf_ddpm.errors import UserError
 
 
@@ -45,7 +45,7 @@ def test_a_run_stopped_twenty_times_ends_bit_identical(tmp_path, devices):
 
 
 def test_a_run_in_use_is_refused(tmp_path):
-    with interruption.held(tmp_path):
+    with run_directory.held(tmp_path):
         process = start(tmp_path)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 1 and "another process is training in" in errors and "Traceback" not in errors
@@ -54,15 +54,15 @@ def test_a_run_in_use_is_refused(tmp_path):
 
 def test_a_hold_ends_with_its_process(tmp_path):
     code = f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\nfrom pathlib import Path\n"
-    code += f"from tf_ddpm import interruption\nwith interruption.held(Path({str(tmp_path)!r})):\n"
+    code += f"from tf_ddpm import run_directory\nwith run_directory.held(Path({str(tmp_path)!r})):\n"
     code += "    print('held', flush=True); time.sleep(100)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
-    with pytest.raises(UserError, match="another process"), interruption.held(tmp_path):
+    with pytest.raises(UserError, match="another process"), run_directory.held(tmp_path):
         pass
     process.kill()
     process.wait()
-    with interruption.held(tmp_path):
+    with run_directory.held(tmp_path):
         pass
 
 
@@ -74,3 +74,26 @@ def test_the_first_signal_is_noted_and_the_second_acts(capfd):
         assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     assert "once more to leave at once" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) != signal.SIG_DFL
+
+
+def test_of_two_signals_of_the_same_moment_the_first_counts_and_nothing_is_complained_of(tmp_path):
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from tf_ddpm import interruption
+with interruption.Signals() as signals:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
+    print(signals.seen)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout == "2\n" and "race" not in done.stderr, done
+
+
+def test_a_terminal_that_closes_is_a_signal_that_may_come_twice():
+    with interruption.Signals() as signals:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.seen == signal.SIGHUP

@@ -97,8 +97,25 @@ def test_lines_of_lost_updates_are_dropped_and_the_others_stay_where_nothing_can
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-        patch.setattr(run_log.os, "replace", full)
+        patch.setattr(run_log.whole_files.os, "replace", full)
         RunLog(tmp_path, 1, 4)
     assert path.read_text().startswith('{"step": 1}\n{"step": 2}\n')
     RunLog(tmp_path, 1, 4).close()
     assert path.read_text() == '{"step": 1}\n'
+
+
+def test_lines_are_json_whatever_was_measured(tmp_path, clock):
+    log = RunLog(tmp_path, 0, 4)
+    clock.now += 1.0
+    log.scalars(1, 10, {"loss": float("nan")})
+    log.close()
+    refuse = lambda word: pytest.fail(word)  # noqa: E731
+    assert json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)["loss"] is None
+
+
+@pytest.mark.parametrize("damage", ["\ufeff{}", "{}" + "[" * 200_000 + "\n"])
+def test_a_log_that_somebody_has_edited_keeps_its_lines(tmp_path, damage):
+    whole = '{"step": 1}\n{"step": 2}\n'
+    (tmp_path / "metrics.jsonl").write_text(damage.replace("{}", whole, 1), encoding="utf-8")
+    RunLog(tmp_path, 2, 4).close()
+    assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8-sig") == whole

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 from training_processes import ROOT, SETTINGS, ended, result, start
 
 from tf_ddpm import checkpoints
@@ -73,6 +74,18 @@ def test_a_run_directory_that_cannot_be_written_is_one_clear_line(tmp_path):
     code, _, errors = in_tmpfs(tmp_path, 'mount -o remount,ro "$FOLDER"\n$TRAIN', "1m")
     assert code == 1 and "Traceback" not in errors and "cannot write the run directory" in errors, errors
     assert "Read-only file system" in errors
+
+
+def test_a_full_disk_for_decoded_images_is_one_clear_line(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(20):
+        Image.new("RGB", (64, 64), (i, i, i)).save(pictures / f"{i}.png")
+    cached = {"data.name": "folder", "data.path": pictures, "data.image_size": 64}
+    cached |= {"data.memory_gb": 0, "data.cache_dir": "$FOLDER/cache"}
+    code, _, errors = in_tmpfs(tmp_path, '$TRAIN\nrm -rf "$FOLDER/run"', "60k", **cached)
+    assert code == 1 and "cannot keep 0.0 GB of decoded images" in errors and "No space left" in errors, errors
+    assert not [path for path in (tmp_path / "copy").rglob("*") if path.is_file()]
 
 
 @pytest.mark.slow

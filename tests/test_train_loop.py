@@ -155,10 +155,24 @@ def test_too_little_memory_is_told_with_what_needs_less(tmp_path, tiny_config, r
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor of 9 GB\n\nHint: many lines")
 
     monkeypatch.setattr(train_loop, "make_updates", lambda update, timed: too_large)
-    with pytest.raises(UserError, match=r"out of memory: OOM.* 9 GB\n.*train.batch_size.*train.accumulate") as told:
+    with pytest.raises(UserError, match=r"out of memory: OOM.* 9 GB\n.*train.accumulate.*train.batch_size") as told:
         train_loop.run(tiny_config(), tmp_path / "run")
     assert str(told.value).count("\n") == 1
     run = sampling.load_run(run_dir)
     monkeypatch.setattr(run, "_drawer", lambda *_: too_large)
     with pytest.raises(UserError, match=r"out of memory.*\n.*sample.batch_size"):
         run.sample(range(4))
+
+
+def test_a_run_taken_further_tells_of_each_step_what_a_straight_one_does(tiny_config, tmp_path):
+    config = tiny_config(train__log_every=5, train__steps=13, train__preview_every=6)
+    train_loop.run(config, tmp_path / "straight")
+    for steps in (4, 8, 13):  # ends within intervals
+        train_loop.run(config_lib.with_values(config, {"train.steps": steps}), tmp_path / "further")
+    straight, further = ({line["step"]: line for line in lines(tmp_path / name)} for name in ("straight", "further"))
+    assert set(straight) == {5, 10, 13} and set(further) == {4, 5, 8, 10, 13}
+    for step, line in straight.items():
+        for name in line.keys() - {"images_per_second", "input_wait"}:
+            assert line[name] == further[step][name], (step, name)
+    for path in (tmp_path / "straight" / "previews").iterdir():
+        assert path.read_bytes() == (tmp_path / "further" / "previews" / path.name).read_bytes()

@@ -17,7 +17,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from tf_ddpm.errors import UserError
+from tf_ddpm.errors import UserError, first_line
 from tf_ddpm.train_state import TrainState
 
 _PREFIX = "step"
@@ -33,11 +33,15 @@ class Keeper:
     Args:
       keep: how many of the last ones stay. keep_every: those of its multiples stay as well; 0: none.
       writes: False: this process reads what another one writes.
+
+    Raises:
+      UserError: for a folder of which TensorFlow could not read again what it writes.
     """
 
     def __init__(
         self, run_dir: str | os.PathLike, state: TrainState, keep: int, keep_every: int = 0, writes: bool = True
     ):
+        check_name(run_dir)
         self._run_dir, self._state, self._writes = run_dir, state, writes
         self._keep, self._keep_every = keep, keep_every
         self.latest: str | None = None  # the path of the last one that was read or written
@@ -88,8 +92,9 @@ def save_imported(network: keras.Model, run_dir: str | os.PathLike) -> None:
     """Writes the checkpoint of step 0, which holds the weights of `network` alone.
 
     Raises:
-      UserError: where the disk does not take it.
+      UserError: where the disk does not take it, or TensorFlow could not read it again.
     """
+    check_name(run_dir)
     _write(tf.train.Checkpoint(ema_network=network), run_dir, 0, None)
 
 
@@ -102,9 +107,11 @@ def restore_ema_network(network: keras.Model, run_dir: str | os.PathLike, step: 
     Raises:
       UserError: where there is no such checkpoint, or it cannot be read or does not fit.
     """
+    check_name(run_dir)
     read = lambda path: _read(tf.train.Checkpoint(ema_network=network), path)  # noqa: E731
     if step is not None:
         try:
+            _check_readable(run_dir, step)
             read(_path(run_dir, step))
         except _Damaged as error:
             raise UserError(str(error)) from None
@@ -118,9 +125,42 @@ def restore_ema_network(network: keras.Model, run_dir: str | os.PathLike, step: 
 
 
 def steps(run_dir: str | os.PathLike) -> list[int]:
-    """The steps of which `run_dir` has a checkpoint, the oldest first."""
-    found = (re.fullmatch(rf"{_PREFIX}-(\d+)\.index", path.name) for path in _folder(run_dir).glob("*.index"))
+    """The steps of which `run_dir` has a checkpoint, the oldest first.
+
+    Raises:
+      UserError: where its folder of checkpoints is there, and cannot be read.
+    """
+    found = (re.fullmatch(rf"{_PREFIX}-(\d+)\.index", name) for name in _names(run_dir))
     return sorted(int(match.group(1)) for match in found if match)
+
+
+def _names(run_dir: str | os.PathLike) -> list[str]:
+    """The files of checkpoints."""
+    folder = _folder(run_dir)
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError as error:
+        if not folder.is_symlink():
+            return []
+        reason = error.strerror  # a disk that is not mounted
+    except OSError as error:
+        reason = error.strerror
+    raise UserError(f"cannot read the checkpoints in {folder}: {reason}")
+
+
+def check_name(path: str | os.PathLike) -> None:
+    """Whether TensorFlow can read what it writes there: it takes some characters for patterns, but only in reading.
+
+    Raises:
+      UserError: where it cannot.
+    """
+    wrong = next((character for character in "[\\" if character in str(path)), None)
+    if wrong is not None:
+        raise UserError(f"TensorFlow cannot read below a folder with {wrong!r} in its name; take another: {path}")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"TensorFlow cannot read below a folder whose name is not UTF-8: {str(path)!r}") from None
 
 
 def step_of(checkpoint: str) -> int:
@@ -139,12 +179,12 @@ def _path(run_dir: str | os.PathLike, step: int) -> str:
 def _write(checkpoint: tf.train.Checkpoint, run_dir: str | os.PathLike, step: int, last_good: str | None) -> None:
     path = _path(run_dir, step)
     try:
-        _folder(run_dir).mkdir(parents=True, exist_ok=True)
+        _folder(run_dir).mkdir(exist_ok=True)
         checkpoint.write(path)
     except (tf.errors.OpError, OSError) as error:
         _remove_halves(run_dir)
         raise UserError(
-            f"cannot write the checkpoint of step {step} in {_folder(run_dir)}: {_first_line(error)}\n"
+            f"cannot write the checkpoint of step {step} in {_folder(run_dir)}: {first_line(error)}\n"
             f"The last good one is {last_good or 'none'}."
         ) from None
 
@@ -158,7 +198,7 @@ def _remove(run_dir: str | os.PathLike, step: int) -> None:
 def _remove_halves(run_dir: str | os.PathLike) -> None:
     """Removes what killed or failed writing has left: files of a step without an index, and temporary ones."""
     whole = set(steps(run_dir))
-    for path in _folder(run_dir).glob(f"{_PREFIX}-*"):
+    for path in (_folder(run_dir) / name for name in _names(run_dir)):
         # Only names that TensorFlow gives; whatever else lies there is someone's own.
         name = re.fullmatch(rf"{_PREFIX}-(\d+)(_temp.*|\.(?:index|data-\d+-of-\d+)(\.tempstate\d+)?)", path.name)
         if name is None or (int(name[1]) in whole and not name[2].startswith("_temp") and not name[3]):
@@ -175,6 +215,7 @@ def _read_latest(run_dir: str | os.PathLike, read: Callable[[str], None]) -> int
     complaints = []
     for step in reversed(steps(run_dir)):
         try:
+            _check_readable(run_dir, step)
             read(_path(run_dir, step))
         except _Damaged as error:
             complaints.append(str(error))
@@ -197,15 +238,24 @@ def _parts(path: str) -> set[str]:
         raise _Damaged(_complaint(path, error)) from None
 
 
+def _check_readable(run_dir: str | os.PathLike, step: int) -> None:
+    """What this process may not read, or the disk does not give, is not damaged: it would be passed over and removed.
+
+    Raises:
+      UserError: for such a file.
+    """
+    for name in _names(run_dir):
+        if name.startswith(f"{_PREFIX}-{step}."):
+            try:
+                (_folder(run_dir) / name).open("rb").close()
+            except FileNotFoundError:  # the chief has just removed it
+                continue
+            except OSError as error:
+                raise UserError(f"cannot read {_folder(run_dir) / name}: {error.strerror}") from None
+
+
 def _complaint(path: str, error: Exception) -> str:
-    return f"cannot read the checkpoint {path}: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    """What an error says, without the names of TensorFlow's operations and temporary files."""
-    line = (str(error).splitlines() or [""])[0]
-    line = re.sub(r"\{\{.*?\}\} |\S*_temp/\S+; | \[Op:\w+\]", "", line)
-    return line[:200]
+    return f"cannot read the checkpoint {path}: {first_line(error)}"
 
 
 def _read(checkpoint: tf.train.Checkpoint, path: str) -> None:

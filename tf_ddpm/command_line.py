@@ -92,6 +92,17 @@ _SAMPLING = {  # flag -> key of SampleConfig
     "guidance": "guidance",
     "precision": "precision",
 }
+_PATHS = (
+    "run_dir",
+    "out_dir",
+    "export_dir",
+    "images",
+    "reference",
+    "inception",
+    "metrics_file",
+    "out",
+    "diffusers_dir",
+)
 _ONLY = {  # flags that some modes alone understand
     "preset": ("train", "sample", "export", "eval", "figure", "report", "export_diffusers"),
     "num_images": ("sample", "eval", "figure"),
@@ -133,6 +144,9 @@ def check(modes: tuple[str, ...]) -> None:
         if FLAGS[name].present and FLAGS.mode not in known:
             hint = " (a training run's seed: --set=train.seed=N)" if name == "seed" else ""
             raise UserError(f"--{name} belongs to --mode={' or '.join(known)}, not to --mode={FLAGS.mode}{hint}")
+    for name in _PATHS:
+        if FLAGS[name].value == "":
+            raise UserError(f"--{name}= is empty; expected a path, or leave it out")
     if FLAGS.preset is not None:
         presets.preset(FLAGS.preset)
     if FLAGS.mode == "eval":

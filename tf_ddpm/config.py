@@ -564,6 +564,8 @@ def read(run_dir: str | os.PathLike) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise UserError(f"cannot read {path}: it is a link that leads nowhere") from None
         raise UserError(
             f"no run in {run_dir} (it has no config.json); "
             f"train one with: python main.py --mode=train --run_dir={run_dir}"

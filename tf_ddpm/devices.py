@@ -59,6 +59,15 @@ def best_jit() -> str:
     return "step" if tf.config.list_logical_devices("GPU") else "norms"
 
 
+def have_clock() -> bool:
+    """Whether a graph may ask what time it is: not once this process was told to be deterministic."""
+    try:
+        tf.timestamp()
+    except tf.errors.FailedPreconditionError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def within_memory(remedy: str) -> Iterator[None]:
     """What may ask for more memory than there is.
@@ -72,7 +81,8 @@ def within_memory(remedy: str) -> Iterator[None]:
     try:
         yield
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-        reason = (str(error).strip() or "no more to be had").splitlines()[0]
+        lines = str(error).strip().splitlines() or ["no more to be had"]
+        reason = next((line for line in lines if "OOM" in line or "memory" in line), lines[0])
         raise UserError(f"out of memory: {reason[:200]}\n{remedy}") from None
 
 

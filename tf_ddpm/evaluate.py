@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from tf_ddpm import cluster, datasets, devices, sampling
+from tf_ddpm import cluster, datasets, devices, sampling, whole_files
 from tf_ddpm.config import Config
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import likelihood, quality
@@ -138,9 +138,7 @@ def write(path: Path, metrics: dict) -> None:
     if not cluster.place().is_chief:
         return
     try:
-        aside = path.with_name(f".{path.name}")
-        aside.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-        os.replace(aside, path)
+        whole_files.write_text(path, json.dumps(metrics, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 

@@ -6,14 +6,12 @@ import dataclasses
 import json
 import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from tf_ddpm import cluster, image_files
+from tf_ddpm import cluster, image_files, whole_files
 from tf_ddpm.config import SampleConfig
 from tf_ddpm.errors import UserError
 from tf_ddpm.sampling import Run
@@ -54,8 +52,9 @@ def generate(
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         earlier = _earlier_files(out_dir)
-        aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=out_dir))
-        try:
+        with whole_files.folder_aside(out_dir) as folder:
+            aside = folder / "samples"
+            aside.mkdir()
             _write(run, sample, seeds, labels, image_files.class_columns(classes) if label is None else None, aside)
             manifest = {
                 "made_by": _MADE_BY,
@@ -72,8 +71,6 @@ def generate(
                 (out_dir / name).unlink(missing_ok=True)
             for file in sorted(aside.iterdir()):
                 os.replace(file, out_dir / file.name)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise UserError(f"cannot write samples into {out_dir}: {error.strerror or error}") from None
     return next(out_dir / name for name in manifest["files"] if name.startswith("grid."))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from tf_ddpm import whole_files
 
 PNG_CHANNELS = (1, 2, 3, 4)  # grey, grey with alpha, RGB, RGBA
 _TILE = 48  # smallest side, in pixels, at which an image is shown in a grid
@@ -22,13 +23,8 @@ def save_image(image: np.ndarray, path: Path) -> Path:
     """
     as_png = image.shape[-1] in PNG_CHANNELS
     target = path.with_suffix(".png" if as_png else ".npy")
-    aside = target.with_name(f".{target.name}")
-    try:
-        with aside.open("wb") as file:
-            _picture(image).save(file, format="PNG") if as_png else np.save(file, image)
-        os.replace(aside, target)
-    finally:
-        aside.unlink(missing_ok=True)
+    with whole_files.aside(target) as beside, beside.open("wb") as file:
+        _picture(image).save(file, format="PNG") if as_png else np.save(file, image)
     return target
 
 

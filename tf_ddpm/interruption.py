@@ -1,18 +1,14 @@
-"""SIGTERM and SIGINT: the running step is finished and saved; a second signal leaves at once. And who holds a run."""
+"""SIGTERM, SIGINT and SIGHUP: the running step is finished and saved; a second signal leaves at once."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from types import SimpleNamespace
 
-from tf_ddpm.errors import UserError
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -42,40 +38,27 @@ class Signals:
         # Python lets only the main thread handle signals.
         with contextlib.suppress(ValueError):
             for number in _SIGNALS:
-                self._before[number] = signal.signal(number, self._note)
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                    self._before[number] = signal.signal(number, self._note)
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._pass_over_ties
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
+        sys.unraisablehook = self._hook
+
+    def _pass_over_ties(self, args: SimpleNamespace) -> None:
+        """Of two signals of the same moment the first one counts; Python complains of the other."""
+        if not (isinstance(args.exc_value, OSError) and "race condition" in str(args.exc_value)):
+            self._hook(args)
 
     def _note(self, number: int, _: object) -> None:
         self.seen = number
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        for each in self._before:
+            # A terminal that closes sends SIGHUP more than once.
+            signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else signal.SIG_DFL)
         name = signal.Signals(number).name
         with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody may be listening any more
             text = f"\n{name}: finishing the step and saving; once more to leave at once\n"
             os.write(sys.stderr.fileno(), text.encode())
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Holds `folder`, which exists, for this process alone. The hold ends with the process, however it ends.
-
-    Raises:
-      UserError: where another process holds it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is training in {folder}; wait for it, stop it, or take another --run_dir"
-            ) from None
-        except OSError as error:  # some network file systems have no such locks
-            print(f"warning: {folder} cannot be held for this process alone: {error.strerror}", file=sys.stderr)
-        yield
-    finally:
-        os.close(descriptor)

@@ -133,7 +133,7 @@ def training_config(run_dir: str | os.PathLike, preset_name: str | None, setting
     Raises:
       UserError: for unknown names or values, or those that would make an existing run another one.
     """
-    saved = config_lib.read(run_dir) if os.path.exists(os.path.join(run_dir, "config.json")) else None
+    saved = config_lib.read(run_dir) if os.path.lexists(os.path.join(run_dir, "config.json")) else None
     if saved is None or preset_name is not None:
         asked = config_lib.validated(config_lib.with_settings(preset(preset_name or "digits"), settings))
         if saved is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
+
+from tf_ddpm import whole_files
+from tf_ddpm.errors import first_line
 
 # Of the time, for images: more is worth a warning. A GPU still has work while the host, ahead of it, waits for images.
 _LONG_WAIT, _LONG_WAIT_OF_GPU = 0.3, 0.8
@@ -39,7 +42,11 @@ class RunLog(Silence):
 
     def __init__(self, run_dir: Path, step: int, total: int):
         self._path = run_dir / "metrics.jsonl"
-        _drop_after(self._path, step)
+        lost = _drop_after(self._path, step)
+        if lost and not step:
+            print(
+                f"warning: {run_dir} has no checkpoint; its updates up to step {lost} are done again", file=sys.stderr
+            )
         with _errors_of_disk():
             self._writer = tf.summary.create_file_writer(str(run_dir / "logs"))
         self._bar = tqdm(initial=step, total=total, unit="step", dynamic_ncols=True, disable=None)
@@ -62,7 +69,9 @@ class RunLog(Silence):
         values = {**values, "images_per_second": round(rate, 2), "input_wait": round(self._wait(now), 3)}
         self._step, self._time = step, now
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            # JSON has no word for a mean of no updates (all skipped).
+            known = {name: value if math.isfinite(value) else None for name, value in values.items()}
+            file.write(json.dumps({"step": step, **known}) + "\n")
         with _errors_of_disk(), self._writer.as_default(step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
@@ -119,21 +128,23 @@ def _errors_of_disk() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        raise OSError(error.message.splitlines()[0].rpartition("; ")[2]) from None
+        raise OSError(first_line(error).rpartition("; ")[2]) from None
 
 
-def _drop_after(path: Path, step: int) -> None:
+def _drop_after(path: Path, step: int) -> int:
+    """Drops the lines beyond `step`, and returns the last of their steps, 0 for none."""
     if not path.exists():
-        return
-    before = path.read_text(encoding="utf-8", errors="replace")
-    kept = []
+        return 0
+    before = path.read_text(encoding="utf-8-sig", errors="replace")
+    kept, lost = [], 0
     for line in before.splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
+            else:
+                lost = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # a line cut short when the run was killed
     if "".join(kept) != before:
-        aside = path.with_name(f".{path.name}")
-        aside.write_text("".join(kept), encoding="utf-8")
-        os.replace(aside, path)
+        whole_files.write_text(path, "".join(kept))
+    return lost

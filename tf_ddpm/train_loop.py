@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import sys
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
-from tf_ddpm import build, checkpoints, cluster, datasets, devices, interruption
+from tf_ddpm import build, checkpoints, cluster, datasets, devices, interruption, run_directory
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config, TrainConfig
 from tf_ddpm.datasets.batches import batch_dataset
@@ -24,8 +22,8 @@ from tf_ddpm.run_log import RunLog, Silence
 from tf_ddpm.train_state import Rules, TrainState, make_update, make_updates
 
 _NEEDS_LESS = (
-    "A smaller train.batch_size, the same batch in parts (train.accumulate=2), train.remat=true or a smaller network "
-    "needs less; a run goes on from its last checkpoint."
+    "The same batch in parts (train.accumulate=2) or train.remat=true needs less, and the run goes on with it from "
+    "its last checkpoint; so does, in a new --run_dir, a smaller train.batch_size or network."
 )
 
 
@@ -51,7 +49,7 @@ def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Stra
     with contextlib.ExitStack() as holds:
         new = not run_dir.is_dir()
         if not new and cluster.place().is_chief:
-            holds.enter_context(interruption.held(run_dir))
+            holds.enter_context(run_directory.held(run_dir))
         holds.enter_context(devices.together())
         holds.enter_context(devices.within_memory(_NEEDS_LESS))
         return _run(config, run_dir, strategy, holds if new else None)
@@ -71,7 +69,7 @@ def _run(
     _check_batch(train, strategy.num_replicas_in_sync)
     if here.count > 1:
         images = images or datasets.load(config.data)
-        agree(strategy, configuration=_without_paths(config), images=_sample_of(images))
+        agree(strategy, configuration=_without_paths(config), images=images.fingerprint())
     with strategy.scope():
         tf.keras.utils.set_random_seed(train.seed)
         state = TrainState(
@@ -91,8 +89,8 @@ def _run(
     datasets.check_labels(images, config.model.classes)
     if here.is_chief:
         if holds is not None:
-            _make_directory(run_dir, holds)
-        _write_config(config, run_dir)
+            run_directory.make(run_dir, holds)
+        run_directory.write(run_dir, config, images)
         where = f"{strategy.num_replicas_in_sync} device(s)" + (f" of {here.count} workers" if here.count > 1 else "")
         print(f"training {run_dir} from step {step} to {train.steps} on {len(images)} images, {where}", flush=True)
     _Training(config, run_dir, strategy, state, keeper, images).run()
@@ -117,43 +115,22 @@ def _without_paths(config: Config) -> Config:
     return config_lib.with_values(config, {"data.path": None, "data.data_dir": None, "data.cache_dir": "-"})
 
 
-def _sample_of(images: datasets.ImageSet) -> tuple:
-    """What tells one set of images from another: how many, the labels, and some of the images."""
-    some = np.unique(np.linspace(0, len(images) - 1, 64).astype(np.int64))
-    digests = [hashlib.sha256(np.ascontiguousarray(part)).hexdigest() for part in (images.labels, images.images[some])]
-    return len(images), images.label_names, *digests
-
-
 def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet | None]:
     """The resolved configuration, and the images if they were needed to resolve it."""
     config = config_lib.validated(config)
     for warning in config_lib.warnings(config):
         print(f"warning: {warning}", file=sys.stderr)
-    if os.path.exists(run_dir / "config.json"):
+    if os.path.lexists(run_dir / "config.json"):
         return config_lib.continued(config_lib.read(run_dir), config), None
+    if checkpoints.steps(run_dir):
+        raise UserError(
+            f"{run_dir} has checkpoints and no config.json, which says of what run they are; "
+            "put it back, or take another --run_dir"
+        )
     images = datasets.load(config.data)
     height, width, channels = images.image_shape
     values = {"data.image_size": (height, width), "data.channels": channels}
     return config_lib.validated(config_lib.with_values(config, values)), images
-
-
-def _make_directory(run_dir: Path, holds: contextlib.ExitStack) -> None:
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write the run directory {run_dir}: {error.strerror}") from None
-    holds.enter_context(interruption.held(run_dir))
-    if (run_dir / "config.json").exists():
-        raise UserError(f"another process has just trained in {run_dir}; the same command goes on with its run")
-
-
-def _write_config(config: Config, run_dir: Path) -> None:
-    try:
-        aside = run_dir / ".config.json"
-        aside.write_text(config_lib.to_json(config), encoding="utf-8")
-        os.replace(aside, run_dir / "config.json")
-    except OSError as error:
-        raise UserError(f"cannot write the run directory {run_dir}: {error.strerror}") from None
 
 
 class _Training:
@@ -171,14 +148,13 @@ class _Training:
         self._config, self._run_dir, self._strategy = config, run_dir, strategy
         self._state, self._keeper, self._images = state, keeper, images
         self._chief = cluster.place().is_chief
+        self._place = run_directory.SamePlace(run_dir) if self._chief else None
         self._preview = Preview(config, state, images, run_dir / "previews") if self._chief else None
 
     def run(self) -> None:
         """Updates, logs, saves and draws until the last step, or until a signal."""
         try:
             self._loop()
-        except BrokenPipeError:  # nobody reads what is printed any more
-            raise
         except OSError as error:
             place = error.filename or self._run_dir
             raise UserError(
@@ -219,7 +195,7 @@ class _Training:
         process, objective = build.process(self._config.diffusion), build.objective(train)
         rules = Rules(**rules, xla=train.jit == "step")
         update = make_update(self._state, process, objective, self._strategy, rules)
-        return make_updates(update, timed=not train.deterministic)
+        return make_updates(update, timed=devices.have_clock())
 
     def _batches(self, step: int) -> tf.distribute.DistributedDataset:
         train = self._config.train
@@ -236,14 +212,18 @@ class _Training:
     def _report(self, log: RunLog | Silence, step: int, last: bool, stopped_by: int) -> None:
         """What is due after `step`: metrics, a preview, a checkpoint."""
         train, state = self._config.train, self._state
+        saves = step % train.checkpoint_every == 0 or last or stopped_by
+        if self._place and (saves or step % train.log_every == 0 or step % train.preview_every == 0):
+            self._place.check()
         if step % train.log_every == 0 or last:
             self._stop_if_not_finite()
-            metrics = state.take_means() | {"ema_distance": float(state.ema_distance())}
+            # A line of the last step alone takes nothing from the next one, should the run be taken further.
+            metrics = state.take_means(reset=step % train.log_every == 0)
+            metrics["ema_distance"] = float(state.ema_distance())
             if train.max_bad_steps:
                 metrics["skipped_updates"] = state.skipped_updates
             log.scalars(step, train.batch_size, metrics)
         log.pause()
-        saves = step % train.checkpoint_every == 0 or last or stopped_by
         if saves:
             self._stop_if_not_finite()
         # All that belongs to this step is written before the checkpoint from which a killed run goes on.

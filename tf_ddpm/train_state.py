@@ -139,14 +139,15 @@ class TrainState(tf.Module):
         """How many updates were not finite, and skipped."""
         return int(tf.convert_to_tensor(self.skipped))
 
-    def take_means(self) -> dict[str, float]:
-        """The mean of every metric since this was last called, without the updates that were skipped."""
+    def take_means(self, reset: bool = True) -> dict[str, float]:
+        """The mean of every metric since the last reset, without the updates that were skipped."""
         count = int(tf.convert_to_tensor(self.summed))
         means = {name: float(tf.convert_to_tensor(total)) / max(count, 1) for name, total in self.sums.items()}
         losses, counts = (tf.convert_to_tensor(part).numpy() for part in (self.quarter_losses, self.quarter_counts))
         quarters = {f"loss_quarter_{i + 1}": float(losses[i] / counts[i]) for i in range(QUARTERS) if counts[i]}
-        for variable in (*self.sums.values(), self.quarter_losses, self.quarter_counts, self.summed):
-            variable.assign(tf.zeros_like(variable))
+        if reset:
+            for variable in (*self.sums.values(), self.quarter_losses, self.quarter_counts, self.summed):
+                variable.assign(tf.zeros_like(variable))
         return (means if count else dict.fromkeys(means, float("nan"))) | quarters
 
     @tf.function(autograph=False)

@@ -112,7 +112,8 @@ def load_pictures(path: str) -> ImageSet:
 def _files(root: Path, bad: list[str]) -> Iterator[tuple[Path, int, int]]:
     """All visible files below `root` with size and time of change, each real folder once; the others go to `bad`."""
     seen = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    unreadable = lambda error: bad.append(f"{error.filename}: {error.strerror}")  # noqa: E731
+    for folder, subfolders, names in os.walk(root, onerror=unreadable, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             subfolders.clear()

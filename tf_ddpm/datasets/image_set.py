@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from tf_ddpm import whole_files
 from tf_ddpm.config import DataConfig
 from tf_ddpm.errors import UserError
 
@@ -31,6 +32,12 @@ class ImageSet:
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
         return tuple(self.images.shape[1:])
+
+    def fingerprint(self) -> tuple:
+        """What tells one set of images from another: how many, the labels, and digests of these and of some images."""
+        some = self.images[np.unique(np.linspace(0, len(self) - 1, 64).astype(np.int64))]
+        digests = [hashlib.sha256(np.ascontiguousarray(part)).hexdigest() for part in (self.labels, some)]
+        return len(self), self.label_names, *digests
 
 
 def collect(
@@ -73,24 +80,35 @@ def _collect_in_file(
     label_names: tuple[str, ...],
     folder: Path,
 ) -> ImageSet:
-    if not (folder / "meta.json").exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-        try:
+    if _kept(folder, image_shape) is None:
+        with whole_files.folder_aside(folder.parent) as parent:
+            aside = parent / "whole"
+            aside.mkdir()
             images = np.lib.format.open_memmap(aside / "images.npy", "w+", np.uint8, (limit, *image_shape))
+            with (aside / "images.npy").open("r+b") as file:  # a full disk ends a process that maps what is not there
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
             labels = np.empty(limit, np.int32)
             count = _fill(images, labels, rows)
             images.flush()
             np.save(aside / "labels.npy", labels[:count])
             (aside / "meta.json").write_text(json.dumps({"count": count, "label_names": label_names}))
-            if not folder.exists():  # another process may have been quicker
+            if _kept(folder, image_shape) is None:  # another process may have been quicker
+                shutil.rmtree(folder, ignore_errors=True)
                 os.replace(aside, folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    meta = json.loads((folder / "meta.json").read_text())
-    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    labels = np.load(folder / "labels.npy", allow_pickle=False)
-    return ImageSet(images[: meta["count"]], labels, tuple(meta["label_names"]))
+    return _kept(folder, image_shape)
+
+
+def _kept(folder: Path, image_shape: tuple[int, int, int]) -> ImageSet | None:
+    """What was kept in `folder`; None where there is nothing, or it is damaged."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)[: meta["count"]]
+        labels = np.load(folder / "labels.npy", allow_pickle=False)
+        if images.shape[1:] == image_shape and len(images) == len(labels) == meta["count"]:
+            return ImageSet(images, labels, tuple(meta["label_names"]))
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
+        pass
+    return None
 
 
 def _fill(images: np.ndarray, labels: np.ndarray, rows: Iterable[tuple[np.ndarray, int]]) -> int:

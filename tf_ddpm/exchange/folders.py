@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors.numpy import save
 
-from tf_ddpm import build, checkpoints
+from tf_ddpm import build, checkpoints, whole_files
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config
 from tf_ddpm.errors import UserError
@@ -71,15 +69,11 @@ def export_run(run: Run, out_dir: str | os.PathLike) -> Path:
 def _published(target: Path, write: Callable[[Path], None]) -> Path:
     """Has `write(folder)` fill a folder beside `target`, which then takes its name."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
+        with whole_files.folder_aside(target.parent) as folder:
+            aside = folder / "whole"
+            aside.mkdir()
             write(aside)
-            os.umask(umask := os.umask(0))
-            aside.chmod(0o777 & ~umask)  # a folder like any other, unlike a temporary one
             os.replace(aside, target)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from None
     return target

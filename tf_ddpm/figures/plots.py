@@ -13,7 +13,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tf_ddpm import image_files
+from tf_ddpm import image_files, whole_files
 
 _DPI = 120
 _CELL, _ACROSS = 0.55, 4.0  # inches that an image of a sheet, and all of a row, take at least
@@ -73,11 +73,9 @@ def save(figure: Figure, path: Path) -> Path:
     Raises:
       OSError: where it cannot be written.
     """
-    aside = path.with_name(f".{path.name}")
     try:
-        figure.savefig(aside, dpi=_DPI, format="png")
-        aside.replace(path)
+        with whole_files.aside(path) as beside:
+            figure.savefig(beside, dpi=_DPI, format="png")
     finally:
-        aside.unlink(missing_ok=True)
         pyplot.close(figure)
     return path

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from tf_ddpm import config as config_lib
-from tf_ddpm import image_files
+from tf_ddpm import image_files, whole_files
 from tf_ddpm.errors import UserError
 from tf_ddpm.report import charts
 from tf_ddpm.sampling import Run
@@ -58,9 +58,7 @@ def write_report(run: Run, run_dir: str | os.PathLike, seed: int = 0) -> Path:
         **found,
     )
     try:
-        aside = path.with_name(f".{path.name}")
-        aside.write_text(page, encoding="utf-8")
-        os.replace(aside, path)
+        whole_files.write_text(path, page)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     return path

@@ -1,0 +1,109 @@
+"""The directory of a run that is being trained: made, held by one process, and known again."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tf_ddpm import config as config_lib
+from tf_ddpm import whole_files
+from tf_ddpm.config import Config
+from tf_ddpm.datasets.image_set import ImageSet
+from tf_ddpm.errors import UserError
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Holds `folder`, which exists, for this process alone. The hold ends with the process, however it ends.
+
+    Raises:
+      UserError: where another process holds it, or it cannot be read.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot read the run directory {folder}: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is training in {folder}; wait for it, stop it, or take another --run_dir"
+            ) from None
+        except OSError as error:  # some network file systems have no such locks
+            print(f"warning: {folder} cannot be held for this process alone: {error.strerror}", file=sys.stderr)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def make(run_dir: Path, holds: contextlib.ExitStack) -> None:
+    """Makes the directory of a new run, and holds it.
+
+    Raises:
+      UserError: where it cannot be made, or another process was quicker.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write the run directory {run_dir}: {error.strerror}") from None
+    holds.enter_context(held(run_dir))
+    if (run_dir / "config.json").exists():
+        raise UserError(f"another process has just trained in {run_dir}; the same command goes on with its run")
+
+
+def write(run_dir: Path, config: Config, images: ImageSet) -> None:
+    """Writes `config.json`, and `data.json`, which tells the images of the run from others; warns if they are others.
+
+    Raises:
+      UserError: where the directory cannot be written.
+    """
+    path = run_dir / "data.json"
+    count, names, *digests = images.fingerprint()
+    now = {"images": count, "labels": list(names), "sha256": hashlib.sha256(repr(digests).encode()).hexdigest()}
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a run that has none yet
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before != now:
+            print(
+                f"warning: the images are not those that {run_dir} was trained on so far ({before.get('images')} "
+                f"then, {count} now); it goes on with these, and ends otherwise than with those",
+                file=sys.stderr,
+            )
+    try:
+        whole_files.write_text(run_dir / "config.json", config_lib.to_json(config))
+        whole_files.write_text(path, json.dumps(now, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write the run directory {run_dir}: {error.strerror}") from None
+
+
+class SamePlace:
+    """Whether a directory is still the one that it was: neither removed nor moved, with another in its place."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._number = self._find()
+
+    def _find(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self._folder)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def check(self) -> None:
+        """Before anything is written.
+
+        Raises:
+          UserError: where it is another one.
+        """
+        if self._find() != self._number:
+            raise UserError(
+                f"{self._folder} was moved or removed while it was trained; "
+                "where it is back, the same command goes on from its last checkpoint"
+            )

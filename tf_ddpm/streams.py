@@ -1,0 +1,58 @@
+"""What is printed is never what a run fails of: its reader may go, and its disk be full."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+
+class _Unfailing:
+    """A stream that falls silent where it can no longer be written; all else is that of the `stream`."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """The number of characters, written or not."""
+        with self._silenced_by_errors():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hands over what was written."""
+        with self._silenced_by_errors():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _silenced_by_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            with contextlib.suppress(OSError, ValueError):  # no stream of the system
+                os.dup2(nowhere, self._stream.fileno())  # Python writes what is left at its very end
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def unfailing() -> Iterator[None]:
+    """Meanwhile stdout and stderr take whatever is printed, be they closed, full, or without a reader."""
+    before = sys.stdout, sys.stderr
+    with contextlib.ExitStack() as opened:
+        for number in (0, 1, 2):  # else the next file that is opened would be taken for one of them
+            try:
+                os.fstat(number)
+            except OSError:
+                os.open(os.devnull, os.O_RDWR)
+        nowhere = opened.enter_context(open(os.devnull, "w")) if None in before else None
+        sys.stdout, sys.stderr = (_Unfailing(stream if stream is not None else nowhere) for stream in before)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
