@@ -127,14 +127,14 @@ def _bound_charts(metrics: dict) -> list[str]:
 
 def _log(path: Path) -> list[dict]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except FileNotFoundError:  # an imported run
         return []
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     rows = []
     for line in lines:
-        with contextlib.suppress(ValueError):  # a line cut short when the run was killed
+        with contextlib.suppress(ValueError, RecursionError):  # a line cut short when the run was killed
             rows.append(json.loads(line))
     return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
 
