@@ -17,7 +17,7 @@ from export import plans as plans_lib
 from export import serving_files, verify
 from export.plans import Plan
 from export.signatures import ServingModule
-from tf_ddpm import checkpoints, whole_files
+from tf_ddpm import checkpoint_files, whole_files
 from tf_ddpm.errors import UserError
 from tf_ddpm.sampling import Run
 
@@ -44,7 +44,7 @@ def export_run(
     Raises:
       UserError: where the folder cannot be written, or the reloaded model answers otherwise than the run.
     """
-    checkpoints.check_name(Path(export_dir).absolute())
+    checkpoint_files.check_name(Path(export_dir).absolute())
     export_dir, plans = Path(export_dir).absolute(), plans or plans_lib.parse(None, run.config)
     try:
         with whole_files.folder_aside(export_dir) as aside:  # a name that TF Serving does not look at

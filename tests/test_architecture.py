@@ -26,7 +26,7 @@ PLAN = {
     "export.client": {"errors", "image_files"},
     "export.serving_files": {"config", "export.limits", "export.plans", "export.signatures", "sampling"},
     "export.saved_model": {
-        "export.plans", "export.serving_files", "export.signatures", "export.verify", "checkpoints", "errors",
+        "export.plans", "export.serving_files", "export.signatures", "export.verify", "checkpoint_files", "errors",
         "sampling", "whole_files",
     },
     "tf_ddpm": {"sampling"},
@@ -35,7 +35,8 @@ PLAN = {
     "streams": set(),
     "whole_files": set(),
     "config": {"errors", "schedules"},
-    "presets": {"config", "errors"},
+    "checkpoint_files": {"errors"},
+    "presets": {"checkpoint_files", "config", "errors"},
     # The equations: they know neither network nor configuration, and see the network as denoiser(x_t, t).
     "schedules": set(),
     "process": {"schedules"},
@@ -65,7 +66,7 @@ PLAN = {
     "timestep_sampling": {"randomness"},
     "optimizers": set(),
     "train_state": {"objectives", "optimizers", "pixels", "process", "randomness", "timestep_sampling"},
-    "checkpoints": {"errors", "train_state"},
+    "checkpoints": {"checkpoint_files", "errors", "train_state"},
     "interruption": set(),
     "run_directory": {"config", "datasets.image_set", "errors", "whole_files"},
     "preemption": {"interruption"},
@@ -77,8 +78,8 @@ PLAN = {
         "randomness", "replicas", "samplers", "unet",
     },
     "train_loop": {
-        "build", "checkpoints", "cluster", "config", "datasets", "datasets.batches", "devices", "errors",
-        "interruption", "preemption", "previews", "replicas", "run_directory", "run_log", "train_state",
+        "build", "checkpoint_files", "checkpoints", "cluster", "config", "datasets", "datasets.batches", "devices",
+        "errors", "interruption", "preemption", "previews", "replicas", "run_directory", "run_log", "train_state",
     },
     "generate": {"cluster", "config", "errors", "image_files", "sampling", "whole_files"},
     "exchange": set(),
@@ -86,8 +87,8 @@ PLAN = {
     "exchange.reading": {"config", "errors", "exchange.words"},
     "exchange.tensors": {"errors", "layers", "unet"},
     "exchange.folders": {
-        "build", "checkpoints", "config", "errors", "exchange.reading", "exchange.tensors", "exchange.words",
-        "sampling", "whole_files",
+        "build", "checkpoint_files", "checkpoints", "config", "errors", "exchange.reading", "exchange.tensors",
+        "exchange.words", "sampling", "whole_files",
     },
     # What a run is worth.
     "chunks": {"cluster", "errors"},
@@ -108,8 +109,8 @@ PLAN = {
         "sampling", "whole_files",
     },
     "evaluation.sweep": {
-        "checkpoints", "cluster", "config", "devices", "errors", "evaluate", "evaluation.quality", "figures.plots",
-        "sampling",
+        "checkpoint_files", "cluster", "config", "devices", "errors", "evaluate", "evaluation.quality",
+        "figures.plots", "sampling",
     },
     # Pictures of a run.
     "figures": set(),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ddpm import build, checkpoints
+from tf_ddpm import build, checkpoint_files, checkpoints
 from tf_ddpm.errors import UserError
 from tf_ddpm.train_state import TrainState
 
@@ -44,7 +44,7 @@ def test_only_the_last_ones_are_kept(tiny_config, tmp_path):
     keeper = checkpoints.Keeper(tmp_path, state, 2)
     for step in (1, 2, 3):
         keeper.save(step)
-    assert checkpoints.steps(tmp_path) == [2, 3]
+    assert checkpoint_files.steps(tmp_path) == [2, 3]
 
 
 def test_a_checkpoint_of_another_network_is_refused(tiny_config, tmp_path):
@@ -69,7 +69,7 @@ def test_multiples_of_keep_every_stay(tiny_config, tmp_path):
     keeper = checkpoints.Keeper(tmp_path, small_state(tiny_config), keep=2, keep_every=2)
     for step in range(1, 8):
         keeper.save(step)
-    assert checkpoints.steps(tmp_path) == [2, 4, 6, 7]
+    assert checkpoint_files.steps(tmp_path) == [2, 4, 6, 7]
 
 
 def damages(path):
@@ -157,7 +157,7 @@ def test_after_a_damaged_checkpoint_was_passed_over_the_new_one_stays_and_is_the
     keeper.restore()
     assert keeper.latest.endswith("step-20")
     keeper.save(25)
-    assert checkpoints.steps(tmp_path) == [10, 20, 25] and keeper.latest.endswith("step-25")
+    assert checkpoint_files.steps(tmp_path) == [10, 20, 25] and keeper.latest.endswith("step-25")
 
 
 def test_what_a_person_keeps_beside_the_checkpoints_is_left_alone(tiny_config, tmp_path):
@@ -188,4 +188,4 @@ def test_a_checkpoint_that_the_disk_does_not_give_is_not_passed_over_as_damaged(
     data.mkdir()  # stands for what may not be read, for which tests are often too privileged
     with pytest.raises(UserError, match=r"cannot read .*step-2\.data.*: Is a directory"):
         keeper.restore()
-    assert checkpoints.steps(tmp_path) == [1, 2]
+    assert checkpoint_files.steps(tmp_path) == [1, 2]

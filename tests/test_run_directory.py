@@ -9,7 +9,7 @@ from PIL import Image
 from training_processes import ROOT, ended, start
 
 from export import saved_model
-from tf_ddpm import checkpoints, sampling, train_loop
+from tf_ddpm import checkpoint_files, checkpoints, presets, sampling, train_loop
 from tf_ddpm import config as config_lib
 from tf_ddpm.errors import UserError
 from tf_ddpm.exchange import folders, reading
@@ -92,7 +92,7 @@ def test_a_run_whose_directory_is_moved_or_removed_ends_with_a_line(tiny_config,
     if moved:
         (tmp_path / "elsewhere").rename(run_dir)
         monkeypatch.undo()
-        assert checkpoints.steps(run_dir) == [4] and train_loop.run(tiny_config(), run_dir).updates == 8
+        assert checkpoint_files.steps(run_dir) == [4] and train_loop.run(tiny_config(), run_dir).updates == 8
 
 
 def test_images_that_have_changed_between_two_parts_of_a_run_are_told(tiny_config, tmp_path, capsys):
@@ -117,7 +117,7 @@ def test_a_run_goes_on_where_nobody_reads_what_it_prints(tmp_path):
     process.stdout.close()
     errors = process.stderr.read()
     assert process.wait(timeout=300) == 0 and "Traceback" not in errors and "BrokenPipe" not in errors, errors
-    assert checkpoints.steps(tmp_path / "run")[-1] == 60
+    assert checkpoint_files.steps(tmp_path / "run")[-1] == 60
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "1>&- 2>&-", ">/dev/full 2>/dev/full"])
@@ -127,4 +127,20 @@ import subprocess, sys
 sys.exit(subprocess.call(["sh", "-c", 'exec "$0" "$@" {closed}', sys.executable, "main.py", *sys.argv[1:]]))
 """
     ((code, _, _),) = ended([start(tmp_path / "run", code=code, **{"train.steps": 20})])
-    assert code == 0 and checkpoints.steps(tmp_path / "run")[-1] == 20
+    assert code == 0 and checkpoint_files.steps(tmp_path / "run")[-1] == 20
+
+
+def test_until_its_first_checkpoint_a_run_may_be_configured_anew(tiny_config, tmp_path, capsys):
+    """As after a first try that took too much memory."""
+    config = tiny_config(train__steps=6)
+    train_loop.run(config, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    other = presets.training_config(tmp_path, None, ["train.batch_size=8", "model.channels=16"])
+    assert other.train.steps == 6 and other.data.image_size == (8, 8)
+    state = train_loop.run(other, tmp_path)
+    assert config_lib.read(tmp_path).train.batch_size == 8 and state.network.settings["channels"] == 16
+    with pytest.raises(UserError, match=r"model\.channels is 16, not 8"):
+        presets.training_config(tmp_path, None, ["model.channels=8"])
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(UserError, match=r"data\.name is"):
+        presets.training_config(tmp_path, "mnist", [])

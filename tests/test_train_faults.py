@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from training_processes import ROOT, SETTINGS, ended, result, start
 
-from tf_ddpm import checkpoints
+from tf_ddpm import checkpoint_files
 
 # A file system of our own, as big as we want: in a name space where this process may mount one.
 _IN_TMPFS = """
@@ -47,7 +47,7 @@ def in_tmpfs(tmp_path, script, size, **changes):
 
 def halves(folder):
     """Files of which something is missing."""
-    steps = {f"step-{step}" for step in checkpoints.steps(folder / "run")}
+    steps = {f"step-{step}" for step in checkpoint_files.steps(folder / "run")}
     files = [path for path in folder.rglob("*") if path.is_file()]
     return [
         path
@@ -59,7 +59,7 @@ def halves(folder):
 def test_a_full_disk_ends_a_run_with_one_clear_line_and_the_checkpoints_before_it(tmp_path):
     code, _, errors = in_tmpfs(tmp_path, "$TRAIN", "600k")
     assert code == 1 and "Traceback" not in errors and "No space left on device" in errors, errors
-    assert checkpoints.steps(tmp_path / "copy" / "run") and not halves(tmp_path / "copy")
+    assert checkpoint_files.steps(tmp_path / "copy" / "run") and not halves(tmp_path / "copy")
     assert f"The last good one is {tmp_path}/small/run/checkpoints/step-" in errors
 
 

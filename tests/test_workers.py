@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 from training_processes import LONG, ROOT, check_interrupted, ended, result, start, start_workers
 
-from tf_ddpm import checkpoints, sampling
+from tf_ddpm import checkpoint_files, sampling
 
 # main.py, with random directions of the pixels for the FID network.
 _PROJECTED = f"""
@@ -58,14 +58,14 @@ def test_a_run_of_two_workers_each_of_them_killed_once_ends_bit_identical(tmp_pa
 
 def test_a_signal_to_one_worker_stops_both_at_the_same_step(tmp_path):
     processes = start_workers(tmp_path / "run", **{"train.steps": 100_000, "train.decay_steps": 0})
-    while len(checkpoints.steps(tmp_path / "run")) < 2:
+    while len(checkpoint_files.steps(tmp_path / "run")) < 2:
         assert all(process.poll() is None for process in processes), ended(processes)
         time.sleep(0.05)
     processes[1].send_signal(signal.SIGTERM)
     outputs = ended(processes, 60)
     assert [code for code, _, _ in outputs] == [143, 143], outputs
     stopped = [re.search(r"stopped at step (\d+) of 100000, saved in", errors).group(1) for _, _, errors in outputs]
-    assert stopped[0] == stopped[1] == str(checkpoints.steps(tmp_path / "run")[-1])
+    assert stopped[0] == stopped[1] == str(checkpoint_files.steps(tmp_path / "run")[-1])
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 import tensorflow as tf
 from conftest import TINY
 
-from tf_ddpm import checkpoints
+from tf_ddpm import checkpoint_files
 
 ROOT = Path(__file__).parent.parent
 # Everything that a run could lose: random numbers, flips, dropout, the history of losses. Epochs (7 steps of 256
@@ -97,7 +97,7 @@ def ended(processes, seconds=600):
 
 def result(run_dir):
     """Everything that a run leaves but times: tensors, metrics, previews."""
-    reader = tf.train.load_checkpoint(str(run_dir / "checkpoints" / f"step-{checkpoints.steps(run_dir)[-1]}"))
+    reader = tf.train.load_checkpoint(str(run_dir / "checkpoints" / f"step-{checkpoint_files.steps(run_dir)[-1]}"))
     tensors = {
         name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name
     }
@@ -114,9 +114,9 @@ def interrupt(run_dir, number, seconds, victim, begin):
     Returns:
       (exit code, stdout, stderr) of each process.
     """
-    before = checkpoints.steps(run_dir)[-1:]
+    before = checkpoint_files.steps(run_dir)[-1:]
     processes = begin(run_dir)
-    while all(process.poll() is None for process in processes) and checkpoints.steps(run_dir)[-1:] == before:
+    while all(process.poll() is None for process in processes) and checkpoint_files.steps(run_dir)[-1:] == before:
         time.sleep(0.005)
     time.sleep(seconds)
     processes[victim % len(processes)].send_signal(number)
@@ -140,7 +140,7 @@ def check_interrupted(run_dir, numbers, whole, begin):
                 assert "stops, since another one is gone" in errors, errors
             if code == 128 + number:
                 step = int(re.search(r"stopped at step (\d+) of \d+, saved in", errors).group(1))
-                assert checkpoints.steps(run_dir)[-1] == step
+                assert checkpoint_files.steps(run_dir)[-1] == step
     last = ended(begin(run_dir))
     assert all(code == 0 for code, _, _ in last), last
     for part, expected in zip(result(run_dir), whole, strict=True):

@@ -1,26 +1,20 @@
 """Saving and restoring: the whole training state, or the EMA network alone.
 
-A checkpoint is two files, `step-N.data-...` and `step-N.index`. TensorFlow writes both aside and renames the index
-last, so a checkpoint whose index is there is whole; every tensor in it carries a checksum, which reading verifies.
+Every tensor in a checkpoint carries a checksum, which reading verifies.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-import shutil
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import keras
 import tensorflow as tf
 
+from tf_ddpm import checkpoint_files
 from tf_ddpm.errors import UserError, first_line
 from tf_ddpm.train_state import TrainState
-
-_PREFIX = "step"
 
 
 class _Damaged(Exception):
@@ -41,7 +35,7 @@ class Keeper:
     def __init__(
         self, run_dir: str | os.PathLike, state: TrainState, keep: int, keep_every: int = 0, writes: bool = True
     ):
-        check_name(run_dir)
+        checkpoint_files.check_name(run_dir)
         self._run_dir, self._state, self._writes = run_dir, state, writes
         self._keep, self._keep_every = keep, keep_every
         self.latest: str | None = None  # the path of the last one that was read or written
@@ -55,15 +49,15 @@ class Keeper:
         if self._writes:
             _write(self._state.checkpoint(), self._run_dir, step, self.latest)
             self._remove_unwanted(step)
-        self.latest = _path(self._run_dir, step)
+        self.latest = checkpoint_files.path_of(self._run_dir, step)
 
     def _remove_unwanted(self, step: int) -> None:
-        found = steps(self._run_dir)
+        found = checkpoint_files.steps(self._run_dir)
         for damaged in (later for later in found if later > step):  # that `restore` has passed over
-            _remove(self._run_dir, damaged)
+            checkpoint_files.remove(self._run_dir, damaged)
         for old in [earlier for earlier in found if earlier <= step][: -self._keep]:
             if not self._keep_every or old % self._keep_every:
-                _remove(self._run_dir, old)
+                checkpoint_files.remove(self._run_dir, old)
 
     def restore(self) -> None:
         """Brings the state to the latest checkpoint that can be read, if there is any, and removes half-written ones.
@@ -72,20 +66,20 @@ class Keeper:
           UserError: where none can be read, or the latest does not fit.
         """
         if self._writes:
-            _remove_halves(self._run_dir)
+            checkpoint_files.remove_halves(self._run_dir)
         state = self._state
 
         def read(path: str) -> None:
             ema_network = state.ema_network
-            if step_of(path):
+            if checkpoint_files.step_of(path):
                 _read(state.checkpoint(_parts(path)), path)
                 state.take_from(state.network, ema_network)
             else:
                 _read(tf.train.Checkpoint(ema_network=ema_network), path)  # imported: weights, and no training yet
                 state.take_from(ema_network, ema_network)
 
-        if steps(self._run_dir):
-            self.latest = _path(self._run_dir, _read_latest(self._run_dir, read))
+        if checkpoint_files.steps(self._run_dir):
+            self.latest = checkpoint_files.path_of(self._run_dir, _read_latest(self._run_dir, read))
 
 
 def save_imported(network: keras.Model, run_dir: str | os.PathLike) -> None:
@@ -94,7 +88,7 @@ def save_imported(network: keras.Model, run_dir: str | os.PathLike) -> None:
     Raises:
       UserError: where the disk does not take it, or TensorFlow could not read it again.
     """
-    check_name(run_dir)
+    checkpoint_files.check_name(run_dir)
     _write(tf.train.Checkpoint(ema_network=network), run_dir, 0, None)
 
 
@@ -107,16 +101,16 @@ def restore_ema_network(network: keras.Model, run_dir: str | os.PathLike, step: 
     Raises:
       UserError: where there is no such checkpoint, or it cannot be read or does not fit.
     """
-    check_name(run_dir)
+    checkpoint_files.check_name(run_dir)
     read = lambda path: _read(tf.train.Checkpoint(ema_network=network), path)  # noqa: E731
     if step is not None:
         try:
-            _check_readable(run_dir, step)
-            read(_path(run_dir, step))
+            checkpoint_files.check_readable(run_dir, step)
+            read(checkpoint_files.path_of(run_dir, step))
         except _Damaged as error:
             raise UserError(str(error)) from None
         return step
-    if not steps(run_dir):
+    if not checkpoint_files.steps(run_dir):
         raise UserError(
             f"the run in {run_dir} has no checkpoint yet; "
             f"train it with: python main.py --mode=train --run_dir={run_dir}"
@@ -124,99 +118,26 @@ def restore_ema_network(network: keras.Model, run_dir: str | os.PathLike, step: 
     return _read_latest(run_dir, read)
 
 
-def steps(run_dir: str | os.PathLike) -> list[int]:
-    """The steps of which `run_dir` has a checkpoint, the oldest first.
-
-    Raises:
-      UserError: where its folder of checkpoints is there, and cannot be read.
-    """
-    found = (re.fullmatch(rf"{_PREFIX}-(\d+)\.index", name) for name in _names(run_dir))
-    return sorted(int(match.group(1)) for match in found if match)
-
-
-def _names(run_dir: str | os.PathLike) -> list[str]:
-    """The files of checkpoints."""
-    folder = _folder(run_dir)
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError as error:
-        if not folder.is_symlink():
-            return []
-        reason = error.strerror  # a disk that is not mounted
-    except OSError as error:
-        reason = error.strerror
-    raise UserError(f"cannot read the checkpoints in {folder}: {reason}")
-
-
-def check_name(path: str | os.PathLike) -> None:
-    """Whether TensorFlow can read what it writes there: it takes some characters for patterns, but only in reading.
-
-    Raises:
-      UserError: where it cannot.
-    """
-    wrong = next((character for character in "[\\" if character in str(path)), None)
-    if wrong is not None:
-        raise UserError(f"TensorFlow cannot read below a folder with {wrong!r} in its name; take another: {path}")
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise UserError(f"TensorFlow cannot read below a folder whose name is not UTF-8: {str(path)!r}") from None
-
-
-def step_of(checkpoint: str) -> int:
-    """The step of a checkpoint's path."""
-    return int(re.search(rf"{_PREFIX}-(\d+)$", checkpoint).group(1))
-
-
-def _folder(run_dir: str | os.PathLike) -> Path:
-    return Path(run_dir) / "checkpoints"
-
-
-def _path(run_dir: str | os.PathLike, step: int) -> str:
-    return str(_folder(run_dir) / f"{_PREFIX}-{step}")
-
-
 def _write(checkpoint: tf.train.Checkpoint, run_dir: str | os.PathLike, step: int, last_good: str | None) -> None:
-    path = _path(run_dir, step)
+    path, folder = checkpoint_files.path_of(run_dir, step), checkpoint_files.folder_of(run_dir)
     try:
-        _folder(run_dir).mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
         checkpoint.write(path)
     except (tf.errors.OpError, OSError) as error:
-        _remove_halves(run_dir)
+        checkpoint_files.remove_halves(run_dir)
         raise UserError(
-            f"cannot write the checkpoint of step {step} in {_folder(run_dir)}: {first_line(error)}\n"
+            f"cannot write the checkpoint of step {step} in {folder}: {first_line(error)}\n"
             f"The last good one is {last_good or 'none'}."
         ) from None
-
-
-def _remove(run_dir: str | os.PathLike, step: int) -> None:
-    """The index first: what is left of a removal that was cut short is no checkpoint."""
-    Path(_path(run_dir, step) + ".index").unlink(missing_ok=True)
-    _remove_halves(run_dir)
-
-
-def _remove_halves(run_dir: str | os.PathLike) -> None:
-    """Removes what killed or failed writing has left: files of a step without an index, and temporary ones."""
-    whole = set(steps(run_dir))
-    for path in (_folder(run_dir) / name for name in _names(run_dir)):
-        # Only names that TensorFlow gives; whatever else lies there is someone's own.
-        name = re.fullmatch(rf"{_PREFIX}-(\d+)(_temp.*|\.(?:index|data-\d+-of-\d+)(\.tempstate\d+)?)", path.name)
-        if name is None or (int(name[1]) in whole and not name[2].startswith("_temp") and not name[3]):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):  # on a disk that may only be read
-                path.unlink(missing_ok=True)
 
 
 def _read_latest(run_dir: str | os.PathLike, read: Callable[[str], None]) -> int:
     """Reads the newest checkpoint that is not damaged, naming those that are, and returns its step."""
     complaints = []
-    for step in reversed(steps(run_dir)):
+    for step in reversed(checkpoint_files.steps(run_dir)):
         try:
-            _check_readable(run_dir, step)
-            read(_path(run_dir, step))
+            checkpoint_files.check_readable(run_dir, step)
+            read(checkpoint_files.path_of(run_dir, step))
         except _Damaged as error:
             complaints.append(str(error))
             continue
@@ -236,22 +157,6 @@ def _parts(path: str) -> set[str]:
         return {name.split("/")[0] for name, _ in tf.train.list_variables(path)}
     except Exception as error:  # as in `_read`
         raise _Damaged(_complaint(path, error)) from None
-
-
-def _check_readable(run_dir: str | os.PathLike, step: int) -> None:
-    """What this process may not read, or the disk does not give, is not damaged: it would be passed over and removed.
-
-    Raises:
-      UserError: for such a file.
-    """
-    for name in _names(run_dir):
-        if name.startswith(f"{_PREFIX}-{step}."):
-            try:
-                (_folder(run_dir) / name).open("rb").close()
-            except FileNotFoundError:  # the chief has just removed it
-                continue
-            except OSError as error:
-                raise UserError(f"cannot read {_folder(run_dir) / name}: {error.strerror}") from None
 
 
 def _complaint(path: str, error: Exception) -> str:

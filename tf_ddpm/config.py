@@ -578,8 +578,11 @@ def read(run_dir: str | os.PathLike) -> Config:
     return config
 
 
-def continued(saved: Config, wanted: Config) -> Config:
+def continued(saved: Config, wanted: Config, begun: bool = True) -> Config:
     """The configuration with which the run of `saved` goes on when `wanted` is asked for.
+
+    Args:
+      begun: whether it has a checkpoint; without one all but its data may still change.
 
     Raises:
       UserError: naming the keys that would make it a different run.
@@ -592,7 +595,8 @@ def continued(saved: Config, wanted: Config) -> Config:
         if new == "auto" and key == "train.jit":
             continue  # it was resolved from the devices
         imported = saved.data.name is None and key not in ("data.image_size", "data.channels")
-        if key in CHANGEABLE or (imported and key.partition(".")[0] in ("data", "train")):
+        section = key.partition(".")[0]
+        if key in CHANGEABLE or (imported and section in ("data", "train")) or (not begun and section != "data"):
             values[key] = new  # an imported run begins its training
         else:
             fixed.append(f"{key} is {_shown(old)}, not {_shown(new)}")

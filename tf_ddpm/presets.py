@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+from tf_ddpm import checkpoint_files
 from tf_ddpm import config as config_lib
 from tf_ddpm.errors import UserError
 
@@ -128,17 +129,19 @@ def preset(name: str) -> config_lib.Config:
 def training_config(run_dir: str | os.PathLike, preset_name: str | None, settings: Sequence[str]) -> config_lib.Config:
     """What `--mode=train` asks for: the preset (default: digits) with every `--set` applied.
 
-    A run that exists already goes on with its own configuration, so changed.
+    A run that exists already goes on with its own configuration, so changed; all but its data may be, until it has a
+    checkpoint.
 
     Raises:
       UserError: for unknown names or values, or those that would make an existing run another one.
     """
     saved = config_lib.read(run_dir) if os.path.lexists(os.path.join(run_dir, "config.json")) else None
+    begun = bool(checkpoint_files.steps(run_dir))
     if saved is None or preset_name is not None:
         asked = config_lib.validated(config_lib.with_settings(preset(preset_name or "digits"), settings))
         if saved is None:
             return asked
-        wanted = config_lib.continued(saved, asked)  # another preset is another run
-        if saved.data.name is None:  # an imported run, which has no training of its own yet
+        wanted = config_lib.continued(saved, asked, begun)  # another preset is another run
+        if saved.data.name is None or not begun:  # imported, or stopped early: it has no training of its own yet
             return wanted
-    return config_lib.continued(saved, config_lib.with_settings(saved, settings))
+    return config_lib.continued(saved, config_lib.with_settings(saved, settings), begun)

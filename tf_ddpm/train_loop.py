@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tf_ddpm import build, checkpoints, cluster, datasets, devices, interruption, run_directory
+from tf_ddpm import build, checkpoint_files, checkpoints, cluster, datasets, devices, interruption, run_directory
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config, TrainConfig
 from tf_ddpm.datasets.batches import batch_dataset
@@ -23,7 +23,7 @@ from tf_ddpm.train_state import Rules, TrainState, make_update, make_updates
 
 _NEEDS_LESS = (
     "The same batch in parts (train.accumulate=2) or train.remat=true needs less, and the run goes on with it from "
-    "its last checkpoint; so does, in a new --run_dir, a smaller train.batch_size or network."
+    "its last checkpoint. So does a smaller train.batch_size or network (which a run with a checkpoint cannot change)."
 )
 
 
@@ -120,9 +120,10 @@ def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet |
     config = config_lib.validated(config)
     for warning in config_lib.warnings(config):
         print(f"warning: {warning}", file=sys.stderr)
+    begun = checkpoint_files.steps(run_dir)
     if os.path.lexists(run_dir / "config.json"):
-        return config_lib.continued(config_lib.read(run_dir), config), None
-    if checkpoints.steps(run_dir):
+        return config_lib.continued(config_lib.read(run_dir), config, bool(begun)), None
+    if begun:
         raise UserError(
             f"{run_dir} has checkpoints and no config.json, which says of what run they are; "
             "put it back, or take another --run_dir"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from tf_ddpm import checkpoints, cluster, devices, evaluate, sampling
+from tf_ddpm import checkpoint_files, cluster, devices, evaluate, sampling
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config
 from tf_ddpm.errors import UserError
@@ -56,7 +56,7 @@ def _points(words: str, run_dir: str) -> tuple[str, list[int]]:
     name, _, values = words.partition(":")
     if name not in _NAMES or (name == "sampling_steps" and not values):
         raise UserError(f"--sweep={words}: expected sampling_steps:10,20,50 or checkpoint")
-    kept = checkpoints.steps(run_dir) if name == "checkpoint" else None
+    kept = checkpoint_files.steps(run_dir) if name == "checkpoint" else None
     points = values.split(",") if values else [str(step) for step in kept or []]
     if not points:
         raise UserError(f"--sweep={words}: the run in {run_dir} has no checkpoint yet")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors.numpy import save
 
-from tf_ddpm import build, checkpoints, whole_files
+from tf_ddpm import build, checkpoint_files, checkpoints, whole_files
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config
 from tf_ddpm.errors import UserError
@@ -24,7 +24,7 @@ def import_run(diffusers_dir: str | os.PathLike, config: Config, run_dir: str | 
       UserError: where the weights cannot be read or do not fit, or `run_dir` is not free.
     """
     run_dir = Path(run_dir)
-    checkpoints.check_name(run_dir)
+    checkpoint_files.check_name(run_dir)
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise UserError(f"{run_dir} is not empty; choose another --run_dir for the imported run")
     network = build.network(config, "float32")
