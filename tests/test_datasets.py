@@ -1,6 +1,7 @@
 """Images from every source, and batches as a function of (seed, step)."""
 
 import os
+import threading
 import time
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.datasets import load_digits
 from tf_ddpm import datasets
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets.batches import batch_dataset
-from tf_ddpm.datasets.image_set import ImageSet
+from tf_ddpm.datasets.image_set import ImageSet, collect
 from tf_ddpm.errors import UserError
 
 
@@ -171,6 +172,49 @@ def test_a_damaged_cache_is_made_again(mixed_folder, tmp_path, name, damage):
     np.testing.assert_array_equal(again.images, before.images)
     np.testing.assert_array_equal(again.labels, before.labels)
     assert len(list((tmp_path / ".cache").iterdir())) == 1
+
+
+def test_a_cache_that_is_not_read_for_a_while_is_not_made_again(mixed_folder, tmp_path, monkeypatch):
+    kept = folder(mixed_folder, memory_gb=0.0, cache_dir=str(tmp_path / ".cache"))
+    datasets.load(kept)
+    before = {path: path.stat().st_ino for path in (tmp_path / ".cache").rglob("*")}
+
+    def fails(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="Input/output error"):
+        patch.setattr(np, "load", fails)
+        datasets.load(kept)
+    assert {path: path.stat().st_ino for path in (tmp_path / ".cache").rglob("*")} == before
+
+
+def test_processes_that_keep_the_same_images_at_once_all_get_them(tmp_path):
+    """Each finds nothing kept, or something damaged, and is done at the same moment as the other."""
+    rows = [(np.full((2, 2, 1), i, np.uint8), 0) for i in range(3)]
+    failures = []
+
+    def collected(key, together):
+        def slowly():
+            yield from rows
+            together.wait()
+
+        try:
+            found = collect(slowly(), 3, (2, 2, 1), ("a",), DataConfig(memory_gb=0.0, cache_dir=str(tmp_path)), key)
+            assert np.array_equal(found.images, [image for image, _ in rows])
+        except Exception as error:
+            failures.append(error)
+
+    for i in range(100):
+        if i % 2:
+            (tmp_path / str(i)).mkdir()
+            (tmp_path / str(i) / "meta.json").touch()
+        together = threading.Barrier(2)
+        both = [threading.Thread(target=collected, args=(str(i), together)) for _ in range(2)]
+        for thread in both:
+            thread.start()
+        for thread in both:
+            thread.join()
+    assert not failures
 
 
 def test_a_cache_with_labels_missing_is_made_again(mixed_folder, tmp_path):

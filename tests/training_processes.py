@@ -63,6 +63,7 @@ def start(run_dir, devices=1, cluster=None, mode="train", flags=(), code=None, *
         code = _ON_LOGICAL_DEVICES.replace("DEVICES", str(devices))
     program = ["-c", code] if code else ["main.py"]
     env = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
+    env.pop("PYTHONUNBUFFERED", None)  # so that something may be left in the buffers at the end
     if cluster is not None:
         addresses, index = cluster
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}

@@ -45,9 +45,11 @@ def check_name(path: str | os.PathLike) -> None:
     Raises:
       UserError: where it cannot.
     """
-    wrong = next((character for character in "[\\" if character in str(path)), None)
+    wrong = re.search(r"\\|\[[^/]*\]", str(path))
     if wrong is not None:
-        raise UserError(f"TensorFlow cannot read below a folder with {wrong!r} in its name; take another: {path}")
+        raise UserError(
+            f"TensorFlow cannot read below a folder with {wrong.group()} in its name: {path}"
+        )
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -97,7 +99,7 @@ def check_readable(run_dir: str | os.PathLike, step: int) -> None:
       UserError: for such a file.
     """
     for name in _names(run_dir):
-        if name.startswith(f"{_PREFIX}-{step}."):
+        if re.fullmatch(rf"{_PREFIX}-{step}\.(index|data-\d+-of-\d+)", name):
             try:
                 (folder_of(run_dir) / name).open("rb").close()
             except FileNotFoundError:  # the chief has just removed it

@@ -5,6 +5,7 @@ Every tensor in a checkpoint carries a checksum, which reading verifies.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -124,7 +125,8 @@ def _write(checkpoint: tf.train.Checkpoint, run_dir: str | os.PathLike, step: in
         folder.mkdir(exist_ok=True)
         checkpoint.write(path)
     except (tf.errors.OpError, OSError) as error:
-        checkpoint_files.remove_halves(run_dir)
+        with contextlib.suppress(UserError):
+            checkpoint_files.remove_halves(run_dir)
         raise UserError(
             f"cannot write the checkpoint of step {step} in {folder}: {first_line(error)}\n"
             f"The last good one is {last_good or 'none'}."

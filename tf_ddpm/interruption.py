@@ -45,6 +45,8 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
+            if number == signal.SIGHUP == self.seen:  # ignored from now on: see `_note`
+                continue
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
         sys.unraisablehook = self._hook
 

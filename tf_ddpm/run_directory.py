@@ -62,19 +62,25 @@ def write(run_dir: Path, config: Config, images: ImageSet) -> None:
     """Writes `config.json`, and `data.json`, which tells the images of the run from others; warns if they are others.
 
     Raises:
-      UserError: where the directory cannot be written.
+      UserError: where the directory cannot be written, or a `data.json` in it is someone's own.
     """
     path = run_dir / "data.json"
     count, names, *digests = images.fingerprint()
     now = {"images": count, "labels": list(names), "sha256": hashlib.sha256(repr(digests).encode()).hexdigest()}
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # a run that has none yet
+    try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        if before != now:
-            print(
-                f"warning: the images are not those that {run_dir} was trained on so far ({before.get('images')} "
-                f"then, {count} now); it goes on with these, and ends otherwise than with those",
-                file=sys.stderr,
-            )
+    except FileNotFoundError:  # as in a run that is new, or imported
+        before = now
+    except (OSError, ValueError):
+        before = None
+    if not isinstance(before, dict) or before.keys() != now.keys():
+        raise UserError(f"{path} is not what this program writes there; move it away, or choose another --run_dir")
+    if before != now:
+        print(
+            f"warning: the images are not those that {run_dir} was trained on so far ({before['images']} then, "
+            f"{count} now); it goes on with these, and ends otherwise than with those",
+            file=sys.stderr,
+        )
     try:
         whole_files.write_text(run_dir / "config.json", config_lib.to_json(config))
         whole_files.write_text(path, json.dumps(now, indent=1) + "\n")

@@ -45,7 +45,8 @@ class RunLog(Silence):
         lost = _drop_after(self._path, step)
         if lost and not step:
             print(
-                f"warning: {run_dir} has no checkpoint; its updates up to step {lost} are done again", file=sys.stderr
+                f"warning: {run_dir} goes on from step 0; its updates up to step {lost} are done again",
+                file=sys.stderr,
             )
         with _errors_of_disk():
             self._writer = tf.summary.create_file_writer(str(run_dir / "logs"))

@@ -33,7 +33,7 @@ class _Unfailing:
         except OSError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             with contextlib.suppress(OSError, ValueError):  # no stream of the system
-                os.dup2(nowhere, self._stream.fileno())  # Python writes what is left at its very end
+                os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
 
     def __getattr__(self, name: str) -> object:
@@ -55,4 +55,6 @@ def unfailing() -> Iterator[None]:
         try:
             yield
         finally:
+            for stream in (sys.stdout, sys.stderr):  # Python would complain of what is left
+                stream.flush()
             sys.stdout, sys.stderr = before

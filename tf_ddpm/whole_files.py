@@ -14,7 +14,7 @@ from pathlib import Path
 @contextlib.contextmanager
 def aside(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; the file takes its name at the end, and is removed where the writing fails."""
-    beside = path.with_name(f".{path.name}")
+    beside = path.with_name(f".{path.name}-{os.getpid()}")  # others may write the same
     try:
         yield beside
         os.replace(beside, path)
@@ -42,7 +42,7 @@ def folder_aside(parent: Path) -> Iterator[Path]:
     """
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(".partial-*/lock"):
-        with contextlib.suppress(OSError), left.open() as lock:
+        with contextlib.suppress(OSError), left.open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left.parent, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=parent))

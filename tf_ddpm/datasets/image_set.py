@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -80,33 +80,46 @@ def _collect_in_file(
     label_names: tuple[str, ...],
     folder: Path,
 ) -> ImageSet:
-    if _kept(folder, image_shape) is None:
-        with whole_files.folder_aside(folder.parent) as parent:
-            aside = parent / "whole"
-            aside.mkdir()
-            images = np.lib.format.open_memmap(aside / "images.npy", "w+", np.uint8, (limit, *image_shape))
-            with (aside / "images.npy").open("r+b") as file:  # a full disk ends a process that maps what is not there
-                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-            labels = np.empty(limit, np.int32)
-            count = _fill(images, labels, rows)
-            images.flush()
-            np.save(aside / "labels.npy", labels[:count])
-            (aside / "meta.json").write_text(json.dumps({"count": count, "label_names": label_names}))
-            if _kept(folder, image_shape) is None:  # another process may have been quicker
-                shutil.rmtree(folder, ignore_errors=True)
-                os.replace(aside, folder)
-    return _kept(folder, image_shape)
+    kept = _kept(folder, image_shape)
+    if kept is not None:
+        return kept
+    with whole_files.folder_aside(folder.parent) as parent:
+        aside = parent / "whole"
+        aside.mkdir()
+        images = np.lib.format.open_memmap(aside / "images.npy", "w+", np.uint8, (limit, *image_shape))
+        with (aside / "images.npy").open("r+b") as file:  # a full disk ends a process that maps what is not there
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        labels = np.empty(limit, np.int32)
+        count = _fill(images, labels, rows)
+        images.flush()
+        np.save(aside / "labels.npy", labels[:count])
+        (aside / "meta.json").write_text(json.dumps({"count": count, "label_names": label_names}))
+        try:
+            os.replace(aside, folder)
+        except OSError:
+            if not folder.exists():
+                raise
+            if _kept(folder, image_shape) is None:  # it is damaged, rather than that of a quicker process
+                with contextlib.suppress(OSError):  # others may be about it as well
+                    os.replace(folder, parent / "damaged")
+                    os.replace(aside, folder)
+        # In the meantime others may move it: what this process has mapped stays.
+        return _kept(folder, image_shape) or ImageSet(images[:count], labels[:count], label_names)
 
 
 def _kept(folder: Path, image_shape: tuple[int, int, int]) -> ImageSet | None:
-    """What was kept in `folder`; None where there is nothing, or it is damaged."""
+    """What was kept in `folder`; None where there is nothing, or it is damaged.
+
+    Raises:
+      OSError: where it is not read for another reason, which may pass.
+    """
     try:
         meta = json.loads((folder / "meta.json").read_text())
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)[: meta["count"]]
         labels = np.load(folder / "labels.npy", allow_pickle=False)
         if images.shape[1:] == image_shape and len(images) == len(labels) == meta["count"]:
             return ImageSet(images, labels, tuple(meta["label_names"]))
-    except (OSError, ValueError, EOFError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, EOFError, KeyError, TypeError):
         pass
     return None
 
