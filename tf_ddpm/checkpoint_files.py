@@ -47,9 +47,7 @@ def check_name(path: str | os.PathLike) -> None:
     """
     wrong = re.search(r"\\|\[[^/]*\]", str(path))
     if wrong is not None:
-        raise UserError(
-            f"TensorFlow cannot read below a folder with {wrong.group()} in its name: {path}"
-        )
+        raise UserError(f"TensorFlow cannot read below a folder with {wrong.group()} in its name: {path}")
     try:
         str(path).encode()
     except UnicodeEncodeError:
