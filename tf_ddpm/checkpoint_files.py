@@ -34,7 +34,8 @@ def _names(run_dir: str | os.PathLike) -> list[str]:
         return os.listdir(folder)
     except OSError as error:
         # A link that leads nowhere is a disk that is not mounted.
-        if (isinstance(error, FileNotFoundError) and not folder.is_symlink()) or not os.path.isdir(run_dir):
+        absent = isinstance(error, FileNotFoundError) and not folder.is_symlink()
+        if absent or (isinstance(error, NotADirectoryError) and not os.path.isdir(run_dir)):
             return []
         raise UserError(f"cannot read the checkpoints in {folder}: {error.strerror}") from None
 

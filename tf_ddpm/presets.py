@@ -136,11 +136,12 @@ def training_config(run_dir: str | os.PathLike, preset_name: str | None, setting
       UserError: for unknown names or values, or those that would make an existing run another one.
     """
     saved = config_lib.read(run_dir) if os.path.lexists(os.path.join(run_dir, "config.json")) else None
-    begun = bool(checkpoint_files.steps(run_dir))
     if saved is None or preset_name is not None:
         asked = config_lib.validated(config_lib.with_settings(preset(preset_name or "digits"), settings))
-        if saved is None:
-            return asked
+    begun = bool(checkpoint_files.steps(run_dir))  # which also finds a directory that cannot be read
+    if saved is None:
+        return asked
+    if preset_name is not None:
         wanted = config_lib.continued(saved, asked, begun)  # another preset is another run
         if saved.data.name is None or not begun:  # imported, or stopped early: it has no training of its own yet
             return wanted
