@@ -1,6 +1,7 @@
 """Images from every source, and batches as a function of (seed, step)."""
 
 import os
+import shutil
 import threading
 import time
 
@@ -215,6 +216,27 @@ def test_processes_that_keep_the_same_images_at_once_all_get_them(tmp_path):
         for thread in both:
             thread.join()
     assert not failures
+
+
+def test_a_damaged_cache_that_another_process_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    (tmp_path / "key").mkdir()
+    (tmp_path / "key" / "meta.json").touch()
+    replace = os.replace
+
+    def refused_then_gone(source, target):
+        try:
+            replace(source, target)
+        except OSError:
+            shutil.rmtree(tmp_path / "key")
+            raise
+
+    monkeypatch.setattr(os, "replace", refused_then_gone)
+    rows = [(np.full((2, 2, 1), i, np.uint8), 0) for i in range(3)]
+    data = DataConfig(memory_gb=0.0, cache_dir=str(tmp_path))
+    for again in (rows, ()):
+        found = collect(again, 3, (2, 2, 1), ("a",), data, "key")
+        np.testing.assert_array_equal(found.images, [image for image, _ in rows])
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
 def test_a_cache_with_labels_missing_is_made_again(mixed_folder, tmp_path):

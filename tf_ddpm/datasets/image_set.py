@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterable
@@ -94,17 +96,27 @@ def _collect_in_file(
         images.flush()
         np.save(aside / "labels.npy", labels[:count])
         (aside / "meta.json").write_text(json.dumps({"count": count, "label_names": label_names}))
-        try:
-            os.replace(aside, folder)
-        except OSError:
-            if not folder.exists():
-                raise
-            if _kept(folder, image_shape) is None:  # it is damaged, rather than that of a quicker process
-                with contextlib.suppress(OSError):  # others may be about it as well
-                    os.replace(folder, parent / "damaged")
-                    os.replace(aside, folder)
+        _put(aside, folder, image_shape, parent)
         # In the meantime others may move it: what this process has mapped stays.
         return _kept(folder, image_shape) or ImageSet(images[:count], labels[:count], label_names)
+
+
+def _put(aside: Path, folder: Path, image_shape: tuple[int, int, int], bin_folder: Path) -> None:
+    """Renames `aside` to `folder`, unless another process has put the same there; what is damaged moves away first.
+
+    Others may be about it as well, so that between any two lines what is there can come, go or change.
+    """
+    for attempt in itertools.count():
+        try:
+            os.replace(aside, folder)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        if _kept(folder, image_shape) is not None:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(folder, bin_folder / f"damaged-{attempt}")
 
 
 def _kept(folder: Path, image_shape: tuple[int, int, int]) -> ImageSet | None:
