@@ -1,7 +1,9 @@
 """A run's directory that is not what it was, or cannot be what is asked of it: a line, and nothing lost."""
 
 import json
+import os
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -157,3 +159,20 @@ def test_what_somebody_keeps_in_the_directory_stays(tiny_config, tmp_path):
     train_loop.run(tiny_config(), tmp_path)
     (tmp_path / "checkpoints" / "step-8.backup").mkdir()
     assert sampling.load_run(tmp_path).checkpoint_step == 8
+
+
+def test_what_killed_processes_were_writing_is_removed_and_what_others_write_stays(tiny_config, copy):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    folders_ = [copy, copy / "previews"]
+    names = [f".partial-{os.getpid()}-config.json", f".partial-{os.getppid()}-a", ".partial-note", ".partial-my-own"]
+    for folder in folders_:
+        (folder / f".partial-{dead.pid}-config.json").write_text("{")
+        for name in names:
+            (folder / name).touch()
+    train_loop.run(further(tiny_config()), copy)
+    # This very process has written its configuration by now, through the first of these names.
+    assert [sorted(path.name for path in folder.glob(".partial*")) for folder in folders_] == [
+        sorted(names[1:]),
+        sorted(names),
+    ]

@@ -144,6 +144,7 @@ def check_interrupted(run_dir, numbers, whole, begin):
                 assert checkpoint_files.steps(run_dir)[-1] == step
     last = ended(begin(run_dir))
     assert all(code == 0 for code, _, _ in last), last
+    assert not [path for path in run_dir.rglob("*") if "partial" in path.name or "_temp" in path.name]
     for part, expected in zip(result(run_dir), whole, strict=True):
         assert part == expected, last
     return stops

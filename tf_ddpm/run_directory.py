@@ -61,6 +61,8 @@ def make(run_dir: Path, holds: contextlib.ExitStack) -> None:
 def write(run_dir: Path, config: Config, images: ImageSet) -> None:
     """Writes `config.json`, and `data.json`, which tells the images of the run from others; warns if they are others.
 
+    What killed processes have left half-written is removed.
+
     Raises:
       UserError: where the directory cannot be written, or a `data.json` in it is someone's own.
     """
@@ -81,6 +83,8 @@ def write(run_dir: Path, config: Config, images: ImageSet) -> None:
             f"{count} now); it goes on with these, and ends otherwise than with those",
             file=sys.stderr,
         )
+    for folder in (run_dir, run_dir / "previews"):
+        whole_files.remove_left(folder)
     try:
         whole_files.write_text(run_dir / "config.json", config_lib.to_json(config))
         whole_files.write_text(path, json.dumps(now, indent=1) + "\n")

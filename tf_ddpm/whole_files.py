@@ -14,7 +14,7 @@ from pathlib import Path
 @contextlib.contextmanager
 def aside(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; the file takes its name at the end, and is removed where the writing fails."""
-    beside = path.with_name(f".{path.name}-{os.getpid()}")  # others may write the same
+    beside = path.with_name(f".partial-{os.getpid()}-{path.name}")  # others may write the same
     try:
         yield beside
         os.replace(beside, path)
@@ -31,6 +31,25 @@ def write_text(path: Path, text: str) -> None:
     """
     with aside(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def remove_left(folder: Path) -> None:
+    """Removes the files in `folder` that killed processes were writing aside."""
+    for path in folder.glob(".partial-*-*"):
+        writer = path.name.split("-")[1]
+        if path.is_file() and writer.isdecimal() and not _at_work(int(writer)):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _at_work(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks only
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is someone else's
+        pass
+    return True
 
 
 @contextlib.contextmanager
