@@ -72,6 +72,30 @@ def test_group_norm_survives_a_mean_far_above_the_spread():
     assert abs(y.std() - 1) < 1e-2 and abs(y.mean()) < 1e-2
 
 
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+def test_group_norm_in_bfloat16_is_as_near_to_the_definition_as_its_dtype(mean):
+    rng = np.random.default_rng(0)
+    layer = layers.GroupNorm(8, 2, swish=True, dtype="bfloat16")
+    x = tf.cast(rng.normal(mean, 1, (3, 24, 20, 8)), tf.bfloat16)
+    exact = group_norm_reference(tf.cast(x, tf.float64), np.ones(8), np.zeros(8), 2, True)
+    error = np.abs(tf.cast(layer(x), tf.float64) - exact)
+    # The mean is rounded to 2^-9 of itself, the rest to so much of what it is.
+    np.testing.assert_array_less(error, 2.0**-9 * (abs(mean) + 4 * (1 + np.abs(exact))))
+
+
+def test_a_dense_layer_of_every_pixel_and_its_gradients_are_those_of_the_layer():
+    layer = keras.layers.Dense(5, bias_initializer="random_normal")
+    x, dy = (tf.random.stateless_normal([2, 3, 4, width], [0, width]) for width in (7, 5))
+    found = []
+    for call in (layer, lambda x: layers._of_pixels(layer, x)):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = call(x)
+        found.append([y, *tape.gradient(y, [x, layer.kernel.value, layer.bias.value], dy)])
+    for expected, mine in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-5)
+
+
 def test_dropout_mask_of_a_replica_is_its_part_of_the_global_mask():
     dropout = layers.Dropout(0.3, stream=20)
     whole = dropout.keep([8, 5, 5, 3], randomness.row_address(0, 4, 0)).numpy()

@@ -7,7 +7,7 @@ be counted, restored or copied) before it has seen an image. Images are [B, H, W
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -124,7 +124,7 @@ class GroupNorm(keras.layers.Layer):
         if width % groups:
             raise ValueError(f"{groups} groups do not divide {width} channels")
         self.width = width
-        self._kind = _Kind(groups, epsilon, swish, "float32" if xla else self.compute_dtype)
+        self._kind = _Kind(groups, epsilon, swish, "float32" if xla else self.compute_dtype, xla)
         self._passes = (_forward_xla, _backward_xla) if xla else (_forward, _backward)
         self.gamma = self.add_weight(shape=(width,), initializer="ones", name="gamma", dtype="float32", autocast=False)
         self.beta = self.add_weight(shape=(width,), initializer="zeros", name="beta", dtype="float32", autocast=False)
@@ -170,6 +170,7 @@ class _Kind(NamedTuple):
     epsilon: float
     swish: bool
     dtype: str
+    xla: bool
 
 
 _Keep = tuple[tf.Tensor, float] | None
@@ -183,18 +184,36 @@ def _group_mean(values: tf.Tensor, groups: int) -> tf.Tensor:
 
 
 def _affine(
-    kind: _Kind, x: tf.Tensor, mean: tf.Tensor, rstd: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
+    kind: _Kind, centred: tf.Tensor, rstd: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """gamma (x - mean) rstd + beta, and gamma rstd [B, 1, C]."""
-    scale = gamma * rstd
-    shift = tf.cast(beta - mean * scale, kind.dtype)[:, None]
-    scale = tf.cast(scale, kind.dtype)[:, None]
-    return x * scale + shift, scale
+    """gamma centred rstd + beta, and gamma rstd [B, 1, C]."""
+    scale = tf.cast(gamma * rstd, kind.dtype)[:, None]
+    return centred * scale + tf.cast(beta if beta.shape.rank == 1 else beta[:, None], kind.dtype), scale
 
 
 def _kept(y: tf.Tensor, keep: _Keep) -> tf.Tensor:
     """What dropout leaves of `y`, and of its gradient."""
     return y if keep is None else y * (tf.cast(keep[0], y.dtype) * keep[1])
+
+
+def _sums_over(x: tf.Tensor, reduce: Callable) -> tf.Tensor:
+    """float32 [B, parts, C]: `reduce` of each part of the N of x [B, N, C]; what bfloat16 rounds off averages out."""
+    count = x.shape[1]
+    parts = 1 if x.dtype == tf.float32 or count is None else math.gcd(count, 16)
+    return tf.cast(reduce(tf.reshape(x, [tf.shape(x)[0], parts, -1, x.shape[2]]), axis=[2]), tf.float32)
+
+
+def _mean(x: tf.Tensor) -> tf.Tensor:
+    """[B, N, C] -> float32 [B, C]."""
+    return tf.reduce_mean(_sums_over(x, tf.reduce_mean), axis=1)
+
+
+def _mean_square(kind: _Kind, x: tf.Tensor) -> tf.Tensor:
+    """[B, N, C] -> float32 [B, C]."""
+    if kind.xla:  # it lacks the operation below, and makes one pass of these two
+        return tf.reduce_mean(tf.square(x), axis=1)
+    norms = _sums_over(x, lambda x, axis: tf.raw_ops.EuclideanNorm(input=x, axis=axis))
+    return tf.reduce_sum(norms * norms, axis=1) / tf.cast(tf.shape(x)[1], tf.float32)
 
 
 def _forward(
@@ -206,16 +225,15 @@ def _forward(
     is all that the bias comes to, and no x + bias is made.
     """
     dtype, x = x.dtype, tf.cast(x, kind.dtype)
-    x32 = tf.cast(x, tf.float32)
-    mean = tf.reduce_mean(x32, axis=1)  # of each channel
+    mean = _mean(x)
     if bias:
         offset = tf.cast(bias[0], tf.float32)
         mean = _group_mean(mean + offset, kind.groups) - offset
     else:
         mean = _group_mean(mean, kind.groups)
-    variance = _group_mean(tf.reduce_mean(tf.math.squared_difference(x32, mean[:, None]), axis=1), kind.groups)
-    rstd = tf.math.rsqrt(variance + kind.epsilon)
-    z, _ = _affine(kind, x, mean, rstd, gamma, beta)
+    centred = x - tf.cast(mean, kind.dtype)[:, None]
+    rstd = tf.math.rsqrt(_group_mean(_mean_square(kind, centred), kind.groups) + kind.epsilon)
+    z, _ = _affine(kind, centred, rstd, gamma, beta)
     y = z * tf.sigmoid(z) if kind.swish else z
     return tf.cast(_kept(y, keep), dtype), mean, rstd
 
@@ -233,17 +251,18 @@ def _backward(
 ) -> tuple[tf.Tensor, ...]:
     """The gradients of x, gamma, beta and, if there is one, bias."""
     dtype, x, dz = x.dtype, tf.cast(x, kind.dtype), tf.cast(dy, kind.dtype)
-    z, scale = _affine(kind, x, mean, rstd, gamma, beta)
+    centred = x - tf.cast(mean, kind.dtype)[:, None]
+    z, scale = _affine(kind, centred, rstd, gamma, beta)
     dz = _kept(dz, keep)
     if kind.swish:
         gate = tf.sigmoid(z)
         dz *= gate * (1.0 + z * (1.0 - gate))
     dz32 = tf.cast(dz, tf.float32)
     dbeta = tf.reduce_mean(dz32, axis=1)  # means over N; [B, C]
-    dgamma = (tf.reduce_mean(dz32 * tf.cast(x, tf.float32), axis=1) - mean * dbeta) * rstd
+    dgamma = tf.reduce_mean(dz32 * tf.cast(centred, tf.float32), axis=1) * rstd
     pull = rstd * rstd * _group_mean(dgamma * gamma, kind.groups)
-    shift = mean * pull - rstd * _group_mean(dbeta * gamma, kind.groups)
-    dx = dz * scale - x * tf.cast(pull, kind.dtype)[:, None] + tf.cast(shift, kind.dtype)[:, None]
+    shift = rstd * _group_mean(dbeta * gamma, kind.groups)
+    dx = dz * scale - centred * tf.cast(pull, kind.dtype)[:, None] - tf.cast(shift, kind.dtype)[:, None]
     count = tf.cast(tf.shape(x)[1], tf.float32)
     dbias = [tf.cast(tf.reduce_sum(tf.cast(dx, tf.float32), axis=1), part.dtype) for part in bias]
     if gamma.shape.rank == 1:
@@ -285,9 +304,18 @@ class Dropout:
 
 
 def _of_pixels(layer: keras.layers.Dense, x: tf.Tensor) -> tf.Tensor:
-    """`layer` of every pixel as one product of matrices, into which the bias goes without a pass of its own."""
-    sides = _sides(x)
-    return tf.reshape(layer(tf.reshape(x, [-1, sides[-1]])), [*sides[:-1], layer.units])
+    """`layer` of every pixel [B, H, W, C] in oneDNN's fastest forms: a convolution, and products for its gradients."""
+
+    @tf.custom_gradient
+    def product(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tuple:
+        def gradient(dy: tf.Tensor) -> tuple:
+            rows, columns = (tf.reshape(part, [-1, part.shape[-1]]) for part in (x, dy))
+            dx = tf.reshape(tf.matmul(columns, kernel, transpose_b=True), tf.shape(x))
+            return dx, tf.matmul(rows, columns, transpose_a=True), tf.raw_ops.BiasAddGrad(out_backprop=dy)
+
+        return tf.nn.bias_add(tf.nn.conv2d(x, kernel[None, None], 1, "SAME"), bias), gradient
+
+    return product(x, *(tf.cast(tf.convert_to_tensor(weights), x.dtype) for weights in (layer.kernel, layer.bias)))
 
 
 class ResidualBlock(keras.layers.Layer):
@@ -358,16 +386,15 @@ class Attention(keras.layers.Layer):
         """[B, H, W, width] -> the same. The softmax is float32."""
         shape = _sides(x)
         normed = x if self.norm is None else self.norm(x)
-        pixels = tf.reshape(normed, [shape[0], shape[1] * shape[2], self.width])
-        query, key, value = (self._split(_of_pixels(layer, pixels)) for layer in (self.query, self.key, self.value))
+        query, key, value = (self._split(_of_pixels(layer, normed)) for layer in (self.query, self.key, self.value))
         scores = tf.matmul(query, key, transpose_b=True) * (self.width // self.heads) ** -0.5
         weights = tf.cast(tf.nn.softmax(tf.cast(scores, tf.float32)), value.dtype)
         mixed = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])  # [B, HW, heads, width / heads]
         return x + _of_pixels(self.out, tf.reshape(mixed, shape))
 
-    def _split(self, pixels: tf.Tensor) -> tf.Tensor:  # [B, HW, width] -> [B, heads, HW, width / heads]
-        batch, count, _ = _sides(pixels)
-        split = tf.reshape(pixels, [batch, count, self.heads, self.width // self.heads])
+    def _split(self, x: tf.Tensor) -> tf.Tensor:  # [B, H, W, width] -> [B, heads, HW, width / heads]
+        batch, height, width, _ = _sides(x)
+        split = tf.reshape(x, [batch, height * width, self.heads, self.width // self.heads])
         return tf.transpose(split, [0, 2, 1, 3])
 
 
