@@ -6,7 +6,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from tf_ddpm import cluster, command_line, datasets, presets, quiet_tensorflow, streams
+from tf_ddpm import cluster, command_line, datasets, interruption, presets, quiet_tensorflow, streams, whole_files
 from tf_ddpm import config as config_lib
 from tf_ddpm.command_line import FLAGS
 from tf_ddpm.errors import UserError
@@ -169,7 +169,9 @@ def _run(argv: list[str]) -> int:
         here = cluster.place()
         if here.count > 1 and FLAGS.mode not in _TOGETHER:
             raise UserError(f"--mode={FLAGS.mode} is the work of one process, not of {here.count}: unset TF_CONFIG")
-        MODES[FLAGS.mode](FLAGS.run_dir or os.path.join("runs", FLAGS.preset or "digits"))
+        goes_on = "; the run goes on from its last checkpoint with the same command" if FLAGS.mode == "train" else ""
+        with interruption.leaving(whole_files.remove_unfinished, f"interrupted{goes_on}"):
+            MODES[FLAGS.mode](FLAGS.run_dir or os.path.join("runs", FLAGS.preset or "digits"))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -179,10 +181,9 @@ def _run(argv: list[str]) -> int:
     except MemoryError as error:
         print(f"error: out of memory: {error or 'no more to be had'}; ask for less", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as error:
-        goes_on = "; the run goes on from its last checkpoint with the same command" if FLAGS.mode == "train" else ""
-        print(str(error) or f"interrupted{goes_on}", file=sys.stderr)
-        return getattr(error, "exit_code", 130)
+    except interruption.Interrupted as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     return 0
 
 

@@ -1,9 +1,9 @@
 """A run's directory that is not what it was, or cannot be what is asked of it: a line, and nothing lost."""
 
 import json
-import os
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -161,18 +161,33 @@ def test_what_somebody_keeps_in_the_directory_stays(tiny_config, tmp_path):
     assert sampling.load_run(tmp_path).checkpoint_step == 8
 
 
+_WRITES = """
+import pathlib, sys, time
+from tf_ddpm import whole_files
+with whole_files.aside(pathlib.Path(sys.argv[1])) as beside, beside.open("w") as file:
+    file.write("{")
+    print(flush=True)
+    time.sleep(600)
+"""
+
+
 def test_what_killed_processes_were_writing_is_removed_and_what_others_write_stays(tiny_config, copy):
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    folders_ = [copy, copy / "previews"]
-    names = [f".partial-{os.getpid()}-config.json", f".partial-{os.getppid()}-a", ".partial-note", ".partial-my-own"]
-    for folder in folders_:
-        (folder / f".partial-{dead.pid}-config.json").write_text("{")
-        for name in names:
-            (folder / name).touch()
+    def partial():
+        return sorted(path.name for path in copy.rglob(".partial*"))
+
+    def write(name):
+        process = subprocess.Popen([sys.executable, "-c", _WRITES, copy / name], cwd=ROOT, stdout=subprocess.PIPE)
+        process.stdout.readline()
+        return process
+
+    for own in (".partial-note", ".partial-my-own"):
+        (copy / own).touch()
+    others, before = write("report.html"), partial()
+    for dead in (write("config.json"), write("previews/preview-8.png")):
+        dead.kill()
+        dead.wait()
+    assert len(partial()) == len(before) + 2
     train_loop.run(further(tiny_config()), copy)
-    # This very process has written its configuration by now, through the first of these names.
-    assert [sorted(path.name for path in folder.glob(".partial*")) for folder in folders_] == [
-        sorted(names[1:]),
-        sorted(names),
-    ]
+    assert partial() == before and len(before) == 3
+    others.kill()
+    others.wait()

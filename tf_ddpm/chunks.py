@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tf_ddpm import cluster
+from tf_ddpm import cluster, whole_files
 from tf_ddpm.errors import UserError
 
 CHUNK = 500  # rows; the same for everyone, since the rows of one batch round alike
@@ -36,6 +36,7 @@ def in_chunks(
     parts, seconds, chief = [], 0.0, cluster.place().is_chief
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        whole_files.remove_left(folder)
         with tqdm(total=count, desc=what, unit="image", leave=False, disable=None if chief else True) as bar:
             for start in range(0, count, CHUNK):
                 stop = min(start + CHUNK, count)
@@ -66,12 +67,7 @@ def _read(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _write(path: Path, part: dict[str, np.ndarray]) -> None:
-    aside = path.with_name(f".{path.stem}-{cluster.place().index}-{os.getpid()}.npz")
-    try:
-        with aside.open("wb") as file:
-            np.savez(file, **part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with whole_files.aside(path) as beside, beside.open("wb") as file:
+        np.savez(file, **part)
+        file.flush()
+        os.fsync(file.fileno())

@@ -41,14 +41,15 @@ def strategy() -> tf.distribute.Strategy:
         return tf.distribute.MirroredStrategy(None if gpus else ["/cpu:0"])
     print(f"{here}: waiting for the others (Ctrl-C or SIGKILL to give up)", flush=True)
     # TensorFlow waits within C++, and then takes SIGTERM for itself.
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
         raise UserError(f"{here}: the cluster of TF_CONFIG does not come up: {str(error).splitlines()[0]}") from None
     finally:
-        signal.signal(signal.SIGINT, before)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def best_jit() -> str:

@@ -1,18 +1,22 @@
-"""SIGTERM, SIGINT and SIGHUP: the running step is finished and saved; a second signal leaves at once."""
+"""SIGTERM, SIGINT and SIGHUP: training finishes its step and saves; all else ends soon, with nothing half-written."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import socket
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_PATIENCE = 2.0  # seconds
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was stopped by a signal, after it had saved.
+    """A signal has stopped what was going on; training, after it had saved.
 
     Attributes:
       exit_code: 128 and the signal's number, as shells say it.
@@ -21,6 +25,77 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, number: int):
         super().__init__(message)
         self.exit_code = 128 + number
+
+
+def _heeded() -> list[signal.Signals]:
+    """All but a SIGHUP that is ignored, as nohup has it."""
+    return [each for each in _SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+
+
+@contextlib.contextmanager
+def leaving(clean_up: Callable[[], None], told: str) -> Iterator[None]:
+    """Meanwhile a signal raises `Interrupted`; where that takes too long, and at a second one, the process just ends.
+
+    Python raises nothing before a call into C++ has returned, and a whole chain of samples is one such call. So a
+    thread, too, hears of the signals; after two seconds it ends the process itself.
+
+    Args:
+      clean_up: what is done before.
+      told: what is said of it on stderr: by the thread, or else by whoever catches the exception.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other handle signals
+        yield
+        return
+    hears, tells = socket.socketpair()
+    tells.setblocking(False)
+
+    def interrupt(number: int, _: object) -> None:
+        for each in before:
+            signal.signal(each, lambda *_: None)  # the next one is for the thread alone
+        raise Interrupted(told, number)
+
+    def heard() -> bytes:
+        while (number := hears.recv(1)) and number[0] not in before:  # a library may handle others
+            pass
+        return number  # none: closed
+
+    def watch() -> None:
+        number = heard()
+        hears.settimeout(_PATIENCE)
+        with contextlib.suppress(TimeoutError):
+            if not heard():  # what was to be done is done, or has been given up in order
+                return
+        clean_up()
+        _tell(f"\n{told}\n")
+        os._exit(128 + number[0])
+
+    before = {number: signal.getsignal(number) for number in _heeded()}
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    wakes = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+    try:
+        for number in before:
+            signal.signal(number, interrupt)
+        yield
+    except Interrupted:
+        clean_up()  # what was interrupted may have been a clean-up
+        raise
+    finally:
+        _restore(before)
+        signal.set_wakeup_fd(wakes)
+        tells.close()
+        thread.join()
+        hears.close()
+
+
+def _restore(handlers: dict[signal.Signals, object]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody may be listening any more
+        os.write(sys.stderr.fileno(), text.encode())
 
 
 class Signals:
@@ -35,19 +110,19 @@ class Signals:
 
     def __enter__(self) -> Signals:
         self._before = {}
-        # Python lets only the main thread handle signals.
-        with contextlib.suppress(ValueError):
-            for number in _SIGNALS:
-                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
-                    self._before[number] = signal.signal(number, self._note)
+        with contextlib.suppress(ValueError):  # not the main thread
+            self._wakes = signal.set_wakeup_fd(-1)  # `leaving` does not hear of them
+            for number in _heeded():
+                self._before[number] = signal.signal(number, self._note)
         self._hook, sys.unraisablehook = sys.unraisablehook, self._pass_over_ties
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            if number == signal.SIGHUP == self.seen:  # ignored from now on: see `_note`
-                continue
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
+        if self.seen == signal.SIGHUP:
+            del self._before[signal.SIGHUP]  # ignored from now on: see `_note`
+        _restore(self._before)
+        if self._before:
+            signal.set_wakeup_fd(self._wakes)
         sys.unraisablehook = self._hook
 
     def _pass_over_ties(self, args: SimpleNamespace) -> None:
@@ -61,6 +136,4 @@ class Signals:
             # A terminal that closes sends SIGHUP more than once.
             signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else signal.SIG_DFL)
         name = signal.Signals(number).name
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody may be listening any more
-            text = f"\n{name}: finishing the step and saving; once more to leave at once\n"
-            os.write(sys.stderr.fileno(), text.encode())
+        _tell(f"\n{name}: finishing the step and saving; once more to leave at once\n")

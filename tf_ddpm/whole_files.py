@@ -5,22 +5,27 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+_UNFINISHED: set[Path] = set()  # what this process has aside
+
 
 @contextlib.contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; the file takes its name at the end, and is removed where the writing fails."""
-    beside = path.with_name(f".partial-{os.getpid()}-{path.name}")  # others may write the same
-    try:
+    """A path beside `path` to write to; the file takes its name at the end, and is removed where the writing fails.
+
+    A lock, which dies with its process, says whether it is still being written.
+    """
+    beside = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")  # others may write the same
+    with _gone_afterwards(beside), beside.open("xb") as lock:
+        with contextlib.suppress(OSError):  # some network file systems have no such locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield beside
         os.replace(beside, path)
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -35,21 +40,33 @@ def write_text(path: Path, text: str) -> None:
 
 def remove_left(folder: Path) -> None:
     """Removes the files in `folder` that killed processes were writing aside."""
-    for path in folder.glob(".partial-*-*"):
-        writer = path.name.split("-")[1]
-        if path.is_file() and writer.isdecimal() and not _at_work(int(writer)):
-            with contextlib.suppress(OSError):
-                path.unlink()
+    for left in folder.glob(f".partial-{'[0-9a-f]' * 8}-*"):
+        if left.is_file():
+            with contextlib.suppress(OSError), left.open("r+b") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
 
 
-def _at_work(process: int) -> bool:
+def remove_unfinished() -> None:
+    """Removes all that this process is writing aside, for one that ends without further ado."""
+    for path in tuple(_UNFINISHED):
+        _remove(path)
+
+
+@contextlib.contextmanager
+def _gone_afterwards(path: Path) -> Iterator[None]:
+    _UNFINISHED.add(path)
     try:
-        os.kill(process, 0)  # asks only
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is someone else's
-        pass
-    return True
+        yield
+    finally:
+        _remove(path)
+        _UNFINISHED.discard(path)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)  # says nothing of what is a file, or gone
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 @contextlib.contextmanager
@@ -65,11 +82,8 @@ def folder_aside(parent: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left.parent, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=parent))
-    try:
-        with (folder / "taking-lock").open("w") as lock:
-            with contextlib.suppress(OSError):  # some network file systems have no such locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                os.rename(folder / "taking-lock", folder / "lock")  # there only once it is held
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with _gone_afterwards(folder), (folder / "taking-lock").open("w") as lock:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.rename(folder / "taking-lock", folder / "lock")  # there only once it is held
+        yield folder

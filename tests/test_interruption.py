@@ -1,0 +1,94 @@
+"""A signal while something else than training is at work, be it within Python or in a long call into C++."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from training_processes import ROOT
+
+from tf_ddpm import interruption
+
+_BUSY = {
+    "Python": "time.sleep(600)",
+    "C++": "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)",  # as a chain of samples: no signal cuts it short
+}
+_COMMAND = """
+import hashlib, pathlib, sys, time
+import main
+from absl import app
+from tf_ddpm import whole_files
+
+def busy(run_dir):
+    path = pathlib.Path(run_dir)
+    with whole_files.folder_aside(path) as folder, whole_files.aside(path / "grid.png") as beside:
+        (folder / "000000.png").touch()
+        try:
+            print("busy", flush=True)
+            BUSY
+        finally:
+            AFTERWARDS
+
+main.MODES["sample"] = busy
+app.run(main.main)
+"""
+
+
+def begin(run_dir, busy, afterwards="pass", prefix=()):
+    code = _COMMAND.replace("BUSY", busy).replace("AFTERWARDS", afterwards)
+    command = [*prefix, sys.executable, "-c", code, "--mode=sample", f"--run_dir={run_dir}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "busy\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("place", ["Python", "C++"])
+def test_a_signal_ends_a_command_soon_and_nothing_half_written_stays(tmp_path, place, number):
+    process = begin(tmp_path, _BUSY[place])
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number and errors.strip() == "interrupted"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_signal_ends_a_command_at_once(tmp_path):
+    process = begin(tmp_path, _BUSY["Python"], afterwards="print('slow', flush=True); time.sleep(600)")
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "slow\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert time.monotonic() - began < interruption._PATIENCE
+    assert process.returncode == 128 + signal.SIGTERM and list(tmp_path.iterdir()) == []
+
+
+def test_a_hang_up_is_passed_over_under_nohup(tmp_path):
+    process = begin(tmp_path, "time.sleep(1)", prefix=["nohup"])
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_the_handlers_of_before_are_there_again_and_a_signal_handled_elsewhere_ends_nothing():
+    seen = []
+    before = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGWINCH, lambda *_: seen.append("window"))
+    try:
+        with interruption.leaving(lambda: seen.append("left"), "interrupted"):
+            os.kill(os.getpid(), signal.SIGWINCH)
+            time.sleep(0.1)
+        with pytest.raises(interruption.Interrupted), interruption.leaving(lambda: seen.append("left"), "interrupted"):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert seen == ["window", "left"]
+        assert signal.getsignal(signal.SIGINT) == before[0] and signal.set_wakeup_fd(-1) == -1
+    finally:
+        signal.signal(signal.SIGWINCH, before[1])
+
+
+def test_while_training_saves_nothing_is_cut_short():
+    with interruption.leaving(lambda: None, "interrupted"), interruption.Signals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(interruption._PATIENCE + 0.5)
+        assert signals.seen == signal.SIGINT
