@@ -7,8 +7,8 @@ ROOT = Path(__file__).parent.parent
 
 PLAN = {
     "main": {
-        "cluster", "command_line", "config", "datasets", "devices", "presets", "errors", "quiet_tensorflow",
-        "streams",
+        "cluster", "command_line", "config", "datasets", "devices", "interruption", "presets", "errors",
+        "quiet_tensorflow", "streams", "whole_files",
         "train_loop", "sampling", "generate", "evaluate", "evaluation.sweep", "figures.catalogue",
         "report.page", "exchange.reading", "exchange.folders",
         "export.plans", "export.saved_model",
@@ -91,7 +91,7 @@ PLAN = {
         "exchange.words", "sampling", "whole_files",
     },
     # What a run is worth.
-    "chunks": {"cluster", "errors"},
+    "chunks": {"cluster", "errors", "whole_files"},
     "evaluation": set(),
     "evaluation.feature_metrics": set(),
     "evaluation.torchscript": {"errors"},

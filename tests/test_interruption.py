@@ -36,10 +36,15 @@ app.run(main.main)
 """
 
 
-def begin(run_dir, busy, afterwards="pass", prefix=()):
+def begin(run_dir, busy, afterwards="pass", hang_up=signal.SIG_DFL):
+    """A command that is busy by now; `hang_up` says what SIGHUP does to it: these tests may run under nohup."""
     code = _COMMAND.replace("BUSY", busy).replace("AFTERWARDS", afterwards)
-    command = [*prefix, sys.executable, "-c", code, "--mode=sample", f"--run_dir={run_dir}"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", code, "--mode=sample", f"--run_dir={run_dir}"]
+    before = signal.signal(signal.SIGHUP, hang_up)  # a child begins with what its parent ignores
+    try:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert process.stdout.readline() == "busy\n"
     return process
 
@@ -66,7 +71,7 @@ def test_a_second_signal_ends_a_command_at_once(tmp_path):
 
 
 def test_a_hang_up_is_passed_over_under_nohup(tmp_path):
-    process = begin(tmp_path, "time.sleep(1)", prefix=["nohup"])
+    process = begin(tmp_path, "time.sleep(1)", hang_up=signal.SIG_IGN)
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=30)
     assert process.returncode == 0

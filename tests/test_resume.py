@@ -93,9 +93,10 @@ with interruption.Signals() as signals:
 
 
 def test_a_terminal_that_closes_is_a_signal_that_may_come_twice():
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup would have it ignored
     with interruption.Signals() as signals:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGHUP)
         assert signals.seen == signal.SIGHUP
     os.kill(os.getpid(), signal.SIGHUP)  # while the last lines are written
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, before)
