@@ -97,3 +97,17 @@ def test_while_training_saves_nothing_is_cut_short():
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(interruption._PATIENCE + 0.5)
         assert signals.seen == signal.SIGINT
+
+
+def test_a_terminal_that_closes_once_more_ends_nothing_that_is_ending_in_order():
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with pytest.raises(interruption.Interrupted), interruption.leaving(lambda: None, "interrupted"):
+            os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with interruption.leaving(lambda: None, "interrupted"), interruption.Signals():  # as in training
+            os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)

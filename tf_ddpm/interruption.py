@@ -51,7 +51,7 @@ def leaving(clean_up: Callable[[], None], told: str) -> Iterator[None]:
 
     def interrupt(number: int, _: object) -> None:
         for each in before:
-            signal.signal(each, lambda *_: None)  # the next one is for the thread alone
+            signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else lambda *_: None)  # for the thread alone
         raise Interrupted(told, number)
 
     def heard() -> bytes:
@@ -89,8 +89,10 @@ def leaving(clean_up: Callable[[], None], told: str) -> Iterator[None]:
 
 
 def _restore(handlers: dict[signal.Signals, object]) -> None:
+    """All but a SIGHUP that is ignored by now: a terminal that closes sends it more than once."""
     for number, handler in handlers.items():
-        signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
+        if number in _heeded():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
 
 
 def _tell(text: str) -> None:
@@ -118,8 +120,6 @@ class Signals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.seen == signal.SIGHUP:
-            del self._before[signal.SIGHUP]  # ignored from now on: see `_note`
         _restore(self._before)
         if self._before:
             signal.set_wakeup_fd(self._wakes)
@@ -133,7 +133,6 @@ class Signals:
     def _note(self, number: int, _: object) -> None:
         self.seen = number
         for each in self._before:
-            # A terminal that closes sends SIGHUP more than once.
             signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else signal.SIG_DFL)
         name = signal.Signals(number).name
         _tell(f"\n{name}: finishing the step and saving; once more to leave at once\n")
