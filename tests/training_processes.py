@@ -139,9 +139,10 @@ def check_interrupted(run_dir, numbers, whole, begin):
             assert code in (-number, 128 + number, 0, 1) and "Traceback" not in errors, errors
             if code == 1:
                 assert "stops, since another one is gone" in errors, errors
-            if code == 128 + number and "; the run goes on from its last checkpoint" not in errors:  # at its very end
-                step = int(re.search(r"stopped at step (\d+) of \d+, saved in", errors).group(1))
-                assert checkpoint_files.steps(run_dir)[-1] == step
+            if code == 128 + number:
+                stopped = re.search(r"stopped at step (\d+) of \d+, saved in", errors)
+                step = int(stopped.group(1)) if stopped else whole[1][-1]["step"]  # it was done, and only not yet gone
+                assert checkpoint_files.steps(run_dir)[-1] == step, errors
     last = ended(begin(run_dir))
     assert all(code == 0 for code, _, _ in last), last
     assert not [path for path in run_dir.rglob("*") if "partial" in path.name or "_temp" in path.name]
