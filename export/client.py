@@ -5,61 +5,53 @@
 
 from __future__ import annotations
 
-import base64
 import io
+import logging
+import re
 import sys
+import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
-import requests
 from absl import app, flags
 from PIL import Image
+from tqdm import tqdm
 
-from tf_ddpm import image_files
+from export import protocols
+from tf_ddpm import image_files, interruption, streams, whole_files
 from tf_ddpm.errors import UserError
 
 FLAGS = flags.FLAGS
-_SECONDS = 600
+_MODES = ("L", "LA", "RGB", "RGBA")  # of 8-bit PNGs with the channels that a run may have
 
 
-def ask_rest(url: str, model: str, inputs: dict[str, list]) -> list[bytes]:
-    """The PNGs that the server draws for one request, by TF Serving's REST API.
+def _images(server: protocols.Server, pngs: list[bytes], rows: int) -> list[np.ndarray]:
+    if len(pngs) != rows:
+        raise server.strange(f"expected {rows} of them, got {len(pngs)}")
+    images = []
+    for png in pngs:
+        try:
+            with warnings.catch_warnings(action="error"), Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
+                image, mode = np.asarray(picture), picture.mode
+        except Exception:  # damaged bytes make Pillow raise many kinds of them
+            raise server.strange("expected PNGs, got other or damaged bytes") from None
+        if mode not in _MODES:
+            raise server.strange(f"expected PNGs of the modes {', '.join(_MODES)}, got {mode}")
+        images.append(image if image.ndim == 3 else image[..., None])
+    return images
 
-    Raises:
-      UserError: with the server's own words where it refuses, or where there is none.
-    """
-    body = {"signature_name": "png", "inputs": inputs}
-    try:
-        answer = requests.post(f"{url.rstrip('/')}/v1/models/{model}:predict", json=body, timeout=_SECONDS)
-        content = answer.json()
-    except (requests.RequestException, ValueError) as error:
-        raise UserError(f"no answer from {url}: {str(error)[:200]}") from None
-    if answer.status_code != 200:
-        raise UserError(f"{url} refuses ({answer.status_code}): {' '.join(str(content.get('error')).split())[:300]}")
-    return [base64.b64decode(row["b64"]) for row in content["outputs"]["png_bytes"]]
 
-
-def ask_grpc(url: str, model: str, inputs: dict[str, list]) -> list[bytes]:
-    """The same by gRPC.
-
-    Raises:
-      UserError: as `ask_rest`.
-    """
-    import grpc
-    import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
-
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = model, "png"
-    dtypes = {"seed": np.int64, "label": np.int32, "guidance": np.float32}
-    for name, value in inputs.items():
-        request.inputs[name].CopyFrom(tf.make_tensor_proto(np.array(value, dtypes[name])))
-    try:
-        with grpc.insecure_channel(url.removeprefix("grpc://")) as channel:
-            answer = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=_SECONDS)
-    except grpc.RpcError as error:
-        raise UserError(f"{url} refuses ({error.code().name}): {error.details()[:300]}") from None
-    return list(tf.make_ndarray(answer.outputs["png_bytes"]))
+def _check(seeds: range, label: int | None, guidance: float | None, model: str) -> None:
+    if not seeds or min(seeds[0], seeds[-1]) < -(2**63) or max(seeds[0], seeds[-1]) >= 2**63:
+        ends = f"{seeds[0]} to {seeds[-1]}" if seeds else "none"
+        raise UserError(f"--seed, --num_images: expected seeds from -2**63 to 2**63-1, got {ends}")
+    if label is not None and not -(2**31) <= label < 2**31:
+        raise UserError(f"--label={label}: expected a class of the run, from 0 on, or -1 for none")
+    if guidance is not None and not abs(guidance) <= float(np.finfo(np.float32).max):
+        raise UserError(f"--guidance={guidance}: expected a finite number")
+    if not re.fullmatch(r"[^\s/:?#%]+", model):
+        raise UserError(f"--model={protocols.plain(model)}: expected the name of a model")
 
 
 def fetch(
@@ -73,43 +65,78 @@ def fetch(
     """The images uint8 [N, H, W, C] of the seeds, `batch` of them in a request.
 
     Raises:
-      UserError: for an address that is neither http(s):// nor grpc://, or where the server does not answer.
+      UserError: for what cannot be asked, and where the server does not answer with these images.
     """
-    ask = {"http": ask_rest, "https": ask_rest, "grpc": ask_grpc}.get(url.partition("://")[0])
-    if ask is None:
-        raise UserError(f"--url={url}: expected http://HOST:8501 or grpc://HOST:8500")
-    pngs = []
-    for start in range(0, len(seeds), batch):
-        part = list(seeds[start : start + batch])
-        inputs = {"seed": part}
-        if label is not None:
-            inputs["label"] = [label] * len(part)
-        if guidance is not None:
-            inputs["guidance"] = [guidance] * len(part)
-        pngs += ask(url, model, inputs)
-    images = [np.asarray(Image.open(io.BytesIO(png))) for png in pngs]
-    return np.stack([image if image.ndim == 3 else image[..., None] for image in images])
+    server = protocols.server_of(url)
+    _check(seeds, label, guidance, model)
+    starts = range(0, len(seeds), batch)
+    quiet = None if len(starts) > 1 else True  # None: where stderr is no terminal
+    images: list[np.ndarray] = []
+    with (
+        protocols.connect(server, model, min(batch, len(seeds))) as ask,
+        tqdm(starts, unit="request", leave=False, disable=quiet) as progress,
+    ):
+        for start in progress:
+            part = list(seeds[start : start + batch])
+            inputs = {"seed": part}
+            if label is not None:
+                inputs["label"] = [label] * len(part)
+            if guidance is not None:
+                inputs["guidance"] = [guidance] * len(part)
+            images += _images(server, ask(inputs), len(part))
+            sizes = sorted({image.shape for image in images})
+            if len(sizes) > 1:
+                raise server.strange(f"expected one size, got {' and '.join(map(str, sizes))}")
+    return np.stack(images)
 
 
-def main(_: list[str]) -> int:
-    """Writes the grid."""
-    try:
-        seeds = range(FLAGS.seed, FLAGS.seed + FLAGS.num_images)
-        images = fetch(FLAGS.url, seeds, FLAGS.label, FLAGS.guidance, FLAGS.model, FLAGS.batch)
-        print(f"wrote {image_files.save_image(image_files.grid(images), Path(FLAGS.out))}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def _target(out: str) -> Path:
+    """Where the grid goes: found out before anything is drawn, and nothing is left there."""
+    path = Path(out)
+    if not path.name or out.endswith("/") or path.is_dir():
+        raise UserError(f"--out={out}: expected a file, got a folder")
+    if path.suffix not in ("", ".png"):
+        raise UserError(f"--out={out}: the grid is a PNG; expected a name that ends in .png")
+    target = path.with_suffix(".png")
+    if target.is_dir():
+        raise UserError(f"--out={out}: {target} is a folder")
+    if not target.parent.is_dir():
+        raise UserError(f"--out={out}: the folder {target.parent} does not exist")
+    with tempfile.NamedTemporaryFile(prefix=".partial-", suffix=f"-{target.name}", dir=target.parent):
+        return target
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the grid; 1 and one line on stderr where it cannot."""
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)  # it would show tracebacks of what is said in one line
+    with streams.unfailing():
+        try:
+            if len(arguments) > 1:
+                raise UserError(f"unexpected argument {arguments[1]!r}: flags look like --name=value")
+            with interruption.leaving(whole_files.remove_unfinished, "interrupted"):
+                target = _target(FLAGS.out)
+                seeds = range(FLAGS.seed, FLAGS.seed + FLAGS.num_images)
+                images = fetch(FLAGS.url, seeds, FLAGS.label, FLAGS.guidance, FLAGS.model, FLAGS.batch)
+                print(f"wrote {image_files.save_image(image_files.grid(images), target)}")
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except OSError as error:  # of the grid's file
+            print(f"error: --out={FLAGS.out}: cannot be written: {error.strerror or error}", file=sys.stderr)
+            return 1
+        except interruption.Interrupted as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
     return 0
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("url", "http://localhost:8501", "The server: http://HOST:8501 or grpc://HOST:8500.")
     flags.DEFINE_string("model", "ddpm", "The model's name there.")
-    flags.DEFINE_integer("num_images", 16, "How many images.", lower_bound=1)
+    flags.DEFINE_integer("num_images", 16, "How many images.", lower_bound=1, upper_bound=2**31 - 1)
     flags.DEFINE_integer("seed", 0, "Seed of the first.")
     flags.DEFINE_integer("label", None, "Class of all of them, for a run with classes; -1: none.")
     flags.DEFINE_float("guidance", None, "Weight of the class, for a run with a null class.")
-    flags.DEFINE_integer("batch", 16, "Images in a request.", lower_bound=1)
-    flags.DEFINE_string("out", "grid.png", "Where the grid goes.")
+    flags.DEFINE_integer("batch", 16, "Images in a request.", lower_bound=1, upper_bound=2**31 - 1)
+    flags.DEFINE_string("out", "grid.png", "Where the grid goes: a PNG.")
     app.run(main)

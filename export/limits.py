@@ -12,7 +12,7 @@ class Limits:
     """The legal ranges of every input.
 
     Args:
-      max_batch: rows of a request, or of the requests that the server joins.
+      max_batch: rows of a request, and of the requests that are joined.
       image_shape: (H, W, C). timesteps: T. classes: labels that are known, -1 apart. null_class: whether -1 is one.
     """
 
@@ -27,6 +27,9 @@ class Limits:
         shape = list(self.image_shape)
         specs = {
             "seed": tf.TensorSpec([None], tf.int64),
+            "seed_2": tf.TensorSpec([None], tf.int64),
+            "mix": tf.TensorSpec([None], tf.float32),
+            "strength": tf.TensorSpec([None], tf.float32),
             "x_t": tf.TensorSpec([None, *shape], tf.float32),
             "t": tf.TensorSpec([None], tf.int32),
             "latent": tf.TensorSpec([None, *shape], tf.float32),
@@ -39,44 +42,55 @@ class Limits:
             specs["guidance"] = tf.TensorSpec([None], tf.float32)
         return {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()}
 
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """The least and the largest value of the inputs that have them, by name."""
+        ranges = {"t": (0, self.timesteps - 1), "mix": (0, 1), "strength": (0, 1)}
+        return ranges | ({"label": (-1 if self.null_class else 0, self.classes - 1)} if self.classes else {})
+
     def checked(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """`inputs`, behind the assertions that they are legal."""
-        specs, checks = self.specs(), []
-        # The shapes that the caller sent, and not those that the signature promises and the optimiser believes.
+        specs = self.specs()
+        # What the caller sent, whose rank and shape need not be those that the signature promises and the optimiser
+        # believes.
         sent = {
-            name: tf.raw_ops.PlaceholderWithDefault(input=value, shape=tf.TensorShape([None] * value.shape.rank))
+            name: tf.raw_ops.PlaceholderWithDefault(input=value, shape=tf.TensorShape(None))
             for name, value in inputs.items()
         }
+        ranks = []
+        for name, value in sent.items():
+            fits = tf.equal(tf.rank(value), specs[name].shape.rank)
+            ranks.append(_require(fits, f"{name}: expected the shape {self._words(name)}, got", tf.shape(value)))
+        with tf.control_dependencies(ranks):
+            sent = {name: tf.identity(value) for name, value in sent.items()}
         rows = tf.shape(next(iter(sent.values())))[0]
         legal = (rows >= 1) & (rows <= self.max_batch)
-        checks.append(_require(legal, f"batch: expected 1 to {self.max_batch} rows, got", rows))
+        shapes = [_require(legal, f"batch: expected 1 to {self.max_batch} rows, got", rows)]
         for name, value in sent.items():
             shape = tf.shape(value)
-            wanted = specs[name].shape.as_list()
-            text = f"{name}: expected the shape [{', '.join(['B', *map(str, wanted[1:])])}], got"
-            fits = tf.reduce_all(tf.equal(shape, tf.stack([rows, *wanted[1:]])))
-            checks.append(_require(fits, text, shape))
-        with tf.control_dependencies(checks):
+            fits = tf.reduce_all(tf.equal(shape, tf.stack([rows, *specs[name].shape[1:]])))
+            shapes.append(_require(fits, f"{name}: expected the shape {self._words(name)}, got", shape))
+        with tf.control_dependencies(shapes):
             sent = {name: tf.identity(value) for name, value in sent.items()}
         checks = [self._value(name, value) for name, value in sent.items()]
         with tf.control_dependencies([check for check in checks if check is not None]):
             return {name: tf.ensure_shape(tf.identity(value), specs[name].shape) for name, value in sent.items()}
 
+    def _words(self, name: str) -> str:
+        return f"[{', '.join(['B', *map(str, self.specs()[name].shape[1:])])}]"
+
     def _value(self, name: str, value: tf.Tensor) -> tf.Operation | None:
-        ranges = {
-            "label": (-1 if self.null_class else 0, self.classes - 1),
-            "t": (0, self.timesteps - 1),
-        }
-        if name in ranges:
-            low, high = ranges[name]
-            legal = tf.reduce_all((value >= low) & (value <= high))
+        value = tf.reshape(value, [-1])
+        if name in self.ranges():
+            low, high = self.ranges()[name]
+            legal = (value >= low) & (value <= high)  # (never true of what is no number)
             words = " (-1: no class)" if name == "label" and self.null_class else ""
-            return _require(legal, f"{name}: expected {low} to {high}{words}, got", value)
+            return _require(tf.reduce_all(legal), f"{name}: expected {low} to {high}{words}, got", value[~legal])
         if value.dtype.is_floating:
-            finite = tf.reduce_all(tf.math.is_finite(value))
-            return _require(finite, f"{name}: expected finite numbers, got", value)
+            finite = tf.math.is_finite(value)
+            return _require(tf.reduce_all(finite), f"{name}: expected finite numbers, got", value[~finite])
         return None
 
 
 def _require(condition: tf.Tensor, message: str, value: tf.Tensor) -> tf.Operation:
-    return tf.debugging.Assert(condition, [message, value], summarize=8)
+    # (`tf.debugging.Assert` puts a condition around it, which costs more than all that is checked.)
+    return tf.raw_ops.Assert(condition=condition, data=[message, value], summarize=8)

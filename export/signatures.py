@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from types import SimpleNamespace
 
 import tensorflow as tf
 
+from export import joining
 from export import plans as plans_lib
+from export.joining import Tensors
 from export.limits import Limits
 from export.plans import Plan
-from tf_ddpm import build, pixels, samplers, sampling
+from tf_ddpm import build, editing, pixels, samplers, sampling
+from tf_ddpm import config as config_lib
 from tf_ddpm.image_files import PNG_CHANNELS
 from tf_ddpm.objectives import Denoiser
 from tf_ddpm.process import DiffusionProcess
 from tf_ddpm.sampling import Run
 
 _FRAMES = 16  # of `progress`
-_INPAINTING_REPEATS = 4
+_REPEATS = 4  # of `inpaint`
 _CLASS = ("label", "guidance")
 
-Tensors = dict[str, tf.Tensor]
+Compute = Callable[[Tensors], Tensors]
+
+
+class Queue:
+    """What is drawn for the joined rows of a signature.
+
+    Args:
+      calls: of the network, for a row. inputs: their names, but for those of a class.
+    """
+
+    def __init__(self, compute: Compute, calls: int, *inputs: str):
+        self.compute, self.calls, self.inputs = compute, calls, inputs
 
 
 class ServingModule(tf.Module):
     """The EMA network of a run and its sampling plans as TF Serving sees them.
 
-    TF Serving joins the requests of strangers along dimension 0: there is no scalar input, every input and output
-    has the batch as dimension 0, and each row depends on its own inputs alone. A run with classes takes `label`
-    int32 [B] as well, and where it has the null class, `guidance` float32 [B] and label -1. A row that is not legal
-    fails its whole batch (`limits`), as TF Serving has it.
+    There is no scalar input, every input and output has the batch as dimension 0, and each row depends on its own
+    inputs alone. A run with classes takes `label` int32 [B] as well, and where it has the null class, `guidance`
+    float32 [B] and label -1. Each request is checked by itself (`limits`); then its rows are drawn together with those
+    of others (`joining`).
 
     Args:
       plans: the first is `serving_default`. max_batch: the most rows of a request.
+      seconds: of a call of the network for one row, in proportion to which requests wait for each other.
     """
 
-    def __init__(self, run: Run, plans: tuple[Plan, ...], max_batch: int):
+    def __init__(self, run: Run, plans: tuple[Plan, ...], max_batch: int, seconds: float):
         super().__init__()
         self._run, self._process, self._shape = run, run.process, list(run.image_shape)
         # TensorFlow's own variables and not Keras': of a Keras variable a SavedModel holds two, and the checkpoint
@@ -47,21 +63,42 @@ class ServingModule(tf.Module):
         )
         self._traced = self._trace_network()
         self._latent_plan = plans_lib.of_latents(plans, run.config)
-        first, steps = plans[0], self._latent_plan.sample.steps
         self.endpoints: dict[str, Callable] = {}
         self.inputs: dict[str, list[str]] = {}  # signature -> names of its inputs
-        self.steps: dict[str, int] = {}  # signature -> length of its chain
-        for plan in plans:
-            self._add(plan.name, self._sampled(plan), plan.sample.steps, "seed")
-        for table in (self.endpoints, self.inputs, self.steps):
-            table["serving_default"] = table[first.name]
-        if self._shape[-1] in PNG_CHANNELS:
-            self._add("png", self._png(first), first.sample.steps, "seed")
-        self._add("progress", self._progress(first), first.sample.steps, "seed")
-        self._add("decode", self._decode, steps, "latent")
-        self._add("encode", self._encode, steps, "image")
-        self._add("inpaint", self._inpaint(first), first.sample.steps, "image", "mask", "seed")
-        self._add("denoise", self._denoise, 1, "x_t", "t")
+        self.default = plans[0].name  # is `serving_default` too
+        queues = self._queues(plans)
+        self.calls = {name: queue.calls for name, queue in queues.items()}  # signature -> of the network, for a row
+        lanes = joining.lanes(self.calls.values(), seconds)
+        self.lanes = {name: lanes[calls] for name, calls in self.calls.items()}  # signature -> where it is drawn
+        model = _identity(run, plans, max_batch, self.lanes)
+        specs = self.limits.specs()
+        for name, queue in queues.items():
+            names = [*queue.inputs, *(name for name in _CLASS if name in specs)]
+            join = joining.joined(
+                queue.compute, [specs[name] for name in names], self.lanes[name], model, name, max_batch
+            )
+            self._add(name, names, join)
+            if name == self.default and self._shape[-1] in PNG_CHANNELS:
+                self._add("png", names, self._png(join))
+        for table in (self.inputs, self.calls, self.lanes):
+            table["serving_default"] = table[self.default]
+            if "png" in self.endpoints:
+                table["png"] = table[self.default]
+        self.endpoints["serving_default"] = self.endpoints[self.default]
+
+    def _queues(self, plans: tuple[Plan, ...]) -> dict[str, Queue]:
+        """What is drawn for each signature, but `png` and `serving_default`, which stand in the first plan's queue."""
+        first, latent = plans[0], self._latent_plan
+        calls = self._calls(first)
+        return {plan.name: Queue(self._sampled(plan), self._calls(plan), "seed") for plan in plans} | {
+            "progress": Queue(self._progress(first), calls, "seed"),
+            "interpolate": Queue(self._interpolated(first), calls, "seed", "seed_2", "mix"),
+            "variation": Queue(self._varied(first), calls, "image", "strength", "seed"),
+            "inpaint": Queue(self._inpaint(first), first.sample.steps * _REPEATS, "image", "mask", "seed"),
+            "decode": Queue(self._decode, self._calls(latent), "latent"),
+            "encode": Queue(self._encode, latent.sample.steps, "image"),
+            "denoise": Queue(self._denoise, 1, "x_t", "t"),
+        }
 
     def _trace_network(self) -> SimpleNamespace:
         """The network's three parts, each traced once for all signatures: it stands once in the SavedModel."""
@@ -78,16 +115,31 @@ class ServingModule(tf.Module):
             forward=traced(specs["x_t"], injected)(network.forward),
         )
 
-    def _add(self, signature: str, compute: Callable[[Tensors], Tensors], steps: int, *names: str) -> None:
-        """`compute` as a signature whose inputs are `names` and, where the run has them, label and guidance."""
+    def _calls(self, plan: Plan) -> int:
+        """Calls of the network for a row of the plan."""
+        sampler = self._sampler(plan)
+        return len(sampler.process) * sampler.calls
+
+    def _add(self, signature: str, names: list[str], compute: Compute) -> None:
+        """A signature of the inputs `names`: checked, then computed; a seed is answered beside its image."""
         specs = self.limits.specs()
-        names = [*names, *(name for name in _CLASS if name in specs)]
 
         @tf.function(input_signature=[specs[name] for name in names], autograph=False)
         def endpoint(*values: tf.Tensor) -> Tensors:
-            return compute(self.limits.checked(dict(zip(names, values, strict=True))))
+            inputs = self.limits.checked(dict(zip(names, values, strict=True)))
+            return compute(inputs) | ({"seed": tf.identity(inputs["seed"])} if "seed" in names else {})
 
-        self.endpoints[signature], self.inputs[signature], self.steps[signature] = endpoint, names, steps
+        self.endpoints[signature], self.inputs[signature] = endpoint, names
+
+    def _png(self, join: Compute) -> Compute:
+        """The images of a queue, each request's encoded by itself."""
+        string = tf.TensorSpec([], tf.string)
+
+        def compute(inputs: Tensors) -> Tensors:
+            image = join(inputs)["image"]
+            return {"png_bytes": tf.map_fn(tf.io.encode_png, image, fn_output_signature=string)}
+
+        return compute
 
     def _denoiser(self, inputs: Tensors, chain: DiffusionProcess) -> Denoiser:
         network = sampling.hoisted(self._traced, chain.timesteps)
@@ -99,29 +151,54 @@ class ServingModule(tf.Module):
     def _sampler(self, plan: Plan) -> samplers.Sampler:
         return build.sampler(plan.sample, self._process)
 
-    def _sampled(self, plan: Plan) -> Callable[[Tensors], Tensors]:
+    def _noise(self, seeds: tf.Tensor) -> sampling.ImageNoise:
+        return sampling.noise_of(seeds, self._shape)
+
+    def _sampled(self, plan: Plan) -> Compute:
         def compute(inputs: Tensors) -> Tensors:
             sampler = self._sampler(plan)
-            denoiser = self._denoiser(inputs, sampler.process)
-            image, _ = sampling.draw(sampler, denoiser, self._shape, inputs["seed"])
-            return {"image": image, "seed": tf.identity(inputs["seed"])}
+            image, _ = sampling.draw(sampler, self._denoiser(inputs, sampler.process), self._noise(inputs["seed"]))
+            return {"image": image}
 
         return compute
 
-    def _png(self, plan: Plan) -> Callable[[Tensors], Tensors]:
-        def compute(inputs: Tensors) -> Tensors:
-            drawn = self._sampled(plan)(inputs)
-            png = tf.map_fn(tf.io.encode_png, drawn["image"], fn_output_signature=tf.TensorSpec([], tf.string))
-            return {"png_bytes": png, "seed": drawn["seed"]}
-
-        return compute
-
-    def _progress(self, plan: Plan) -> Callable[[Tensors], Tensors]:
+    def _progress(self, plan: Plan) -> Compute:
         def compute(inputs: Tensors) -> Tensors:
             sampler = self._sampler(plan)
             denoiser = self._denoiser(inputs, sampler.process)
-            _, frames = sampling.draw(sampler, denoiser, self._shape, inputs["seed"], _FRAMES)
-            return {"frames": frames, "seed": tf.identity(inputs["seed"])}
+            _, frames = sampling.draw(sampler, denoiser, self._noise(inputs["seed"]), _FRAMES)
+            return {"frames": frames}
+
+        return compute
+
+    def _interpolated(self, plan: Plan) -> Compute:
+        def compute(inputs: Tensors) -> Tensors:
+            sampler = self._sampler(plan)
+            ends = self._noise(inputs["seed"]), self._noise(inputs["seed_2"])
+            noise = sampling.noise_between(*ends, inputs["mix"])
+            image, _ = sampling.draw(sampler, self._denoiser(inputs, sampler.process), noise)
+            return {"image": image}
+
+        return compute
+
+    def _varied(self, plan: Plan) -> Compute:
+        def compute(inputs: Tensors) -> Tensors:
+            sampler = self._sampler(plan)
+            denoiser, noise = self._denoiser(inputs, sampler.process), self._noise(inputs["seed"])
+            return {"image": sampling.vary(sampler, denoiser, noise, inputs["image"], inputs["strength"])}
+
+        return compute
+
+    def _inpaint(self, plan: Plan) -> Compute:
+        """Ancestral steps, which have no memory, on the plan's chain."""
+
+        def compute(inputs: Tensors) -> Tensors:
+            inner = samplers.Ancestral(build.chain(plan.sample, self._process), plan.sample.clip)
+            keep = tf.cast(inputs["mask"] == 255, tf.float32)
+            given = pixels.to_unit(inputs["image"])
+            sampler = editing.Inpainting(inner, given, keep, _REPEATS)
+            image, _ = sampling.draw(sampler, self._denoiser(inputs, sampler.process), self._noise(inputs["seed"]))
+            return {"image": image}
 
         return compute
 
@@ -138,20 +215,6 @@ class ServingModule(tf.Module):
         x_0 = pixels.to_unit(inputs["image"])
         return {"latent": samplers.ddim_inversion(chain, self._denoiser(inputs, chain), x_0)}
 
-    def _inpaint(self, plan: Plan) -> Callable[[Tensors], Tensors]:
-        """Ancestral steps, which have no memory, on the plan's chain."""
-
-        def compute(inputs: Tensors) -> Tensors:
-            inner = samplers.Ancestral(build.chain(plan.sample, self._process), plan.sample.clip)
-            keep = tf.cast(inputs["mask"] == 255, tf.float32)
-            given = pixels.to_unit(inputs["image"])
-            sampler = samplers.Inpainting(inner, given, keep, _INPAINTING_REPEATS)
-            denoiser = self._denoiser(inputs, sampler.process)
-            image, _ = sampling.draw(sampler, denoiser, self._shape, inputs["seed"])
-            return {"image": image, "seed": tf.identity(inputs["seed"])}
-
-        return compute
-
     def _denoise(self, inputs: Tensors) -> Tensors:
         x_t, t = inputs["x_t"], inputs["t"]
         output = sampling.denoiser_of(self._plain, self._process, inputs.get("label"), inputs.get("guidance"))(x_t, t)
@@ -159,3 +222,11 @@ class ServingModule(tf.Module):
             "eps": self._process.eps_from_output(x_t, t, output),
             "x_0": self._process.x_0_from_output(x_t, t, output),
         }
+
+
+def _identity(run: Run, plans: tuple[Plan, ...], max_batch: int, lanes: dict[str, joining.Lane]) -> str:
+    """A name for the model that none with other weights, configuration, plans or limits has."""
+    found = hashlib.sha256(repr((config_lib.to_json(run.config), plans, max_batch, lanes)).encode())
+    for weight in run.network.weights:
+        found.update(weight.numpy().tobytes())
+    return found.hexdigest()[:16]

@@ -1,10 +1,14 @@
 """Run as a script in a process of its own, with TensorFlow alone: python verify.py VERSION_DIR INPUTS.npz OUTPUTS.npz
 
-Loads the SavedModel and asks signatures: INPUTS holds `signature/input` arrays, OUTPUTS `signature/output` arrays.
+Loads the SavedModel and asks signatures: INPUTS holds `signature/input` arrays, OUTPUTS `signature/output` arrays, and
+`memory`: the most bytes that the process held with the requests as they are, and what each more row of `denoise` adds.
 Neither this project nor Keras can be imported, so that what works here works in TF Serving too.
 """
 
+import resource
 import sys
+
+_MORE_ROWS = 8
 
 
 def main(version_dir: str, inputs: str, outputs: str) -> None:
@@ -19,11 +23,28 @@ def main(version_dir: str, inputs: str, outputs: str) -> None:
     with np.load(inputs, allow_pickle=False) as file:
         for key in file.files:
             signature, _, name = key.partition("/")
-            requests.setdefault(signature, {})[name] = tf.constant(file[key])
+            requests.setdefault(signature, {})[name] = file[key]
+
+    def ask(signature: str, arrays: dict) -> dict:
+        tensors = {name: tf.constant(array) for name, array in arrays.items()}
+        return {
+            f"{signature}/{name}": value.numpy() for name, value in loaded.signatures[signature](**tensors).items()
+        }
+
+    def peak() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
     answers = {}
-    for signature, tensors in requests.items():
-        for name, value in loaded.signatures[signature](**tensors).items():
-            answers[f"{signature}/{name}"] = value.numpy()
+    for signature, arrays in requests.items():
+        answers |= ask(signature, arrays)
+    held = peak()
+    request = requests["denoise"]
+    rows = len(next(iter(request.values())))
+    try:
+        ask("denoise", {name: np.resize(array, (_MORE_ROWS, *array.shape[1:])) for name, array in request.items()})
+    except tf.errors.InvalidArgumentError:  # fewer rows are allowed
+        ask("denoise", {name: array[:1] for name, array in request.items()})
+    answers["memory"] = np.array([held, max(peak() - held, 0.0) / (_MORE_ROWS - rows)])
     np.savez(outputs, **answers)
 
 

@@ -16,19 +16,26 @@ PLAN = {
     "command_line": {"config", "errors", "figures", "presets"},
     "export": set(),
     "export.plans": {"config", "errors"},
+    "export.joining": set(),
     "export.limits": set(),
     "export.signatures": {
-        "build", "export.limits", "export.plans", "image_files", "objectives", "pixels", "process", "samplers",
-        "sampling",
+        "build", "config", "editing", "export.joining", "export.limits", "export.plans", "image_files", "objectives",
+        "pixels", "process", "samplers", "sampling",
+    },
+    "export.bundle": {"export.joining", "whole_files"},
+    "export.warmup": {"export.bundle", "export.joining", "export.limits", "export.signatures"},
+    "export.model_info": {
+        "config", "export.bundle", "export.joining", "export.plans", "export.signatures", "sampling",
     },
     "export.verify": set(),
-    "export.check": set(),
-    "export.client": {"errors", "image_files"},
-    "export.serving_files": {"config", "export.limits", "export.plans", "export.signatures", "sampling"},
+    "export.comparison": {"build", "errors", "export.joining", "export.plans", "export.verify", "sampling"},
     "export.saved_model": {
-        "export.plans", "export.serving_files", "export.signatures", "export.verify", "checkpoint_files", "errors",
-        "sampling", "whole_files",
+        "export.bundle", "export.comparison", "export.model_info", "export.plans", "export.signatures",
+        "export.warmup", "checkpoint_files", "errors", "sampling", "whole_files",
     },
+    "export.check": set(),
+    "export.protocols": {"errors", "quiet_tensorflow"},
+    "export.client": {"errors", "export.protocols", "image_files", "interruption", "streams", "whole_files"},
     "tf_ddpm": {"sampling"},
     "errors": set(),
     "quiet_tensorflow": set(),
@@ -42,6 +49,7 @@ PLAN = {
     "process": {"schedules"},
     "objectives": {"process"},
     "samplers": {"objectives", "process"},
+    "editing": {"objectives", "process", "samplers"},
     "guidance": {"objectives", "process"},
     "randomness": set(),
     "pixels": set(),
@@ -74,8 +82,8 @@ PLAN = {
     "run_log": {"errors", "whole_files"},
     "image_files": {"whole_files"},
     "sampling": {
-        "build", "checkpoints", "config", "devices", "errors", "guidance", "objectives", "pixels", "process",
-        "randomness", "replicas", "samplers", "unet",
+        "build", "checkpoints", "config", "devices", "editing", "errors", "guidance", "objectives", "pixels",
+        "process", "randomness", "replicas", "samplers", "unet",
     },
     "train_loop": {
         "build", "checkpoint_files", "checkpoints", "cluster", "config", "datasets", "datasets.batches", "devices",
@@ -115,7 +123,9 @@ PLAN = {
     # Pictures of a run.
     "figures": set(),
     "figures.plots": {"image_files", "whole_files"},
-    "figures.experiments": {"build", "objectives", "pixels", "process", "randomness", "samplers", "sampling"},
+    "figures.experiments": {
+        "build", "editing", "objectives", "pixels", "process", "randomness", "samplers", "sampling",
+    },
     "figures.catalogue": {
         "datasets", "datasets.image_set", "errors", "evaluation.likelihood", "figures.experiments", "figures.plots",
         "image_files", "sampling", "schedules",

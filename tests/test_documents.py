@@ -55,6 +55,7 @@ def test_the_method_leads_to_most_of_the_equations_code():
         ("process", {"Gaussian", "lookup"}),
         ("objectives", {"Bound", "vlb_loss"}),
         ("samplers", {"Sampler", "clipped"}),
+        ("editing", set()),
         ("guidance", {"conditioned"}),
     ):
         public = {

@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 import tf_ddpm
-from export import plans, saved_model, serving_files
+from export import comparison, joining, plans, saved_model, warmup
+from tf_ddpm import build, sampling
 from tf_ddpm import config as config_lib
 from tf_ddpm.errors import UserError
 
@@ -36,7 +39,7 @@ def close(a, b):
 def test_versions_count_up_and_nothing_else_is_left(run, version):
     assert version.name == "1"
     assert saved_model.export_run(run, version.parent).name == "2"
-    files = ["batching.config", "docker-compose.yml", "models.config", "monitoring.config"]
+    files = ["docker-compose.yml", "kubernetes.yml", "models.config", "monitoring.config", "play.html"]
     assert sorted(path.name for path in version.parent.iterdir()) == ["1", "2", *files]
 
 
@@ -84,8 +87,6 @@ def test_denoise_gives_noise_and_image_that_explain_x_t(run, signatures):
 
 
 def test_every_input_and_output_has_the_batch_first_and_xla_is_off(version):
-    from tensorflow.core.protobuf import saved_model_pb2
-
     model = saved_model_pb2.SavedModel()
     model.ParseFromString((version / "saved_model.pb").read_bytes())
     (graph,) = model.meta_graphs
@@ -134,15 +135,13 @@ def test_latents_are_those_of_a_deterministic_plan(run):
 
 
 def test_allowed_batch_sizes_end_with_the_largest():
-    assert serving_files.allowed_batch_sizes(64) == [1, 2, 4, 8, 16, 32, 64]
-    assert serving_files.allowed_batch_sizes(20) == [1, 2, 4, 8, 16, 20]
-    assert serving_files.allowed_batch_sizes(1) == [1]
+    assert joining.allowed_batch_sizes(64) == [1, 2, 4, 8, 16, 32, 64]
+    assert joining.allowed_batch_sizes(20) == [1, 2, 4, 8, 16, 20]
+    assert joining.allowed_batch_sizes(1) == [1]
 
 
 def test_every_variable_of_the_graph_is_filled_from_the_checkpoint(version):
     """Python's loader does not need it; the C++ one does."""
-    from tensorflow.core.protobuf import saved_model_pb2
-
     model = saved_model_pb2.SavedModel()
     model.ParseFromString((version / "saved_model.pb").read_bytes())
     nodes = model.meta_graphs[0].graph_def.node
@@ -155,6 +154,81 @@ def test_a_model_that_draws_other_images_is_not_published(run, tmp_path, monkeyp
     with pytest.raises(UserError, match="other images than the run"):
         saved_model.export_run(run, tmp_path, plans.parse("ddim-2", run.config))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_right_export_of_a_chain_that_amplifies_rounding_is_not_refused(run):
+    """A network of random weights draws other images in another precision; those of another network are farther."""
+    network = build.recast(run.network, "float32")
+    rng = np.random.default_rng(0)
+    for weight in network.weights:
+        weight.assign(rng.normal(0.0, 0.3, weight.shape))
+    wild = sampling.Run(run.config, network, 0)
+    (plan,) = plans.parse("ddim-10", run.config)
+    settings = {"sampler": "ddim", "steps": 10}
+    live = wild.sample([0, 1], **settings)
+    rounded = sampling.Run(run.config, build.recast(network, "bfloat16"), 0).sample([0, 1], **settings)
+    assert np.abs(live.astype(int) - rounded).max() > 16
+    comparison._check_images(wild, plan, rounded.astype(int))
+    with pytest.raises(UserError, match="other images than the run"):
+        comparison._check_images(wild, plan, run.sample([0, 1], **settings).astype(int))
+
+
+def test_one_call_of_the_network_must_agree_and_one_that_is_all_zero_may(run):
+    x_t, t = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32), np.array([0, 19], np.int32)
+    eps = run.process.eps_from_output(x_t, t, run.denoiser(x_t, t)).numpy()
+    comparison._check_call(run, x_t, t, None, eps + 1e-6)
+    with pytest.raises(UserError, match="denoises otherwise"):
+        comparison._check_call(run, x_t, t, None, eps * 1.001)
+    still = build.recast(run.network, "float32")
+    for weight in still.weights:
+        weight.assign(np.zeros(weight.shape))
+    comparison._check_call(sampling.Run(run.config, still, 0), x_t, t, None, np.zeros_like(eps))
+
+
+def test_a_lane_waits_in_proportion_to_its_shortest_chain_and_a_single_call_not_at_all():
+    lanes = joining.lanes([1, 20, 50, 1000, 200], seconds=0.005)
+    waits = {calls: (lane.name, lane.wait_microseconds) for calls, lane in lanes.items()}
+    assert waits == {
+        1: ("call", 0), 20: ("short", 2000), 50: ("short", 2000), 200: ("long", 20_000), 1000: ("long", 20_000)
+    }  # fmt: skip
+    assert joining.lanes([20], seconds=100.0)[20].wait_microseconds == 50_000
+
+
+def test_the_warm_up_asks_every_signature_for_a_row_first_and_keeps_to_its_time(run):
+    calls = {"serving_default": 20, "ddim_20": 20, "denoise": 1, "ddpm_1000": 1000}
+    module = SimpleNamespace(calls=calls, endpoints=calls, default="ddim_20", limits=SimpleNamespace(max_batch=4))
+    every = {"denoise": [1, 2, 4], "serving_default": [1, 2, 4], "ddpm_1000": [1]}
+    assert warmup.sizes(module, seconds=1e-4, budget=60.0) == every
+    assert warmup.sizes(module, seconds=1e-2, budget=3.0) == {
+        name: every[name] for name in every if name != "ddpm_1000"
+    }
+    assert warmup.sizes(module, seconds=1.0, budget=1.0) == {"denoise": [1]}
+
+
+def test_serving_default_is_the_first_plan_itself_so_that_neither_name_is_cold(version):
+    model = saved_model_pb2.SavedModel()
+    model.ParseFromString((version / "saved_model.pb").read_bytes())
+    signatures = model.meta_graphs[0].signature_def
+    assert signatures["serving_default"] == signatures["ddim_20"] != signatures["dpmpp_20"]
+
+
+def test_the_weights_decide_the_names_of_the_queues(run, tmp_path):
+    def queues(version):
+        model = saved_model_pb2.SavedModel()
+        model.ParseFromString((version / "saved_model.pb").read_bytes())
+        nodes = [node for f in model.meta_graphs[0].graph_def.library.function for node in f.node_def]
+        nodes = [node for node in nodes if node.op == "BatchFunction"]
+        assert not any(node.attr["enable_large_batch_splitting"].b for node in nodes)
+        names = {node.attr["batching_queue"].s.decode() for node in nodes}
+        assert len(names) == 8 and len(nodes) == 9  # png stands in the plan's queue
+        return {node.attr["shared_name"].s.decode().partition("/")[0] for node in nodes}
+
+    chosen = plans.parse("ddim-2", run.config)
+    (one,) = queues(saved_model.export_run(run, tmp_path / "a", chosen, 4))
+    other = sampling.Run(run.config, build.recast(run.network, "float32"), 0)
+    other.network.weights[0].assign_add(tf.ones_like(other.network.weights[0]))
+    (two,) = queues(saved_model.export_run(other, tmp_path / "b", chosen, 4))
+    assert one != two
 
 
 def test_an_unwritable_folder_is_one_clear_line(run, tmp_path):

@@ -89,9 +89,9 @@ def test_frames_end_with_the_image(run):
 def test_devices_share_the_images_and_their_way_from_noise(run, run_dir, monkeypatch, num_frames):
     rows, draw = [], sampling.draw
 
-    def noted(sampler, denoiser, image_shape, seeds, *options):
-        tf.numpy_function(lambda part: rows.append(len(part)), [seeds], [])
-        return draw(sampler, denoiser, image_shape, seeds, *options)
+    def noted(sampler, denoiser, noise, *options):
+        tf.numpy_function(lambda x_T: rows.append(len(x_T)), [noise(0)], [])
+        return draw(sampler, denoiser, noise, *options)
 
     arguments = np.arange(5), np.zeros(5, int), run.settings(sampler="ddim"), num_frames
     ((images, frames),) = run.batches(*arguments)

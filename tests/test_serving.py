@@ -1,5 +1,6 @@
 """The served model as a program without Python asks it: tests/cpp/serve.cc, built on the loader of TF Serving."""
 
+import dataclasses
 import io
 import json
 import os
@@ -13,7 +14,7 @@ from conftest import make_tiny_config
 from cpp.build import build
 from PIL import Image
 
-from export import plans, saved_model, serving_files
+from export import check, joining, plans, saved_model, warmup
 from export.limits import Limits
 from tf_ddpm import config as config_lib
 from tf_ddpm import presets, train_loop
@@ -42,18 +43,34 @@ class Served:
         """(signature, inputs) pairs -> for each its outputs, or the text of its error; all by one loaded model."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
-        lines = []
-        for i, (signature, inputs) in enumerate(requests):
-            words = [signature, str(self.folder / f"answer{i}")]
-            for name, value in inputs.items():
-                path = self.folder / f"request{i}.{name}"
-                path.write_bytes(tf.make_tensor_proto(value).SerializeToString())
-                words.append(f"{name}={path}")
-            lines.append(" ".join(words))
-        (self.folder / "requests").write_text("\n".join(lines))
-        command = [self.program, "ask", self.version, self.folder / "requests"]
+        command = [self.program, "ask", self.version, self._written("", requests)]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
         return [self._answer(f"answer{i}.") for i in range(len(requests))]
+
+    def ask_at_once(self, warm, requests, threads):
+        """As `ask`, after `warm`, from so many threads: the answers, and the MB by which memory rose."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        files = self._written("warm", warm), self._written("", requests)
+        command = [self.program, "many", self.version, *files, threads]
+        done = subprocess.run([*map(str, command)], check=True, capture_output=True, text=True, timeout=900)
+        print(done.stdout)
+        return [self._answer(f"answer{i}.") for i in range(len(requests))], float(done.stdout.split()[-1])
+
+    def _written(self, prefix, requests):
+        """The file of the requests; what several have in common is written once."""
+        lines, paths = [], {}
+        for i, (signature, inputs) in enumerate(requests):
+            words = [signature, str(self.folder / f"{prefix}answer{i}")]
+            for name, value in inputs.items():
+                if id(value) not in paths:
+                    paths[id(value)] = self.folder / f"{prefix}request{i}.{name}"
+                    paths[id(value)].write_bytes(tf.make_tensor_proto(value).SerializeToString())
+                words.append(f"{name}={paths[id(value)]}")
+            lines.append(" ".join(words))
+        file = self.folder / f"{prefix}requests"
+        file.write_text("\n".join(lines))
+        return file
 
     def _answer(self, prefix):
         error = self.folder / f"{prefix}error"
@@ -73,7 +90,7 @@ class Served:
         known = self.run.config.model
         shape, timesteps = self.run.image_shape, self.run.config.diffusion.timesteps
         limits = Limits(self.info["limits"]["max_batch"], shape, timesteps, known.classes, known.null_class)
-        return serving_files.example(limits, self.info["signatures"][signature], rows)
+        return warmup.example(limits, self.info["signatures"][signature], rows)
 
 
 def make_served(run_dir, program, path):
@@ -98,6 +115,11 @@ def grey(a, b):
     return np.abs(np.asarray(a, int) - np.asarray(b, int)).max()
 
 
+def decoded(png):
+    """The pixels of a PNG."""
+    return np.array(Image.open(io.BytesIO(png)))
+
+
 def check_answers(served, loaded):
     """Whether the program answers every signature as Python does."""
     names = sorted(served.info["signatures"])
@@ -108,9 +130,7 @@ def check_answers(served, loaded):
         for key, value in answer.items():
             assert len(value) == 3
             if key == "png_bytes":
-                images = [np.array(Image.open(io.BytesIO(png))) for png in value]
-                theirs = [np.array(Image.open(io.BytesIO(png))) for png in right[key].numpy()]
-                assert grey(images, theirs) <= 1
+                assert grey([*map(decoded, value)], [*map(decoded, right[key].numpy())]) <= 1
             elif value.dtype == np.uint8:
                 assert grey(value, right[key]) <= 1, (name, key)
             else:
@@ -123,7 +143,7 @@ def test_every_signature_answers_as_python_does(classes, request, run_dir, progr
     loaded = tf.saved_model.load(str(served.version)).signatures
     names = sorted(served.info["signatures"])
     expected = {"serving_default", "ddim_6", "dpmpp_5", "ddpm_20", "png", "progress", "decode", "encode", "inpaint"}
-    assert set(names) == expected | {"denoise"}
+    assert set(names) == expected | {"denoise", "interpolate", "variation"}
     check_answers(served, loaded)
 
 
@@ -139,7 +159,7 @@ def test_signatures_agree_with_the_run_and_with_each_other(served):
     live = served.run.sample(seeds, sampler="ddim", steps=6, label=3, guidance=1.5)
     assert grey(plan["image"], live) <= 1 and plan["seed"].tolist() == [5, 8]
     np.testing.assert_array_equal(plan["image"], same["image"])
-    pictures = np.stack([np.array(Image.open(io.BytesIO(data))) for data in png["png_bytes"]])[..., None]
+    pictures = np.stack([decoded(data) for data in png["png_bytes"]])[..., None]
     assert grey(pictures, live) <= 1
     assert progress["frames"].shape == (2, 6, 8, 8, 1) and grey(progress["frames"][:, -1], live) <= 1
 
@@ -164,6 +184,30 @@ def test_inpainting_keeps_the_known_pixels_and_draws_the_others(served):
     assert np.abs(answer["image"][~known].astype(int) - request["image"][~known]).mean() > 10
 
 
+def test_the_ends_of_an_interpolation_are_the_images_of_the_two_seeds_bit_for_bit(served):
+    classes, seeds = served.classes(4), np.array([5, 5, 5, 5], np.int64)
+    mixes = {"seed": seeds, "seed_2": seeds + 3, "mix": np.array([0, 1, 0.5, 0.5], np.float32)}
+    ends = np.array([5, 8, 5, 8], np.int64)
+    for plan in ("serving_default",):
+        between, own = served.ask(("interpolate", {**mixes, **classes}), (plan, {"seed": ends, **classes}))
+        np.testing.assert_array_equal(between["image"][:2], own["image"][:2])
+        np.testing.assert_array_equal(between["image"][2], between["image"][3])
+        assert grey(between["image"][2], own["image"][0]) > 5 and grey(between["image"][2], own["image"][1]) > 5
+        assert between["seed"].tolist() == seeds.tolist()
+
+
+def test_a_variation_of_no_strength_is_the_image_and_a_stronger_one_is_farther(served):
+    request = served.example("variation", 5)
+    request["strength"] = np.array([0, 0.2, 0.5, 1, 0], np.float32)
+    request["image"] = np.repeat(request["image"][:1], 5, axis=0)
+    first = {name: value[1:2] for name, value in request.items()}
+    answer, alone = served.ask(("variation", request), ("variation", first))
+    np.testing.assert_array_equal(answer["image"][[0, 4]], request["image"][[0, 4]])
+    assert grey(answer["image"][1], alone["image"][0]) <= 1
+    far = np.abs(answer["image"].astype(int) - request["image"]).mean(axis=(1, 2, 3))
+    assert far[0] == 0 < far[1] < far[3]
+
+
 def test_strangers_in_one_padded_batch_get_what_they_get_alone(served):
     alone = [served.example("serving_default", 1) | {"seed": np.array([seed])} for seed in (11, -4, 2**40)]
     joined = {name: np.concatenate([request[name] for request in [*alone, alone[0]]]) for name in alone[0]}
@@ -183,25 +227,37 @@ def bad_requests(served):
     """(signature, inputs, words of the message)."""
     good = lambda name, rows=2: served.example(name, rows)  # noqa: E731
     yield "serving_default", good("serving_default", MAX_BATCH + 1), ["batch", f"1 to {MAX_BATCH} rows", "17"]
-    yield "serving_default", good("serving_default", 0), ["batch", "1 to 16 rows"]
-    yield "denoise", good("denoise") | {"t": np.array([3, 20], np.int32)}, ["t: expected 0 to 19", "20"]
-    yield "denoise", good("denoise") | {"t": np.array([-1, 2], np.int32)}, ["t: expected 0 to 19", "-1"]
-    infinite = np.full((2, 8, 8, 1), np.inf, np.float32)
-    yield "denoise", good("denoise") | {"x_t": infinite}, ["x_t: expected finite numbers"]
-    yield (
-        "decode",
-        good("decode") | {"latent": np.full((2, 8, 8, 1), np.nan, np.float32)},
-        ["latent: expected finite numbers"],
-    )
+    for name in served.info["signatures"]:
+        yield name, {key: value[:0] for key, value in good(name).items()}, ["batch", "1 to 16 rows", "got] [0]"]
+    yield "denoise", good("denoise") | {"t": np.array([3, 20], np.int32)}, ["t: expected 0 to 19", "[20]"]
+    yield "denoise", good("denoise") | {"t": np.array([-1, 2], np.int32)}, ["t: expected 0 to 19", "[-1]"]
+    for value in (np.inf, -np.inf, np.nan):
+        infinite = np.full((2, 8, 8, 1), value, np.float32)
+        yield "denoise", good("denoise") | {"x_t": infinite}, ["x_t: expected finite numbers"]
+        yield "decode", good("decode") | {"latent": infinite}, ["latent: expected finite numbers"]
     yield "decode", good("decode") | {"latent": np.zeros((2, 8, 12, 1), np.float32)}, ["latent", "[B, 8, 8, 1]", "12"]
     yield "encode", good("encode") | {"image": np.zeros((2, 16, 16, 1), np.uint8)}, ["image", "[B, 8, 8, 1]", "16"]
     yield "inpaint", good("inpaint") | {"image": np.zeros((2, 8, 8, 3), np.uint8)}, ["image", "[B, 8, 8, 1]"]
     yield "inpaint", good("inpaint") | {"mask": np.zeros((2, 8, 9, 1), np.uint8)}, ["mask", "[B, 8, 8, 1]"]
     yield "inpaint", good("inpaint") | {"seed": np.zeros(3, np.int64)}, ["seed", "[B]", "3"]
+    # Another rank than the signature's: JSON's [[7]], 7, and an image without a batch.
+    yield "png", good("png") | {"seed": np.zeros((2, 1), np.int64)}, ["seed: expected the shape [B], got] [2 1]"]
+    yield "png", good("png") | {"seed": np.zeros((), np.int64)}, ["seed: expected the shape [B], got] []"]
+    yield "png", good("png") | {"label": np.zeros((1, 2), np.int32)}, ["label: expected the shape [B], got] [1 2]"]
+    flat = good("encode") | {"image": np.zeros((8, 8, 1), np.uint8)}
+    yield "encode", flat, ["image: expected the shape [B, 8, 8, 1], got] [8 8 1]"]
+    yield "inpaint", good("inpaint") | {"mask": np.zeros((2, 1, 8, 8, 1), np.uint8)}, ["mask", "[B, 8, 8, 1]"]
     wrong = np.array([0, 10], np.int32)
-    yield "png", good("png") | {"label": wrong}, ["label: expected -1 to 9", "10"]
+    yield "png", good("png") | {"label": wrong}, ["label: expected -1 to 9", "[10]"]
+    for name, key in (("interpolate", "mix"), ("variation", "strength")):
+        for value in (-0.01, 1.01, np.nan, np.inf):
+            outside = np.array([0.5, value], np.float32)
+            yield name, good(name) | {key: outside}, [f"{key}: expected 0 to 1, got]"]
+    yield "interpolate", good("interpolate") | {"seed_2": np.zeros(3, np.int64)}, ["seed_2", "[B]", "3"]
     nan = np.array([1.0, np.nan], np.float32)
-    yield "progress", good("progress") | {"guidance": nan}, ["guidance: expected finite numbers"]
+    yield "progress", good("progress") | {"guidance": nan}, ["guidance: expected finite numbers, got] [nan]"]
+    last = good("png", 16) | {"label": np.array([0] * 15 + [12], np.int32)}
+    yield "png", last, ["label: expected -1 to 9 (-1: no class), got] [12]"]
 
 
 def test_a_bad_request_is_told_what_is_legal_and_the_next_good_one_is_answered(served):
@@ -231,6 +287,7 @@ def test_the_warm_up_holds_legal_requests_of_every_allowed_size(served):
         seen.setdefault(request.model_spec.signature_name, []).append(rows)
         requests.append((request.model_spec.signature_name, inputs))
     assert seen["serving_default"] == seen["denoise"] == [1, 2, 4, 8, 16]
+    assert served.info["cold"] == []
     others = set(served.info["signatures"]) - {"serving_default", "denoise", "ddim_6"}
     assert {name: seen[name] for name in others} == {name: [1] for name in others}
     assert all(isinstance(answer, dict) for answer in served.ask(*requests))
@@ -242,6 +299,73 @@ def test_model_info_says_what_the_model_is(served):
     assert info["limits"]["max_batch"] == MAX_BATCH and info["limits"]["t"] == [0, 19]
     assert info["parameters"] == served.run.network.count_params() and info["config"]["data"]["name"] == "digits"
     assert info["plans"]["ddpm_20"] == {"sampler": "ddpm", "steps": 20} and info["checkpoint_step"] == 8
+
+
+def same(answer, right, exact):
+    """Whether an answer is the right one: bit for bit, or as near as `export.check` wants rows alone and together."""
+    assert isinstance(answer, dict) and set(answer) == set(right), answer
+    for name, value in answer.items():
+        if exact or value.dtype.kind == "i":
+            np.testing.assert_array_equal(value, right[name])
+        elif value.dtype.kind in "SO":
+            assert all(grey(decoded(a), decoded(b)) <= 1 for a, b in zip(value, right[name], strict=True))
+        else:
+            scale = 1.0 if value.dtype.kind == "u" else 1e-3 * max(np.abs(right[name]).max(), 1e-6)
+            assert np.abs(value.astype(np.float64) - right[name]).max() <= scale, name
+
+
+def test_a_thousand_requests_at_once_are_each_answered_as_alone_and_no_bad_one_fails_a_neighbour(served):
+    """16 threads, every signature; 200 of them bad, of every kind."""
+    sizes = joining.allowed_batch_sizes(MAX_BATCH)
+    names = sorted(served.info["signatures"])
+    warm = [(name, served.example(name, rows)) for name in names for rows in sizes]
+    good = [(name, served.example(name, rows)) for name in names for rows in (1, 2, 3, 7, MAX_BATCH)]
+    right = served.ask(*good)
+    bad = list(bad_requests(served))
+    rng = np.random.default_rng(0)
+    chosen = [("good", i) for i in rng.integers(0, len(good), 800)] + [("bad", i % len(bad)) for i in range(200)]
+    rng.shuffle(chosen)
+    chosen = [(kind, int(i)) for kind, i in chosen]
+    requests = [good[i] if kind == "good" else bad[i][:2] for kind, i in chosen]
+    answers, megabytes = served.ask_at_once([*warm, *warm], requests, 16)
+    for (kind, i), answer in zip(chosen, answers, strict=True):
+        if kind == "good":
+            rows = len(next(iter(good[i][1].values())))
+            same(answer, right[i], exact=rows == MAX_BATCH)  # a full request runs as it is
+        else:
+            assert isinstance(answer, str) and answer.startswith("INVALID_ARGUMENT"), (bad[i][0], answer)
+            assert all(word in answer for word in bad[i][2]), (bad[i], answer)
+    assert megabytes < 10, megabytes
+
+
+def test_a_request_beyond_what_a_queue_holds_is_told_so_and_nothing_hangs(run_dir, program, tmp_path, monkeypatch):
+    short = [dataclasses.replace(lane, waiting=1) for lane in joining.LANES]
+    monkeypatch.setattr(joining, "LANES", tuple(short))
+    run = load_run(run_dir)
+    version = saved_model.export_run(run, tmp_path / "ddpm", plans.parse("ddim-20", run.config), MAX_BATCH)
+    served = Served(run, version, program, tmp_path / "exchange")
+    request = ("serving_default", served.example("serving_default", MAX_BATCH))
+    (right,) = served.ask(request)
+    answers, _ = served.ask_at_once([request], [request] * 64, 16)
+    refused = [answer for answer in answers if isinstance(answer, str)]
+    assert 0 < len(refused) < 64 and all(text.startswith("UNAVAILABLE") and "full" in text for text in refused)
+    for answer in answers:
+        if isinstance(answer, dict):
+            same(answer, right, exact=True)
+
+
+def test_versions_of_another_limit_stand_in_one_folder_and_each_keeps_to_its_own(run_dir, program, tmp_path):
+    run, chosen = load_run(run_dir), plans.parse("ddim-2", load_run(run_dir).config)
+    for rows in (8, 4):
+        saved_model.export_run(run, tmp_path / "ddpm", chosen, rows)
+    for version, rows in (("1", 8), ("2", 4)):
+        served = Served(run, tmp_path / "ddpm" / version, program, tmp_path / "exchange")
+        most, more = served.ask(*(("serving_default", served.example("serving_default", n)) for n in (rows, rows + 1)))
+        assert len(most["image"]) == rows and f"batch: expected 1 to {rows} rows, got] [{rows + 1}]" in more
+        records = [(name, inputs) for name, inputs in check.warmup_requests(served.version)]
+        assert all(isinstance(answer, dict) for answer in served.ask(*records))
+        at_once, _ = served.ask_at_once([], [("serving_default", served.example("serving_default", rows))] * 32, 8)
+        assert all(isinstance(answer, dict) for answer in at_once)
 
 
 def soaked(served, folder, count, max_batch, onednn=True):

@@ -6,6 +6,7 @@ already has the wanted number of steps (`DiffusionProcess.respaced`), and goes f
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -27,6 +28,7 @@ class Sampler:
     """
 
     draws = 0  # standard normal tensors that a step asks for
+    calls = 1  # of the denoiser in a step
 
     def __init__(self, process: DiffusionProcess, clip: str = "static"):
         if clip not in ("none", "static", "dynamic"):
@@ -37,6 +39,10 @@ class Sampler:
     def memory(self, x_T: tf.Tensor) -> Memory:
         """What the first step finds of the steps before it: tensors whose shapes stay the same."""
         return ()
+
+    def entered(self, steps: tf.Tensor) -> Sampler:
+        """This sampler for rows that make only their last `steps` int [B]: no row looks back beyond its first step."""
+        return self
 
     def step(
         self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: Noise, memory: Memory
@@ -123,11 +129,21 @@ class DPMSolverPP(Sampler):
             raise ValueError(f"unknown third {third!r}: expected diffusers or taylor")
         self.order = order
         self.draws = 1 if eta > 0 else 0
-        self.weight_x_t, self.weights, self.sigma = _multistep_weights(process, order, third, lower_order_final, eta)
+        tables = [_multistep_weights(process, p, third, lower_order_final, eta) for p in range(1, order + 1)]
+        self.weight_x_t, self.weights, self.sigma = tables[-1]
+        # [order, order, S]: the weights of each order up to this one, in which a row's first steps are made.
+        self._weights_by_order = np.stack([np.pad(w, ((0, order - len(w)), (0, 0))) for _, w, _ in tables])
+        self._steps: tf.Tensor | None = None  # that each row makes; None: all
 
     def memory(self, x_T: tf.Tensor) -> Memory:
         """The predictions of the steps before, the latest first."""
         return (tf.zeros_like(x_T),) * (self.order - 1)
+
+    def entered(self, steps: tf.Tensor) -> DPMSolverPP:
+        """Each row begins with a step of order 1, as the chain does."""
+        sampler = copy.copy(self)
+        sampler._steps = steps
+        return sampler
 
     def step(
         self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: Noise, memory: Memory
@@ -136,11 +152,19 @@ class DPMSolverPP(Sampler):
         x_0 = self.predicted_x_0(denoiser, x_t, t)
         predictions = (x_0, *memory)
         x_prev = lookup(self.weight_x_t, t, x_t) * x_t
-        for table, prediction in zip(self.weights, predictions, strict=True):
-            x_prev += lookup(table, t, x_t) * prediction
+        for i, prediction in enumerate(predictions):
+            x_prev += self._weight(i, t, x_t) * prediction
         if self.draws:
             x_prev += lookup(self.sigma, t, x_t) * noise(0)
         return x_prev, x_0, predictions[: self.order - 1]
+
+    def _weight(self, i: int, t: tf.Tensor, x_t: tf.Tensor) -> tf.Tensor:
+        """Of the x_0 predicted i steps ago: a scalar, or [B, 1, ...] where each row began at a step of its own."""
+        if self._steps is None:
+            return lookup(self.weights[i], t, x_t)
+        order = tf.clip_by_value(self._steps - t, 1, self.order)
+        table = tf.constant(self._weights_by_order[:, i], x_t.dtype)
+        return tf.reshape(tf.gather(tf.gather(table, t, axis=1), order - 1), [-1] + [1] * (x_t.shape.rank - 1))
 
 
 def _multistep_weights(
@@ -194,6 +218,8 @@ class Heun(Sampler):
     last step goes to s = 0 by Euler's method, which is the prediction itself.
     """
 
+    calls = 2
+
     def step(
         self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: Noise, memory: Memory
     ) -> tuple[tf.Tensor, tf.Tensor, Memory]:
@@ -222,6 +248,7 @@ class Langevin(Sampler):
     """
 
     draws = 2
+    calls = 2
 
     def __init__(self, process: DiffusionProcess, clip: str = "static", snr: float = 0.16):
         super().__init__(process, clip)
@@ -243,49 +270,6 @@ class Langevin(Sampler):
             return x_prev + size * score + tf.sqrt(2.0 * size) * drawn
 
         return tf.cond(t > 0, corrected, lambda: x_prev), x_0, memory
-
-
-class Inpainting(Sampler):
-    """Fills in a part of given images: RePaint (Lugmayr et al. 2022, algorithm 1) around the steps of another sampler.
-
-    After each step the known pixels are replaced by the given image at that step's noise; going back and forth
-    `repeats` times lets the unknown ones come to terms with them.
-
-    Args:
-      inner: a sampler without memory of earlier steps.
-      x_0: the given images [B, ...]. keep: [B, ...] or broadcastable, 1 where a pixel is known, 0 where not.
-      repeats: how often each step is made (the paper's U, with jumps of length 1).
-    """
-
-    def __init__(self, inner: Sampler, x_0: tf.Tensor, keep: tf.Tensor, repeats: int = 1):
-        super().__init__(inner.process, inner.clip)
-        if inner.memory(x_0):
-            raise ValueError(f"{type(inner).__name__} remembers earlier steps, which inpainting repeats")
-        self.inner, self.x_0, self.keep, self.repeats = inner, x_0, keep, repeats
-        self.draws = (inner.draws + 2) * repeats
-
-    def step(
-        self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: Noise, memory: Memory
-    ) -> tuple[tf.Tensor, tf.Tensor, Memory]:
-        """x_{t-1} whose known pixels are q(x_{t-1} | x_0) of the given image, and at the last step the image's own."""
-        process, per_repeat = self.process, self.inner.draws + 2
-        root_alpha_bar = lookup(np.sqrt(process.alpha_bar_prev), t, x_t)
-        known_std = lookup(np.sqrt(1.0 - process.alpha_bar_prev), t, x_t)  # 0 at the last step
-        keep_of_step = lookup(np.sqrt(1.0 - process.betas), t, x_t)
-        noise_of_step = lookup(np.sqrt(process.betas), t, x_t)
-
-        def repeat(k: tf.Tensor, x: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            drawn = lambda draw: noise(k * per_repeat + draw)  # noqa: E731
-            x_prev, x_0, _ = self.inner.step(denoiser, x, t, drawn, ())
-            known = root_alpha_bar * self.x_0 + known_std * drawn(self.inner.draws)
-            x_prev = self.keep * known + (1.0 - self.keep) * x_prev
-            again = keep_of_step * x_prev + noise_of_step * drawn(self.inner.draws + 1)  # q(x_t | x_{t-1})
-            x_next = tf.where(k + 1 < self.repeats, again, x_prev)
-            return k + 1, tf.ensure_shape(x_next, x.shape), tf.ensure_shape(x_0, x.shape)
-
-        state = (0, x_t, tf.zeros_like(x_t))
-        _, x_prev, x_0 = tf.while_loop(lambda k, *_: k < self.repeats, repeat, state, parallel_iterations=1)
-        return x_prev, x_0, memory
 
 
 def clipped(x_0: tf.Tensor, clip: str) -> tf.Tensor:
@@ -339,6 +323,7 @@ def sample_loop(
     x_T: tf.Tensor,
     noise: Callable[[tf.Tensor], tf.Tensor],
     num_frames: int = 0,
+    first: tf.Tensor | int = 0,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The whole reverse chain as one graph loop.
 
@@ -346,6 +331,7 @@ def sample_loop(
       x_T: [B, ...], standard normal.
       noise: scalar int32 count of the draw, from 0, `sampler.draws` a step, -> [B, ...] standard normal.
       num_frames: how many of the predicted x_0, evenly spread over the chain, to return.
+      first: scalar int32, how many of the chain's first steps are left out; without frames.
 
     Returns:
       x_0 [B, ...] and the frames [min(num_frames, steps), B, ...], of which the last is that of the last step.
@@ -367,6 +353,6 @@ def sample_loop(
             slot += tf.cast(now, tf.int32)
         return k + 1, slot, x_prev, memory, frames
 
-    start = (0, 0, x_T, sampler.memory(x_T), frames)
+    start = (first, 0, x_T, sampler.memory(x_T), frames)
     _, _, x_0, _, frames = tf.while_loop(lambda k, *_: k < steps, body, start, parallel_iterations=1)
     return x_0, frames.stack() if num_frames else tf.zeros_like(x_T)[tf.newaxis][:0]

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tf_ddpm import build, checkpoints, devices, pixels, randomness, samplers
+from tf_ddpm import build, checkpoints, devices, editing, pixels, randomness, samplers
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config, SampleConfig
 from tf_ddpm.errors import UserError
@@ -21,31 +21,58 @@ from tf_ddpm.process import DiffusionProcess
 from tf_ddpm.replicas import agree, over_replicas
 from tf_ddpm.unet import UNet
 
+ImageNoise = Callable[[tf.Tensor], tf.Tensor]  # number of the draw, 0 for x_T -> standard normal [B, H, W, C]
+
+
+def noise_of(seeds: tf.Tensor, image_shape: Sequence[int]) -> ImageNoise:
+    """The noise of images of `image_shape` (H, W, C) from `seeds` int64 [B]: each depends on its own seed alone."""
+    return lambda count: randomness.image_normal(seeds, count, list(image_shape))
+
+
+def noise_between(one: ImageNoise, other: ImageNoise, mix: tf.Tensor) -> ImageNoise:
+    """The noise at `mix` float32 [B] of the way from `one` to the `other`, each draw along its own great circle."""
+    return lambda count: editing.great_circle(one(count), other(count), mix)
+
 
 def draw(
-    sampler: samplers.Sampler,
-    denoiser: Denoiser,
-    image_shape: Sequence[int],
-    seeds: tf.Tensor,
-    num_frames: int = 0,
-    rounded: bool = True,
+    sampler: samplers.Sampler, denoiser: Denoiser, noise: ImageNoise, num_frames: int = 0, rounded: bool = True
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images from seeds; each depends on its own seed alone.
+    """Images from noise.
 
     Args:
-      image_shape: (H, W, C). seeds: int64 [B]. num_frames: as in `samplers.sample_loop`.
+      num_frames: as in `samplers.sample_loop`.
       rounded: to uint8; otherwise float32 from 0 to 255.
 
     Returns:
       [B, H, W, C], and the predicted images along the chain, uint8 [B, num_frames, H, W, C].
     """
-    image_shape = list(image_shape)
-    x_T = randomness.image_normal(seeds, 0, image_shape)
-    x_0, frames = samplers.sample_loop(
-        sampler, denoiser, x_T, lambda k: randomness.image_normal(seeds, k + 1, image_shape), num_frames
-    )
+    x_0, frames = samplers.sample_loop(sampler, denoiser, noise(0), lambda k: noise(k + 1), num_frames)
     frames = tf.transpose(pixels.to_pixels(frames), [1, 0, 2, 3, 4])
     return pixels.to_pixels(x_0) if rounded else pixels.to_unrounded(x_0), frames
+
+
+def vary(
+    sampler: samplers.Sampler, denoiser: Denoiser, noise: ImageNoise, images: tf.Tensor, strength: tf.Tensor
+) -> tf.Tensor:
+    """Images like `images`: each is noised to a step of the chain and drawn back (SDEdit, Meng et al. 2022).
+
+    Args:
+      images: uint8 [B, H, W, C].
+      strength: float32 [B] in [0, 1]: of N steps each row makes the last ceil(strength N). 0: the image itself, bit
+        for bit; 1: from the chain's noisiest step.
+
+    Returns:
+      uint8 [B, H, W, C].
+    """
+    count = len(sampler.process)
+    # (0.29 times 100 is a little more than 29 in float32.)
+    steps = tf.cast(tf.math.ceil(strength * count - 1e-4), tf.int32)
+    steps = tf.where(strength > 0, tf.clip_by_value(steps, 1, count), 0)
+    x_t = sampler.process.q_sample(pixels.to_unit(images), tf.maximum(steps - 1, 0), noise(0))
+    entering = editing.Entering(sampler, steps)
+    first = count - tf.reduce_max(steps)
+    x_0, _ = samplers.sample_loop(entering, denoiser, x_t, lambda k: noise(k + 1), first=first)
+    return tf.where(tf.reshape(steps > 0, [-1, 1, 1, 1]), pixels.to_pixels(x_0), images)
 
 
 def denoiser_of(
@@ -116,7 +143,7 @@ def compiled(
             label if network.settings["classes"] else None,
             guidance if guides else None,
         )
-        images, frames = draw(sampler, denoiser, image_shape, seeds, num_frames, rounded)
+        images, frames = draw(sampler, denoiser, noise_of(seeds, image_shape), num_frames, rounded)
         return (images, frames) if num_frames else (images,)
 
     return sample

@@ -8,6 +8,14 @@
 //                                    of rows and their right answers (bytes, at most one grey level apart)
 //   serve time MODEL SIGNATURE DIR REPEATS SIZE SIZE ...
 //                                    median seconds for each batch size
+//   serve many MODEL WARM REQUESTS THREADS
+//                                    asks WARM, then REQUESTS (both as for `ask`) from so many threads at once
+//   serve load MODEL SIGNATURE DIR ROUNDS CALLERS SIZE CALLERS SIZE ...
+//                                    rows a second of so many callers at once, each asking for SIZE rows again and
+//                                    again; the median of ROUNDS, in each of which every pair has its turn
+//   serve beside MODEL SIGNATURE DIR REPEATS OTHER OTHER_DIR CALLERS
+//                                    median seconds of a row of SIGNATURE, alone and beside so many callers of OTHER
+//   serve first MODEL REQUESTS       seconds to load, and of the first two calls of each of the requests
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,8 +25,10 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iostream>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <random>
 #include <sstream>
@@ -96,24 +106,57 @@ class Model {
   tensorflow::SavedModelBundle bundle_;
 };
 
-int Ask(Model& model, const std::string& requests) {
-  std::ifstream file(requests);
+struct Request {
+  std::string signature, prefix;
+  Named inputs;
+};
+
+std::vector<Request> ReadRequests(const std::string& path) {
+  std::vector<Request> found;
+  std::ifstream file(path);
   for (std::string line; std::getline(file, line);) {
     std::istringstream words(line);
-    std::string signature, prefix, word;
-    words >> signature >> prefix;
-    Named inputs, outputs;
-    while (words >> word) {
+    Request request;
+    words >> request.signature >> request.prefix;
+    for (std::string word; words >> word;) {
       auto at = word.find('=');
-      inputs[word.substr(0, at)] = Read(word.substr(at + 1));
+      request.inputs[word.substr(0, at)] = Read(word.substr(at + 1));
     }
-    auto status = model.Ask(signature, inputs, &outputs);
-    if (!status.ok()) {
-      std::ofstream(prefix + ".error") << absl::StatusCodeToString(status.code()) << " " << status.message();
-    }
-    for (const auto& [name, value] : outputs) Write(value, prefix + "." + name);
+    found.push_back(std::move(request));
   }
+  return found;
+}
+
+void AskOne(Model& model, const Request& request) {
+  Named outputs;
+  auto status = model.Ask(request.signature, request.inputs, &outputs);
+  if (!status.ok()) {
+    std::ofstream(request.prefix + ".error") << absl::StatusCodeToString(status.code()) << " " << status.message();
+  }
+  for (const auto& [name, value] : outputs) Write(value, request.prefix + "." + name);
+}
+
+int Ask(Model& model, const std::string& requests) {
+  for (const Request& request : ReadRequests(requests)) AskOne(model, request);
   return 0;
+}
+
+double Seconds(const std::function<void()>& work) {
+  auto begin = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// `work(i)` in a thread for each i.
+void InThreads(int count, const std::function<void(int)>& work) {
+  std::vector<std::thread> threads;
+  for (int i = 0; i < count; ++i) threads.emplace_back(work, i);
+  for (auto& thread : threads) thread.join();
 }
 
 // Reads every DIR/<kind>.<name>.
@@ -201,9 +244,6 @@ int Soak(Model& model, const std::string& signature, const std::string& dir, int
     });
   }
   for (auto& worker : workers) worker.join();
-  double n = memory.size(), x = 0, y = 0, xx = 0, xy = 0;
-  for (auto [k, kilobytes] : memory) x += k, y += kilobytes, xx += k * k, xy += k * kilobytes;
-  const double slope = (n * xy - x * y) / (n * xx - x * x);
   std::sort(memory.begin(), memory.end());
   const std::vector<std::pair<double, double>> late(memory.begin() + memory.size() / 2, memory.end());
   std::cout << "requests " << count << " failures " << failures << " worst_distance " << worst << " slope_kb "
@@ -230,8 +270,120 @@ int Time(Model& model, const std::string& signature, const std::string& dir, int
       }
       if (i >= 0) seconds.push_back(taken.count());  // the first calls compile for each shape in each thread
     }
-    std::sort(seconds.begin(), seconds.end());
-    std::cout << signature << " " << size << " " << seconds[seconds.size() / 2] << "\n";
+    std::cout << signature << " " << size << " " << Median(seconds) << "\n";
+  }
+  return 0;
+}
+
+int Many(Model& model, const std::string& warm, const std::string& requests, int threads) {
+  const auto first = ReadRequests(warm), all = ReadRequests(requests);
+  auto ask = [&](const std::vector<Request>& part) {
+    std::atomic<size_t> next{0};
+    InThreads(threads, [&](int) {
+      for (size_t i; (i = next++) < part.size();) AskOne(model, part[i]);
+    });
+  };
+  ask(first);
+  const double before = ResidentKilobytes();
+  const double seconds = Seconds([&] { ask(all); });
+  std::cout << "seconds " << seconds << " resident_mb " << before / 1024 << " more_mb "
+            << (ResidentKilobytes() - before) / 1024 << "\n";
+  return 0;
+}
+
+// Rows a second of callers that each ask again as soon as they are answered.
+double RowsASecond(Model& model, const std::string& signature, const Named& inputs, int callers, int size) {
+  const int pool = inputs.begin()->second.dim_size(0);
+  std::atomic<long> answered{0};
+  std::atomic<bool> going{true};
+  long counted = 0;
+  double taken = 0;
+  std::thread clock([&] {
+    // The first answers come before all callers are there: they are not counted.
+    while (answered < 2 * callers) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    const long begin = answered;
+    taken = Seconds([&] {
+      while (answered - begin < std::max(6 * callers, 6)) std::this_thread::sleep_for(std::chrono::microseconds(200));
+    });
+    counted = answered - begin;
+    going = false;
+  });
+  InThreads(callers, [&](int caller) {
+    std::vector<int> rows(size);
+    for (int i = 0; i < size; ++i) rows[i] = (caller * size + i) % pool;
+    const Named request = Take(inputs, rows);
+    while (going) {
+      Named outputs;
+      auto status = model.Ask(signature, request, &outputs);
+      if (!status.ok()) {
+        std::cerr << status.ToString() << "\n";
+        std::exit(1);
+      }
+      ++answered;
+    }
+  });
+  clock.join();
+  return counted * size / taken;
+}
+
+int Load(Model& model, const std::string& signature, const std::string& dir, int rounds, std::vector<int> pairs) {
+  const Named inputs = ReadAll(dir, "input");
+  std::vector<std::vector<double>> found(pairs.size() / 2);
+  for (int round = -1; round < rounds; ++round) {  // the first compiles
+    for (size_t i = 0; i < found.size(); ++i) {
+      double speed = RowsASecond(model, signature, inputs, pairs[2 * i], pairs[2 * i + 1]);
+      if (round >= 0) found[i].push_back(speed);
+    }
+  }
+  for (size_t i = 0; i < found.size(); ++i) {
+    std::cout << signature << " " << pairs[2 * i] << " " << pairs[2 * i + 1] << " " << Median(found[i]) << "\n";
+  }
+  return 0;
+}
+
+int Beside(Model& model, const std::string& signature, const std::string& dir, int repeats, const std::string& other,
+           const std::string& other_dir, int callers) {
+  auto row = [](const std::string& dir) { return Take(ReadAll(dir, "input"), {0}); };
+  const Named request = row(dir), other_request = row(other_dir);
+  auto ask = [&](const std::string& name, const Named& inputs) {
+    Named outputs;
+    auto status = model.Ask(name, inputs, &outputs);
+    if (!status.ok()) {
+      std::cerr << status.ToString() << "\n";
+      std::exit(1);
+    }
+  };
+  auto time = [&] {
+    std::vector<double> seconds;
+    for (int i = 0; i < repeats; ++i) seconds.push_back(Seconds([&] { ask(signature, request); }));
+    return Median(seconds);
+  };
+  ask(signature, request);
+  ask(other, other_request);
+  const double alone = time();
+  std::atomic<bool> going{true};
+  double beside = 0;
+  std::thread measured([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    beside = time();
+    going = false;
+  });
+  InThreads(callers, [&](int) {
+    while (going) ask(other, other_request);
+  });
+  measured.join();
+  std::cout << "alone " << alone << " beside " << beside << "\n";
+  return 0;
+}
+
+int First(const std::string& path, const std::string& requests) {
+  std::unique_ptr<Model> model;
+  std::cout << "load " << Seconds([&] { model = std::make_unique<Model>(path); }) << " " << ResidentKilobytes() / 1024
+            << "\n";
+  for (const Request& request : ReadRequests(requests)) {
+    std::cout << request.signature;
+    for (int i = 0; i < 2; ++i) std::cout << " " << Seconds([&] { AskOne(*model, request); });
+    std::cout << " " << ResidentKilobytes() / 1024 << std::endl;
   }
   return 0;
 }
@@ -241,14 +393,18 @@ int Time(Model& model, const std::string& signature, const std::string& dir, int
 int main(int argc, char** argv) {
   std::vector<std::string> words(argv + 1, argv + argc);
   if (words.size() < 3) {
-    std::cerr << "serve ask|soak|time MODEL ...\n";
+    std::cerr << "serve ask|soak|time|many|load|beside|first MODEL ...\n";
     return 2;
   }
+  if (words[0] == "first") return First(words[1], words[2]);
   Model model(words[1]);
   if (words[0] == "ask") return Ask(model, words[2]);
   auto number = [&](size_t i) { return std::stoi(words.at(i)); };
   if (words[0] == "soak") return Soak(model, words[2], words[3], number(4), number(5), number(6));
+  if (words[0] == "many") return Many(model, words[2], words[3], number(4));
+  if (words[0] == "beside") return Beside(model, words[2], words[3], number(4), words[5], words[6], number(7));
   std::vector<int> sizes;
   for (size_t i = 5; i < words.size(); ++i) sizes.push_back(number(i));
+  if (words[0] == "load") return Load(model, words[2], words[3], number(4), sizes);
   return Time(model, words[2], words[3], number(4), sizes);
 }

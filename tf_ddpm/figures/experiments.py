@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_ddpm import build, pixels, randomness, samplers, sampling
+from tf_ddpm import build, editing, pixels, randomness, samplers, sampling
 from tf_ddpm.objectives import Denoiser
 from tf_ddpm.process import DiffusionProcess
 from tf_ddpm.sampling import Run
@@ -69,31 +69,12 @@ def variations(run: Run, images: np.ndarray, labels: np.ndarray, cuts: Sequence[
 
     def draw(images: np.ndarray, labels: np.ndarray, seeds: np.ndarray, cut: np.ndarray) -> np.ndarray:
         x_cut = whole.q_sample(pixels.to_unit(tf.constant(images)), tf.constant(cut), _noise(seeds, 0, shape))
-        sampler = _Entering(samplers.Ancestral(whole, run.config.sample.clip), cut, x_cut)
+        sampler = editing.Entering(samplers.Ancestral(whole, run.config.sample.clip), tf.constant(cut) + 1)
         return _drawn(run, sampler, x_cut, lambda k: _noise(seeds, k + 1, shape), labels)
 
     each = [np.repeat(part, len(cuts), axis=0) for part in (images, labels, _seeds(seed, len(images)))]
     drawn = _in_batches(run, draw, *each, np.tile(np.array(cuts, np.int32), len(images)))
     return drawn.reshape(len(images), len(cuts), *shape)
-
-
-class _Entering(samplers.Sampler):
-    """A chain that each row enters at a step of its own, int [B], with the x_t given for it; till then it is idle.
-
-    Args:
-      inner: a sampler without memory of earlier steps.
-    """
-
-    def __init__(self, inner: samplers.Sampler, step: tf.Tensor, x_t: tf.Tensor):
-        super().__init__(inner.process, inner.clip)
-        self.draws, self._inner = inner.draws, inner
-        self._step, self._x_t = tf.reshape(step, [-1, 1, 1, 1]), x_t
-
-    def step(
-        self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: samplers.Noise, memory: samplers.Memory
-    ) -> tuple[tf.Tensor, tf.Tensor, samplers.Memory]:
-        """The inner step, from the given x_t for the rows that enter here."""
-        return self._inner.step(denoiser, tf.where(t >= self._step, self._x_t, x_t), t, noise, memory)
 
 
 def interpolations(run: Run, images: np.ndarray, labels: np.ndarray, moments: int) -> np.ndarray:
@@ -118,13 +99,9 @@ def interpolations(run: Run, images: np.ndarray, labels: np.ndarray, moments: in
 
 
 def great_circle(a: np.ndarray, b: np.ndarray, moments: int) -> np.ndarray:
-    """[moments, ...] from `a` to `b`, which are the first and the last, along the circle through both (slerp)."""
-    cosine = np.sum(a * b, dtype=np.float64) / (np.linalg.norm(a) * np.linalg.norm(b))
-    angle = np.arccos(np.clip(cosine, -1.0, 1.0))
-    share = np.linspace(0.0, 1.0, moments).reshape([-1] + [1] * a.ndim)
-    if np.sin(angle) < 1e-6:  # the same direction: a straight line
-        return ((1.0 - share) * a + share * b).astype(a.dtype)
-    return ((np.sin((1.0 - share) * angle) * a + np.sin(share * angle) * b) / np.sin(angle)).astype(a.dtype)
+    """[moments, ...] from `a` to `b`, which are the first and the last, along the circle through both."""
+    ends = [np.broadcast_to(end, (moments, *end.shape)) for end in (a, b)]
+    return editing.great_circle(*map(tf.constant, ends), tf.linspace(0.0, 1.0, moments)).numpy()
 
 
 def inpainted(
@@ -134,7 +111,7 @@ def inpainted(
     whole, seeds = chain(run), _seeds(seed, len(images))
     inner = samplers.Ancestral(whole, run.config.sample.clip)
     given = pixels.to_unit(tf.constant(images))
-    sampler = samplers.Inpainting(inner, given, tf.constant(keep, tf.float32)[..., None], repeats)
+    sampler = editing.Inpainting(inner, given, tf.constant(keep, tf.float32)[..., None], repeats)
     noise = lambda k: _noise(seeds, k + 1, run.image_shape)  # noqa: E731
     return _drawn(run, sampler, _noise(seeds, 0, run.image_shape), noise, labels)
 

@@ -1,0 +1,104 @@
+"""Does the written model answer as the run does? Asked in a fresh process that knows TensorFlow alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from export import joining, verify
+from export.plans import Plan
+from tf_ddpm import build
+from tf_ddpm.errors import UserError
+from tf_ddpm.sampling import Run
+
+_SEEDS = (0, 1)
+_ROUNDING = {"float32": 1e-4, "bfloat16": 0.1}  # of the largest value, in one call of the network
+_MARGIN = 1.25  # of memory, for what the CPU library keeps
+
+
+def compare(run: Run, model: Path, aside: Path, plan: Plan, max_batch: int) -> int:
+    """Compares what `model` draws and denoises with the run.
+
+    A chain amplifies rounding, so its images alone do not tell. One call of the network has to agree within the
+    rounding of the precision; the images have to agree within one grey level, or as well as the same network agrees
+    with itself in another precision.
+
+    Args:
+      aside: a folder for what goes to the other process and back.
+
+    Returns:
+      The bytes of memory that a server needs with a full batch on every batch thread.
+
+    Raises:
+      UserError: where the model does not load, or answers otherwise than the run.
+    """
+    requests = _requests(run)
+    answers = _asked(model, aside, requests)
+    known = requests["denoise"]
+    x_t, t, label, guidance = (known.get(name) for name in ("x_t", "t", "label", "guidance"))
+    assert guidance is None or np.all(guidance == 1.0)
+    _check_call(run, x_t, t, label, answers["denoise/eps"])
+    _check_images(run, plan, answers["serving_default/image"])
+    one_row, each_more = answers["memory"]
+    batches = sum(lane.threads for lane in joining.LANES)
+    return int(one_row + _MARGIN * batches * max_batch * each_more)
+
+
+def _requests(run: Run) -> dict[str, dict[str, np.ndarray]]:
+    """Signature -> inputs."""
+    seeds, known = np.array(_SEEDS, np.int64), run.config.model
+    classes = {"label": run.labels(seeds, None)} if known.classes else {}
+    weight = lambda value: {"guidance": np.full(len(seeds), value, np.float32)} if known.null_class else {}  # noqa: E731
+    x_t = np.random.default_rng(0).normal(size=(len(seeds), *run.image_shape)).astype(np.float32)
+    t = np.array([0, run.config.diffusion.timesteps - 1], np.int32)
+    return {
+        "serving_default": {"seed": seeds, **classes, **weight(run.config.sample.guidance)},
+        "denoise": {"x_t": x_t, "t": t, **classes, **weight(1.0)},
+    }
+
+
+def _asked(model: Path, aside: Path, requests: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The answers, `signature/output` -> array, and `memory`: see `verify`."""
+    inputs, outputs = aside / "inputs.npz", aside / "outputs.npz"
+    np.savez(inputs, **{f"{name}/{key}": a for name, request in requests.items() for key, a in request.items()})
+    command = [sys.executable, verify.__file__, str(model), str(inputs), str(outputs)]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # this process holds memory of the same GPU
+    done = subprocess.run(command, cwd=aside, env=env, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"its process ended with code {done.returncode}"])[-1]
+        raise UserError(f"the exported model does not load:\n{last[:300]}")
+    with np.load(outputs) as served:
+        return {name: served[name] for name in served.files}
+
+
+def _check_call(run: Run, x_t: np.ndarray, t: np.ndarray, label: np.ndarray | None, served: np.ndarray) -> None:
+    """Whether one call of the network agrees."""
+    eps = lambda run: run.process.eps_from_output(x_t, t, run.denoiser(x_t, t, label)).numpy()  # noqa: E731
+    live = eps(run)
+    largest = max(float(np.abs(live).max()), 1e-6)  # of a network that is not trained yet it is 0
+    error = float(np.abs(served - live).max()) / largest
+    if error > _ROUNDING[run.config.sample.precision]:
+        raise UserError(f"the exported model denoises otherwise than the run: {error:.2g} of the largest value apart")
+
+
+def _check_images(run: Run, plan: Plan, served: np.ndarray) -> None:
+    """Whether the images agree, within what the precision alone changes in them."""
+    settings = {**dataclasses.asdict(plan.sample), "guidance": run.config.sample.guidance}
+    live = run.sample(_SEEDS, **settings).astype(int)
+    if np.abs(served - live).max() <= 1:
+        return
+    other = "float32" if run.config.sample.precision == "bfloat16" else "bfloat16"
+    elsewhere = Run(run.config, build.recast(run.network, other), run.checkpoint_step).sample(_SEEDS, **settings)
+    root_mean_square = lambda difference: float(np.sqrt(np.mean(np.square(difference))))  # noqa: E731
+    apart, spread = root_mean_square(served - live), root_mean_square(elsewhere - live)
+    if apart > 2.0 * spread:
+        raise UserError(
+            f"the exported model draws other images than the run: {apart:.1f} grey levels apart (root mean square), "
+            f"where the run's own in {other} are {spread:.1f}"
+        )
