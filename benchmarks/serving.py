@@ -1,22 +1,32 @@
-"""Latency of an exported sampler by plan and batch.  python -m benchmarks.serving --run_dir=R --export_dir=E
+"""What an export does under load.  python -m benchmarks.serving --run_dir=R --export_dir=E [--work=latency,...]
 
-Each plan is timed in a C++ process built on TensorFlow's own loader, the one of TF Serving, and beside it in the same
-run the run itself, sampling live at the same batch. Medians of --repeats calls in each of --rounds turns, A B A B.
+A C++ process built on TensorFlow's own loader, the one of TF Serving, asks the newest version.
+
+  latency  each plan by rows of a request, and in turn with it the run itself, sampling live at the same batch
+  callers  images/s of many callers of one row each, against one caller of as many rows; and a lone row, in turn with
+           the same model exported without joining
+  lanes    a row of `png` beside two callers of a long plan
+  start    seconds to load, and to the first answer of each signature
+  memory   the peak with a full batch of every signature waiting, and what the export estimated
 """
 
+import contextlib
 import json
+import re
 import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
 import tf_ddpm
+from export import joining, plans, saved_model, warmup
 from export.check import newest_version
+from export.limits import Limits
 from tests.cpp.build import build
 from tf_ddpm import sampling
 
@@ -24,28 +34,49 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("run_dir", "runs/digits", "The run that was exported.")
 flags.DEFINE_string("export_dir", "runs/digits/serving/ddpm", "Its export; the newest version is timed.")
 flags.DEFINE_string("precision", "float32", "Arithmetic of the run; give that of the export.")
+flags.DEFINE_list("work", ["latency"], "latency, callers, lanes, start, memory.")
 flags.DEFINE_list("plans", ["dpmpp_20", "ddim_50"], "Signatures of images to time.")
-flags.DEFINE_list("batches", ["1", "4", "16", "64"], "Rows of a request.")
+flags.DEFINE_list("batches", ["1", "4", "16", "64"], "latency: rows of a request.")
+flags.DEFINE_list("callers", ["8", "64"], "callers: how many.")
+flags.DEFINE_string("beside", "ddpm_1000", "lanes: the long plan.")
 flags.DEFINE_integer("repeats", 3, "Calls in each turn.")
 flags.DEFINE_integer("rounds", 3, "Turns of each side.")
 
 
-def requests(info: dict, plan: str, rows: int) -> dict[str, np.ndarray]:
-    """The inputs of a request of `rows` images."""
-    inputs = {
-        "seed": np.arange(rows, dtype=np.int64),
-        "label": np.zeros(rows, np.int32),
-        "guidance": np.full(rows, 1.5, np.float32),
-    }
-    return {name: inputs[name] for name in info["signatures"][plan]}
+class Export:
+    """A version, and the program that asks it."""
 
+    def __init__(self, program: Path, version: Path, folder: Path):
+        self.program, self.version, self.folder = program, version, folder
+        self.info = json.loads((version / "assets.extra" / "model_info.json").read_text())
+        self.limits = Limits.of_info(self.info)
 
-def exported(program: Path, version: Path, plan: str, folder: Path, batches: list[int]) -> dict[int, float]:
-    """Batch -> seconds of a request of the C++ process, the median of --repeats."""
-    command = [program, "time", version, plan, folder, FLAGS.repeats, *batches]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
-    rows = (line.split() for line in done.stdout.splitlines())
-    return {int(batch): float(seconds) for _, batch, seconds in rows}
+    def run(self, work: str, *words: object) -> list[list[str]]:
+        """The words of each line that the program prints."""
+        command = [self.program, work, self.version, *words]
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr.strip().splitlines()[-1])
+        return [line.split() for line in done.stdout.splitlines()]
+
+    def inputs(self, signature: str, rows: int) -> Path:
+        """A folder with a request of so many rows, a file for each input."""
+        folder = self.folder / f"{signature}-{rows}"
+        folder.mkdir(exist_ok=True)
+        for name, value in warmup.example(self.limits, self.info["signatures"][signature], rows).items():
+            (folder / f"input.{name}").write_bytes(tf.make_tensor_proto(value).SerializeToString())
+        return folder
+
+    def requests(self, rows: int, signatures: list[str]) -> Path:
+        """A file of requests of so many rows."""
+        lines = []
+        for signature in signatures:
+            files = sorted(self.inputs(signature, rows).glob("input.*"))
+            words = [f"{file.name.removeprefix('input.')}={file}" for file in files]
+            lines.append(" ".join([signature, str(self.folder / "answer"), *words]))
+        path = self.folder / f"requests-{rows}"
+        path.write_text("\n".join(lines))
+        return path
 
 
 def live(run: sampling.Run, settings: dict, batches: list[int]) -> dict[int, float]:
@@ -61,28 +92,103 @@ def live(run: sampling.Run, settings: dict, batches: list[int]) -> dict[int, flo
     return found
 
 
-def main(_: list[str]) -> None:
-    """Prints a Markdown table."""
-    run = tf_ddpm.load_run(FLAGS.run_dir, precision=FLAGS.precision)
-    version, batches = newest_version(FLAGS.export_dir), [int(word) for word in FLAGS.batches]
-    info = json.loads((version / "assets.extra" / "model_info.json").read_text())
+def seconds(export: Export, plan: str, batches: list[int]) -> dict[int, float]:
+    """Batch -> seconds of a request, the median of --repeats."""
+    rows = export.run("time", plan, export.inputs(plan, max(batches)), FLAGS.repeats, *batches)
+    return {int(batch): float(taken) for _, batch, taken in rows}
+
+
+def latency(export: Export, run: sampling.Run) -> None:
+    """Prints a table of each plan beside the live run."""
+    batches = [int(word) for word in FLAGS.batches]
     print("| plan | rows | s a request | images/s | live images/s | exported / live |")
     print("| --- | --- | --- | --- | --- | --- |")
-    with tempfile.TemporaryDirectory() as folder:
-        program = build(Path(folder))
+    for plan in FLAGS.plans:
+        guided = {"guidance": 1.5} if "guidance" in export.info["signatures"][plan] else {}
+        settings, turns = export.info["plans"][plan] | guided, []
+        for _ in range(FLAGS.rounds):
+            turns.append((seconds(export, plan, batches), live(run, settings, batches)))
+        for batch in batches:
+            ours, theirs = (statistics.median(turn[side][batch] for turn in turns) for side in (0, 1))
+            print(
+                f"| {plan} | {batch} | {ours:.3f} | {batch / ours:.1f} | {batch / theirs:.1f} | {theirs / ours:.2f} |"
+            )
+
+
+@contextlib.contextmanager
+def apart(export: Export, run: sampling.Run) -> Iterator[Export]:
+    """The same model, in which no request is joined with another."""
+    join = joining.joined
+    joining.joined = lambda compute, *_: compute
+    try:
+        words = ",".join(plan.replace("_", "-") for plan in FLAGS.plans)
+        target, chosen = export.folder / "apart", plans.parse(words, run.config)
+        yield Export(
+            export.program, saved_model.export_run(run, target, chosen, export.limits.max_batch), export.folder
+        )
+    finally:
+        joining.joined = join
+
+
+def callers(export: Export, run: sampling.Run) -> None:
+    """Prints images/s of many callers, and what joining costs a lone row."""
+    print("| plan | callers of one row | images/s | one caller of as many rows | ratio |")
+    print("| --- | --- | --- | --- | --- |")
+    counts = [int(word) for word in FLAGS.callers]
+    for plan in FLAGS.plans:
+        pairs = [number for count in counts for number in (count, 1, 1, count)]
+        rows = export.run("load", plan, export.inputs(plan, max(counts)), FLAGS.rounds, *pairs)
+        speed = [float(row[3]) for row in rows]
+        for count, many, one in zip(counts, speed[::2], speed[1::2], strict=True):
+            print(f"| {plan} | {count} | {many:.1f} | {one:.1f} | {many / one:.2f} |")
+    with apart(export, run) as other:
         for plan in FLAGS.plans:
-            inputs = requests(info, plan, max(batches))
-            for name, value in inputs.items():
-                (Path(folder) / f"input.{name}").write_bytes(tf.make_tensor_proto(value).SerializeToString())
-            settings = info["plans"][plan] | ({"guidance": 1.5} if "guidance" in inputs else {})
-            turns = []
-            for _ in range(FLAGS.rounds):
-                served = exported(program, version, plan, Path(folder), batches)
-                turns.append((served, live(run, settings, batches)))
-            for batch in batches:
-                ours, theirs = (statistics.median(turn[side][batch] for turn in turns) for side in (0, 1))
-                ratio = f"{theirs / ours:.2f}"
-                print(f"| {plan} | {batch} | {ours:.3f} | {batch / ours:.1f} | {batch / theirs:.1f} | {ratio} |")
+            turns = [[seconds(side, plan, [1])[1] for side in (export, other)] for _ in range(FLAGS.rounds)]
+            joined, alone = (statistics.median(turn[side] for turn in turns) for side in (0, 1))
+            ratio = statistics.median(a / b for a, b in turns)
+            print(
+                f"{plan}, a lone row: {joined:.4f} s, without joining {alone:.4f} s, median of the ratios {ratio:.3f}"
+            )
+
+
+def lanes(export: Export, _: sampling.Run) -> None:
+    """Prints what a long plan costs a short one."""
+    words = export.inputs("png", 1), FLAGS.repeats, FLAGS.beside, export.inputs(FLAGS.beside, 1), 2
+    turns = [export.run("beside", "png", *words)[0] for _ in range(FLAGS.rounds)]
+    alone, beside = (statistics.median(float(turn[i]) for turn in turns) for i in (1, 3))
+    ratio = f"{beside / alone:.1f} times"
+    print(f"png, one row: alone {alone:.3f} s, beside two callers of {FLAGS.beside} {beside:.3f} s, {ratio}")
+
+
+def start(export: Export, _: sampling.Run) -> None:
+    """Prints the table of first answers."""
+    signatures = sorted(export.info["signatures"])
+    (_, load, resident), *rows = export.run("first", export.requests(1, signatures))
+    print("| | first, s | second, s | resident, MB |\n| --- | --- | --- | --- |")
+    print(f"| load | {float(load):.1f} | | {float(resident):.0f} |")
+    for name, first, second, resident in rows:
+        print(f"| {name} | {float(first):.1f} | {float(second):.2f} | {float(resident):.0f} |")
+    print(f"all: {float(load) + sum(float(row[1]) for row in rows):.1f} s")
+
+
+def memory(export: Export, _: sampling.Run) -> None:
+    """Prints the peak with every queue full, and the estimate of the Kubernetes manifest."""
+    short = [name for name in sorted(export.info["signatures"]) if name not in ("ddpm_1000", "serving_default")]
+    asked = short * 4 + [name for name in short if export.info["joining"]["lane"][name] == "long"]
+    file = export.requests(export.limits.max_batch, asked)
+    (words,) = export.run("many", export.requests(1, short), file, 64)
+    estimate = re.search(r"memory: (\d+)Mi", (export.version.parent / "kubernetes.yml").read_text())[1]
+    print(f"peak {float(words[3]):.0f} MB with full batches of every signature; the manifest asks for {estimate} MB")
+
+
+def main(_: list[str]) -> None:
+    """Prints what --work names."""
+    run = tf_ddpm.load_run(FLAGS.run_dir, precision=FLAGS.precision)
+    works = {work.__name__: work for work in (latency, callers, lanes, start, memory)}
+    with tempfile.TemporaryDirectory() as folder:
+        export = Export(build(Path(folder)), newest_version(FLAGS.export_dir), Path(folder))
+        for word in FLAGS.work:
+            works[word](export, run)
 
 
 if __name__ == "__main__":

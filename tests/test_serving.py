@@ -87,10 +87,7 @@ class Served:
         return {"label": np.full(count, label, np.int32), "guidance": np.full(count, guidance, np.float32)}
 
     def example(self, signature, rows):
-        known = self.run.config.model
-        shape, timesteps = self.run.image_shape, self.run.config.diffusion.timesteps
-        limits = Limits(self.info["limits"]["max_batch"], shape, timesteps, known.classes, known.null_class)
-        return warmup.example(limits, self.info["signatures"][signature], rows)
+        return warmup.example(Limits.of_info(self.info), self.info["signatures"][signature], rows)
 
 
 def make_served(run_dir, program, path):
@@ -239,7 +236,8 @@ def bad_requests(served):
     yield "encode", good("encode") | {"image": np.zeros((2, 16, 16, 1), np.uint8)}, ["image", "[B, 8, 8, 1]", "16"]
     yield "inpaint", good("inpaint") | {"image": np.zeros((2, 8, 8, 3), np.uint8)}, ["image", "[B, 8, 8, 1]"]
     yield "inpaint", good("inpaint") | {"mask": np.zeros((2, 8, 9, 1), np.uint8)}, ["mask", "[B, 8, 8, 1]"]
-    yield "inpaint", good("inpaint") | {"seed": np.zeros(3, np.int64)}, ["seed", "[B]", "3"]
+    uneven = ["batch: expected as many rows of each input", "seed", "2 3"]
+    yield "inpaint", good("inpaint") | {"seed": np.zeros(3, np.int64)}, uneven
     # Another rank than the signature's: JSON's [[7]], 7, and an image without a batch.
     yield "png", good("png") | {"seed": np.zeros((2, 1), np.int64)}, ["seed: expected the shape [B], got] [2 1]"]
     yield "png", good("png") | {"seed": np.zeros((), np.int64)}, ["seed: expected the shape [B], got] []"]
@@ -253,7 +251,7 @@ def bad_requests(served):
         for value in (-0.01, 1.01, np.nan, np.inf):
             outside = np.array([0.5, value], np.float32)
             yield name, good(name) | {key: outside}, [f"{key}: expected 0 to 1, got]"]
-    yield "interpolate", good("interpolate") | {"seed_2": np.zeros(3, np.int64)}, ["seed_2", "[B]", "3"]
+    yield "interpolate", good("interpolate") | {"seed_2": np.zeros(3, np.int64)}, uneven
     nan = np.array([1.0, np.nan], np.float32)
     yield "progress", good("progress") | {"guidance": nan}, ["guidance: expected finite numbers, got] [nan]"]
     last = good("png", 16) | {"label": np.array([0] * 15 + [12], np.int32)}

@@ -152,6 +152,15 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+// The most that the process has held.
+double PeakMegabytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind("VmHWM:", 0) == 0) return std::stod(line.substr(6)) / 1024;
+  }
+  return 0;
+}
+
 // `work(i)` in a thread for each i.
 void InThreads(int count, const std::function<void(int)>& work) {
   std::vector<std::thread> threads;
@@ -286,7 +295,7 @@ int Many(Model& model, const std::string& warm, const std::string& requests, int
   ask(first);
   const double before = ResidentKilobytes();
   const double seconds = Seconds([&] { ask(all); });
-  std::cout << "seconds " << seconds << " resident_mb " << before / 1024 << " more_mb "
+  std::cout << "seconds " << seconds << " peak_mb " << PeakMegabytes() << " resident_mb " << before / 1024 << " more_mb "
             << (ResidentKilobytes() - before) / 1024 << "\n";
   return 0;
 }
