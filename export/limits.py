@@ -57,11 +57,11 @@ class Limits:
 
     def checked(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """`inputs`, behind the assertions that they are legal."""
-        specs, sent = self.specs(), inputs
+        specs = self.specs()
         # No operation here fails by itself, and no two assertions at once: the order in which they run is the
         # optimiser's.
         fits, rows, shapes = [], [], []
-        for name, value in sent.items():
+        for name, value in inputs.items():
             shape, row = _shape_as_sent(value), specs[name].shape[1:]
             rows.append(tf.reduce_prod(shape[:1]))
             same = tf.raw_ops.Equal(x=shape[1:], y=tf.constant(list(row), tf.int32), incompatible_shape_error=False)
@@ -70,11 +70,11 @@ class Limits:
             shapes.append(_require(fits[-1], text, shape))
         rows, fit = tf.stack(rows), tf.reduce_all(fits)
         even = tf.reduce_all(tf.equal(rows, rows[0]))
-        shapes.append(_require(~fit | even, "batch: expected as many rows of each input, got", list(sent), rows))
+        shapes.append(_require(~fit | even, "batch: expected as many rows of each input, got", list(inputs), rows))
         legal = (rows[0] >= 1) & (rows[0] <= self.max_batch)
         shapes.append(_require(~fit | ~even | legal, f"batch: expected 1 to {self.max_batch} rows, got", rows[0]))
         with tf.control_dependencies(shapes):
-            sent = {name: tf.identity(value) for name, value in sent.items()}
+            sent = {name: tf.identity(value) for name, value in inputs.items()}
         checks = [self._value(name, value) for name, value in sent.items()]
         with tf.control_dependencies([check for check in checks if check is not None]):
             return {name: tf.ensure_shape(tf.identity(value), specs[name].shape) for name, value in sent.items()}
