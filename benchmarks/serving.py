@@ -51,10 +51,10 @@ class Export:
         self.info = json.loads((version / "assets.extra" / "model_info.json").read_text())
         self.limits = Limits.of_info(self.info)
 
-    def run(self, work: str, *words: object) -> list[list[str]]:
-        """The words of each line that the program prints."""
+    def run(self, work: str, *words: object, given: str = "") -> list[list[str]]:
+        """The words of each line that the program prints; it reads `given`."""
         command = [self.program, work, self.version, *words]
-        done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+        done = subprocess.run([*map(str, command)], input=given, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(done.stderr.strip().splitlines()[-1])
         return [line.split() for line in done.stdout.splitlines()]
@@ -176,7 +176,7 @@ def memory(export: Export, _: sampling.Run) -> None:
     short = [name for name in sorted(export.info["signatures"]) if name not in ("ddpm_1000", "serving_default")]
     asked = short * 4 + [name for name in short if export.info["joining"]["lane"][name] == "long"]
     file = export.requests(export.limits.max_batch, asked)
-    (words,) = export.run("many", export.requests(1, short), file, 64)
+    _, words = export.run("answer", given=f"{export.requests(1, short)} 1\n{file} 64\n")
     estimate = re.search(r"memory: (\d+)Mi", (export.version.parent / "kubernetes.yml").read_text())[1]
     print(f"peak {float(words[3]):.0f} MB with full batches of every signature; the manifest asks for {estimate} MB")
 

@@ -3,28 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from gaussian import MEAN, STD, chain, exact_denoiser
 
-from tf_ddpm import editing, pixels, samplers, sampling, schedules
-from tf_ddpm.process import DiffusionProcess
-
-MEAN, STD = 0.2, 0.5
-
-
-def chain(steps, timesteps=1000, variance="fixed_large"):
-    process = DiffusionProcess(schedules.betas("linear", timesteps), variance=variance)
-    return process, process.respaced(schedules.strided_timesteps(timesteps, steps))
-
-
-def exact_denoiser(process):
-    """E[eps | x_t] for images drawn from N(MEAN, STD^2)."""
-
-    def denoiser(x_t, t):
-        alpha_bar = tf.reshape(
-            tf.gather(tf.constant(process.alpha_bar, x_t.dtype), t), [-1] + [1] * (x_t.shape.rank - 1)
-        )
-        return tf.sqrt(1 - alpha_bar) * (x_t - tf.sqrt(alpha_bar) * MEAN) / (alpha_bar * STD**2 + 1 - alpha_bar)
-
-    return denoiser
+from tf_ddpm import editing, pixels, samplers, sampling
 
 
 def inpainted(keep, repeats, count=4000):

@@ -3,26 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from gaussian import MEAN, STD, chain, exact_denoiser
 
 from tf_ddpm import samplers, schedules
 from tf_ddpm.process import DiffusionProcess
-
-MEAN, STD = 0.2, 0.5
-
-
-def exact_denoiser(process):
-    """E[eps | x_t] for images drawn from N(MEAN, STD^2)."""
-
-    def denoiser(x_t, t):
-        alpha_bar = tf.gather(tf.constant(process.alpha_bar), t)[:, None]
-        return tf.sqrt(1 - alpha_bar) * (x_t - tf.sqrt(alpha_bar) * MEAN) / (alpha_bar * STD**2 + 1 - alpha_bar)
-
-    return denoiser
-
-
-def chain(steps, timesteps=1000, variance="fixed_large"):
-    process = DiffusionProcess(schedules.betas("linear", timesteps), variance=variance)
-    return process, process.respaced(schedules.strided_timesteps(timesteps, steps))
 
 
 def one_step(sampler, denoiser, x_t, t, noise=None):

@@ -1,21 +1,22 @@
 // Loads an exported model with tensorflow::LoadSavedModel, the loader that TF Serving builds on, and asks it without
 // any Python. Tensors come and go as files that each hold one serialised tensorflow.TensorProto.
 //
-//   serve ask MODEL REQUESTS         REQUESTS: lines "signature out_prefix input=file input=file ..."; writes
-//                                    out_prefix.<output>, or out_prefix.error ("CODE message")
+//   serve answer MODEL               reads lines "REQUESTS THREADS" until the input ends. REQUESTS is a file of lines
+//                                    "signature out_prefix input=file input=file ..."; they are asked from so many
+//                                    threads at once, and out_prefix.<output> is written for each, or out_prefix.error
+//                                    ("CODE message"). Prints a line when all are answered
 //   serve soak MODEL SIGNATURE DIR THREADS COUNT MAX_BATCH
 //                                    random rows and batch sizes; DIR/input.<name> and DIR/output.<name> hold a pool
 //                                    of rows and their right answers (bytes, at most one grey level apart)
 //   serve time MODEL SIGNATURE DIR REPEATS SIZE SIZE ...
 //                                    median seconds for each batch size
-//   serve many MODEL WARM REQUESTS THREADS
-//                                    asks WARM, then REQUESTS (both as for `ask`) from so many threads at once
 //   serve load MODEL SIGNATURE DIR ROUNDS CALLERS SIZE CALLERS SIZE ...
 //                                    rows a second of so many callers at once, each asking for SIZE rows again and
 //                                    again; the median of ROUNDS, in each of which every pair has its turn
 //   serve beside MODEL SIGNATURE DIR REPEATS OTHER OTHER_DIR CALLERS
 //                                    median seconds of a row of SIGNATURE, alone and beside so many callers of OTHER
-//   serve first MODEL REQUESTS       seconds to load, and of the first two calls of each of the requests
+//   serve first MODEL REQUESTS       seconds to load, and of the first two calls of each of the requests (as for
+//                                    `answer`)
 #include <unistd.h>
 
 #include <algorithm>
@@ -134,11 +135,6 @@ void AskOne(Model& model, const Request& request) {
     std::ofstream(request.prefix + ".error") << absl::StatusCodeToString(status.code()) << " " << status.message();
   }
   for (const auto& [name, value] : outputs) Write(value, request.prefix + "." + name);
-}
-
-int Ask(Model& model, const std::string& requests) {
-  for (const Request& request : ReadRequests(requests)) AskOne(model, request);
-  return 0;
 }
 
 double Seconds(const std::function<void()>& work) {
@@ -284,19 +280,19 @@ int Time(Model& model, const std::string& signature, const std::string& dir, int
   return 0;
 }
 
-int Many(Model& model, const std::string& warm, const std::string& requests, int threads) {
-  const auto first = ReadRequests(warm), all = ReadRequests(requests);
-  auto ask = [&](const std::vector<Request>& part) {
+int Answer(Model& model) {
+  std::string path;
+  for (int threads; std::cin >> path >> threads;) {
+    const auto requests = ReadRequests(path);
     std::atomic<size_t> next{0};
-    InThreads(threads, [&](int) {
-      for (size_t i; (i = next++) < part.size();) AskOne(model, part[i]);
+    const double seconds = Seconds([&] {
+      InThreads(threads, [&](int) {
+        for (size_t i; (i = next++) < requests.size();) AskOne(model, requests[i]);
+      });
     });
-  };
-  ask(first);
-  const double before = ResidentKilobytes();
-  const double seconds = Seconds([&] { ask(all); });
-  std::cout << "seconds " << seconds << " peak_mb " << PeakMegabytes() << " resident_mb " << before / 1024 << " more_mb "
-            << (ResidentKilobytes() - before) / 1024 << "\n";
+    std::cout << "seconds " << seconds << " peak_mb " << PeakMegabytes() << " resident_mb " << ResidentKilobytes() / 1024
+              << std::endl;
+  }
   return 0;
 }
 
@@ -401,16 +397,15 @@ int First(const std::string& path, const std::string& requests) {
 
 int main(int argc, char** argv) {
   std::vector<std::string> words(argv + 1, argv + argc);
-  if (words.size() < 3) {
-    std::cerr << "serve ask|soak|time|many|load|beside|first MODEL ...\n";
+  if (words.size() < 2) {
+    std::cerr << "serve answer|soak|time|load|beside|first MODEL ...\n";
     return 2;
   }
-  if (words[0] == "first") return First(words[1], words[2]);
-  Model model(words[1]);
-  if (words[0] == "ask") return Ask(model, words[2]);
   auto number = [&](size_t i) { return std::stoi(words.at(i)); };
+  if (words[0] == "first") return First(words[1], words.at(2));
+  Model model(words[1]);
+  if (words[0] == "answer") return Answer(model);
   if (words[0] == "soak") return Soak(model, words[2], words[3], number(4), number(5), number(6));
-  if (words[0] == "many") return Many(model, words[2], words[3], number(4));
   if (words[0] == "beside") return Beside(model, words[2], words[3], number(4), words[5], words[6], number(7));
   std::vector<int> sizes;
   for (size_t i = 5; i < words.size(); ++i) sizes.push_back(number(i));
