@@ -6,7 +6,17 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from tf_ddpm import cluster, command_line, datasets, interruption, presets, quiet_tensorflow, streams, whole_files
+from tf_ddpm import (
+    cluster,
+    command_line,
+    datasets,
+    interruption,
+    kept_labels,
+    presets,
+    quiet_tensorflow,
+    streams,
+    whole_files,
+)
 from tf_ddpm import config as config_lib
 from tf_ddpm.command_line import FLAGS
 from tf_ddpm.errors import UserError
@@ -28,8 +38,13 @@ def _config(run_dir: str, allowed: frozenset[str] = config_lib.SAMPLING_KEYS) ->
     saved = config_lib.read(run_dir)
     config = config_lib.used(saved, command_line.settings(), command_line.sampling(), allowed)
     command_line.check_eta(config)
-    config_lib.label(config, FLAGS.label)
+    _label(run_dir, config)
     return config
+
+
+def _label(run_dir: str, config: config_lib.Config) -> int | None:
+    """What --label asks for, in the run's own names."""
+    return config_lib.label(config, FLAGS.label, kept_labels.label_names(run_dir))
 
 
 def _open(run_dir: str, config: config_lib.Config):
@@ -45,13 +60,14 @@ def _sample(run_dir: str) -> None:
     from tf_ddpm import devices, generate, sampling
 
     out_dir = FLAGS.out_dir or os.path.join(run_dir, "samples")
-    label = config_lib.label(config, FLAGS.label)
+    label = _label(run_dir, config)
     count = FLAGS.num_images or 64
     with devices.together():
         strategy = devices.strategy()
         run = sampling.open_run(run_dir, config, strategy)
         run.agree(count, FLAGS.seed, label)
-        _tell(f"drawing {count} images with the weights of step {run.checkpoint_step}")
+        which = "" if label is None else f" of {run.name_of(label)}"
+        _tell(f"drawing {count} images{which} with the weights of step {run.checkpoint_step}")
         _tell(f"wrote {generate.generate(run, out_dir, count, FLAGS.seed, label)}")
 
 
@@ -89,7 +105,7 @@ def _eval(run_dir: str) -> None:
         command_line.metrics(),
         FLAGS.num_images,
         FLAGS.seed,
-        config_lib.label(config, FLAGS.label),
+        None if alone else _label(run_dir, config),
         FLAGS.images,
         FLAGS.reference or config.data.split,
         FLAGS.inception,

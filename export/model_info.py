@@ -25,6 +25,7 @@ def model_info(run: Run, module: ServingModule, plans: tuple[Plan, ...], warm: l
         "plans": {plan.name: plan.facts for plan in plans},
         "image_shape": list(limits.image_shape),
         "labels": limits.classes,
+        "label_names": list(run.label_names) if limits.classes else [],
         "limits": {"max_batch": limits.max_batch, "label": None} | {k: list(v) for k, v in limits.ranges().items()},
         "joining": {
             "lanes": {lane.name: dataclasses.asdict(lane) for lane in module.lanes.values()},
@@ -33,6 +34,7 @@ def model_info(run: Run, module: ServingModule, plans: tuple[Plan, ...], warm: l
         },
         "cold": sorted(set(module.endpoints) - set(warm)),
         "precision": run.config.sample.precision,
+        "weights": run.config.sample.weights,
         "checkpoint_step": run.checkpoint_step,
         "parameters": run.network.count_params(),
         "git_commit": _git_commit(),

@@ -34,7 +34,7 @@ def test_every_weight_and_optimizer_slot_comes_back(tiny_config, tmp_path):
         np.testing.assert_array_equal(before.numpy(), after.numpy())
 
     network = build.network(config, "float32")
-    assert checkpoints.restore_ema_network(network, tmp_path) == 7
+    assert checkpoints.restore_network(network, tmp_path)[0] == 7
     for before, after in zip(saved.ema_network.weights, network.weights, strict=True):
         np.testing.assert_array_equal(before.numpy(), after.numpy())
 
@@ -52,13 +52,13 @@ def test_a_checkpoint_of_another_network_is_refused(tiny_config, tmp_path):
     checkpoints.Keeper(tmp_path, state, 2).save(1)
     wider = build.network(tiny_config(data__image_size=(8, 8), data__channels=1, model__channels=16), "float32")
     with pytest.raises(UserError, match="cannot read the checkpoint"):
-        checkpoints.restore_ema_network(wider, tmp_path)
+        checkpoints.restore_network(wider, tmp_path)
 
 
 def test_a_run_without_checkpoint_says_how_to_get_one(tiny_config, tmp_path):
     network = build.network(tiny_config(data__image_size=(8, 8), data__channels=1), "float32")
     with pytest.raises(UserError, match="--mode=train"):
-        checkpoints.restore_ema_network(network, tmp_path)
+        checkpoints.restore_network(network, tmp_path)
 
 
 def small_state(tiny_config, seed=0):
@@ -100,10 +100,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tiny_config, t
         assert warning.count("\n") == 1 and "going on from step 1" in warning, warning
         for before, after in zip(expected, everything(other), strict=True):
             np.testing.assert_array_equal(before, after.numpy())
-        step = checkpoints.restore_ema_network(network, tmp_path)  # whose part of the file may be whole
+        step, _ = checkpoints.restore_network(network, tmp_path)  # whose part of the file may be whole
         assert ("going on from step 1" in capsys.readouterr().err) == (step == 1)
         file.write_bytes(whole)
-    assert checkpoints.restore_ema_network(network, tmp_path) == 2 and not capsys.readouterr().err
+    assert checkpoints.restore_network(network, tmp_path)[0] == 2 and not capsys.readouterr().err
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_says_so(tiny_config, tmp_path):

@@ -267,3 +267,73 @@ def test_the_network_that_comes_along_draws_clothes(tmp_path):
     assert images[:, :3, :3].mean() < 30 < 80 < images[:, 10:18, 10:18].mean()
     steps = np.abs(np.diff(images, axis=2)).mean()
     assert steps < 0.5 * np.abs(images[:, :, ::-1] - np.roll(images, 1, axis=0)).mean()
+
+
+@pytest.fixture
+def training_output(copy):
+    """What diffusers' training script leaves: checkpoints with the raw weights and their average."""
+    checkpoint = copy / "checkpoint-500"
+    for name, factor in (("unet", 2.0), ("unet_ema", 1.0)):
+        (checkpoint / name).mkdir(parents=True)
+        arrays = {key: factor * array for key, array in load_file(copy / WEIGHTS).items()}
+        save_file(arrays, checkpoint / name / f"{reading.WEIGHTS}.safetensors")
+        (checkpoint / name / "config.json").write_text((copy / "unet" / "config.json").read_text())
+    ema = {"decay": 0.99, "min_decay": 0.0, "optimization_step": 500, "update_after_step": 0, "power": 0.75}
+    edited(checkpoint / "unet_ema" / "config.json", **ema, use_ema_warmup=True, inv_gamma=1.0)
+    return checkpoint
+
+
+def test_of_a_training_checkpoint_the_average_is_taken_and_said(training_output, copy):
+    right = reading.read_weights(copy)
+    raw = {name: 2.0 * array for name, array in right.items()}
+    for place, expected, words_of_note in (
+        (training_output, right, "taking the average of the weights"),
+        (training_output / "unet_ema", right, None),
+        (training_output / "unet", raw, "taking the weights of the last update"),
+    ):
+        config, weights = reading.read_config(place), reading.read_weights(place)
+        assert config.diffusion == reading.read_config(copy).diffusion  # the scheduler lies beside the checkpoint
+        for name, array in expected.items():
+            np.testing.assert_array_equal(weights[name], array)
+        notes = reading.notes(place, config)
+        assert (notes == []) if words_of_note is None else words_of_note in notes[0]
+
+
+def test_weights_of_every_shape_of_file_are_read_or_the_cause_is_named(copy):
+    path = copy / WEIGHTS
+    right = load_file(path)
+    path.unlink()
+    save_file({f"_orig_mod.{name}": array for name, array in right.items()}, path)
+    assert reading.read_weights(copy).keys() == right.keys()
+    path.unlink()
+    names = sorted(right)
+    for i, part in enumerate((names[::2], names[1::2])):
+        save_file({name: right[name] for name in part}, path.with_name(f"part-{i}.safetensors"))
+    index = path.with_name(f"{reading.WEIGHTS}.safetensors.index.json")
+    index.write_text(json.dumps({"weight_map": {name: f"part-{i % 2}.safetensors" for i, name in enumerate(names)}}))
+    for name, array in reading.read_weights(copy).items():
+        np.testing.assert_array_equal(array, right[name])
+    index.write_text(json.dumps({"weight_map": {"a": "../../part-0.safetensors"}}))
+    with pytest.raises(UserError, match="weight_map"):
+        reading.read_weights(copy)
+    index.unlink()
+    with pytest.raises(UserError, match=r"it holds config\.json, part-0\.safetensors"):
+        reading.read_weights(copy)
+    save_file(right, path.with_name(f"{reading.WEIGHTS}.non_ema.safetensors"))
+    assert reading.read_weights(copy).keys() == right.keys()
+    assert "non_ema" in reading.notes(copy, reading.read_config(copy))[0]
+
+
+@pytest.mark.parametrize("name", [f"{reading.WEIGHTS}.safetensors", f"{reading.WEIGHTS}.bin"])
+def test_a_git_lfs_pointer_is_named(copy, name):
+    (copy / WEIGHTS).unlink()
+    (copy / "unet" / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    with pytest.raises(UserError, match=r"Git LFS pointer.*git lfs pull"):
+        reading.read_weights(copy)
+
+
+def test_a_size_that_the_config_leaves_open_can_be_said(copy):
+    edited(copy / "unet" / "config.json", sample_size=None)
+    with pytest.raises(UserError, match=r"--set=data\.image_size=64"):
+        reading.read_config(copy)
+    assert reading.read_config(copy, ["data.image_size=16"]).data.image_size == (16, 16)

@@ -175,3 +175,14 @@ def test_a_folder_that_cannot_be_written_is_named(run, run_dir, tmp_path):
     (copy / "figures").write_text("not a folder")
     with pytest.raises(UserError, match=r"cannot write .*figures"):
         catalogue.draw("schedules", Subject(run, copy))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_all_figures_of_a_small_set_are_those_that_it_can_give(run, tmp_path, monkeypatch, count, capsys):
+    few = datasets.load(run.config.data)
+    few = datasets.ImageSet(few.images[:count], few.labels[:count], few.label_names)
+    monkeypatch.setattr(catalogue.datasets, "load", lambda data: few)
+    paths = {path.stem for path in catalogue.draw("all", Subject(run, tmp_path))}
+    said = capsys.readouterr().out
+    assert all(name in paths or f"{name}: " in said for name in FIGURES)
+    assert {"schedules", "samples", "progressive"} <= paths

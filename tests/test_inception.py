@@ -110,3 +110,13 @@ def test_the_resize_is_that_of_the_first_tensorflow():
     rows = x[low] * (1 - share)[:, None] + x[high] * share[:, None]
     expected = rows[:, low] * (1 - share) + rows[:, high] * share
     np.testing.assert_allclose(found[0, ..., 0], (expected - 128) / 128, atol=1e-5)
+
+
+def test_grey_images_are_seen_as_rgb_in_whatever_order_shapes_come(monkeypatch):
+    monkeypatch.setattr(inception, "_network", lambda tensors: lambda x: tf.reduce_mean(x, axis=[1, 2]))
+    network, rng = inception.Inception({}, "0"), np.random.default_rng(0)
+    for size, channels in ((8, 3), (8, 1), (9, 1), (12, 3), (10, 1)):
+        images = rng.integers(0, 256, (2, size, size, channels), np.uint8)
+        seen = network(images)
+        assert seen.shape == (2, 3)
+        np.testing.assert_array_equal(seen, network(np.broadcast_to(images, (2, size, size, 3))))

@@ -247,3 +247,14 @@ def test_a_sweep_draws_a_curve_and_keeps_every_receipt(run_dir, tmp_path, capsys
     ):
         with pytest.raises(UserError, match=message):
             sweep.sweep(wanted, config, str(run_dir), words)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_grey_images_are_measured_against_rgb_ones_and_the_other_way_round(devices, monkeypatch, tmp_path):
+    monkeypatch.setattr(inception, "_network", lambda tensors: lambda x: tf.reduce_mean(x, axis=[1, 2]))
+    monkeypatch.setattr(inception, "load", lambda path: inception.Inception({}, "0"))
+    network, rng = quality.FeatureNetwork(None, mirrored(devices)), np.random.default_rng(0)
+    for size, channels in ((8, 3), (8, 1), (12, 1), (16, 3), (9, 1)):
+        images = rng.integers(0, 256, (51, size, size, channels), np.uint8)
+        features = network(images)
+        np.testing.assert_allclose(features, network(np.broadcast_to(images, (51, size, size, 3))), atol=1e-6)

@@ -119,3 +119,27 @@ def test_a_log_that_somebody_has_edited_keeps_its_lines(tmp_path, damage):
     (tmp_path / "metrics.jsonl").write_text(damage.replace("{}", whole, 1), encoding="utf-8")
     RunLog(tmp_path, 2, 4).close()
     assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8-sig") == whole
+
+
+def scalars_of(run_dir):
+    """step -> loss, as TensorBoard reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_dir / "logs"), size_guidance={"tensors": 0})
+    events.Reload()
+    return [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events.Tensors("loss")]
+
+
+def test_the_curves_of_a_killed_run_do_not_fold_back(tmp_path):
+    for first, last, loss in ((0, 6, 1.0), (4, 8, 2.0), (5, 9, 3.0)):
+        log = RunLog(tmp_path, first, 9)
+        for step in range(first + 1, last + 1):
+            log.scalars(step, 1, {"loss": loss})
+            log.image(step, "preview", np.zeros((2, 2, 1), np.uint8), {})
+        log.close()
+        with open(next((tmp_path / "logs").iterdir()), "ab") as file:
+            file.write(b"cut short")
+    expected = [*((step, 1.0) for step in (1, 2, 3, 4)), (5, 2.0), *((step, 3.0) for step in (6, 7, 8, 9))]
+    assert scalars_of(tmp_path) == expected
+    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == expected
+    assert all(path.name.startswith("events.") for path in (tmp_path / "logs").iterdir())

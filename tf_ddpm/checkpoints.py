@@ -28,17 +28,24 @@ class Keeper:
     Args:
       keep: how many of the last ones stay. keep_every: those of its multiples stay as well; 0: none.
       writes: False: this process reads what another one writes.
+      initial_share: of the average after so many updates, for checkpoints that do not say it.
 
     Raises:
       UserError: for a folder of which TensorFlow could not read again what it writes.
     """
 
     def __init__(
-        self, run_dir: str | os.PathLike, state: TrainState, keep: int, keep_every: int = 0, writes: bool = True
+        self,
+        run_dir: str | os.PathLike,
+        state: TrainState,
+        keep: int,
+        keep_every: int = 0,
+        writes: bool = True,
+        initial_share: Callable[[int], float] = lambda _: 1.0,
     ):
         checkpoint_files.check_name(run_dir)
         self._run_dir, self._state, self._writes = run_dir, state, writes
-        self._keep, self._keep_every = keep, keep_every
+        self._keep, self._keep_every, self._initial_share = keep, keep_every, initial_share
         self.latest: str | None = None  # the path of the last one that was read or written
 
     def save(self, step: int) -> None:
@@ -73,11 +80,15 @@ class Keeper:
         def read(path: str) -> None:
             ema_network = state.ema_network
             if checkpoint_files.step_of(path):
-                _read(state.checkpoint(_parts(path)), path)
+                parts = _parts(path)
+                _read(state.checkpoint(parts), path)
                 state.take_from(state.network, ema_network)
+                if "initial_share" not in parts:
+                    state.initial_share.assign(self._initial_share(state.updates))
             else:
                 _read(tf.train.Checkpoint(ema_network=ema_network), path)  # imported: weights, and no training yet
                 state.take_from(ema_network, ema_network)
+                state.initial_share.assign(0.0)
 
         if checkpoint_files.steps(self._run_dir):
             self.latest = checkpoint_files.path_of(self._run_dir, _read_latest(self._run_dir, read))
@@ -93,30 +104,55 @@ def save_imported(network: keras.Model, run_dir: str | os.PathLike) -> None:
     _write(tf.train.Checkpoint(ema_network=network), run_dir, 0, None)
 
 
-def restore_ema_network(network: keras.Model, run_dir: str | os.PathLike, step: int | None = None) -> int:
-    """Reads the EMA weights of a checkpoint into `network` and returns the checkpoint's step.
+def restore_network(
+    network: keras.Model, run_dir: str | os.PathLike, step: int | None = None, weights: str = "ema"
+) -> tuple[int, float | None]:
+    """Reads the weights of a checkpoint into `network`.
 
     Args:
       step: of which; None: the latest that can be read.
+      weights: their average (ema), or those of the last update (raw).
+
+    Returns:
+      The checkpoint's step, and the share of the initial weights in the average, None where it is not known.
 
     Raises:
       UserError: where there is no such checkpoint, or it cannot be read or does not fit.
     """
     checkpoint_files.check_name(run_dir)
-    read = lambda path: _read(tf.train.Checkpoint(ema_network=network), path)  # noqa: E731
+    shares: list[float | None] = []
+
+    def read(path: str) -> None:
+        parts = _parts(path)
+        name = "network" if weights == "raw" and "network" in parts else "ema_network"  # (an import has one alone)
+        _read(tf.train.Checkpoint(**{name: network}), path)
+        shares.append(0.0 if "network" not in parts else _share(path) if "initial_share" in parts else None)
+
     if step is not None:
         try:
             checkpoint_files.check_readable(run_dir, step)
             read(checkpoint_files.path_of(run_dir, step))
         except _Damaged as error:
             raise UserError(str(error)) from None
-        return step
+        return step, shares[-1]
     if not checkpoint_files.steps(run_dir):
         raise UserError(
             f"the run in {run_dir} has no checkpoint yet; "
             f"train it with: python main.py --mode=train --run_dir={run_dir}"
         )
-    return _read_latest(run_dir, read)
+    return _read_latest(run_dir, read), shares[-1]
+
+
+def _share(path: str) -> float:
+    """The share of the initial weights in the average.
+
+    Raises:
+      _Damaged: where it cannot be read.
+    """
+    try:
+        return float(tf.train.load_checkpoint(path).get_tensor("initial_share/.ATTRIBUTES/VARIABLE_VALUE"))
+    except Exception as error:  # as in `_read`
+        raise _Damaged(_complaint(path, error)) from None
 
 
 def _write(checkpoint: tf.train.Checkpoint, run_dir: str | os.PathLike, step: int, last_good: str | None) -> None:

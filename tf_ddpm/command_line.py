@@ -59,6 +59,12 @@ flags.DEFINE_integer("keep_versions", None, "export: how many versions stay. Def
 flags.DEFINE_enum(
     "precision", None, ["float32", "bfloat16"], "sample, export, eval, figure, report: arithmetic of the network."
 )
+flags.DEFINE_enum(
+    "weights",
+    None,
+    ["ema", "raw"],
+    "sample, export, eval, figure, report: the moving average of the weights, or those of the last update.",
+)
 flags.DEFINE_string(
     "metrics",
     "bpd",
@@ -91,6 +97,7 @@ _SAMPLING = {  # flag -> key of SampleConfig
     "clip": "clip",
     "guidance": "guidance",
     "precision": "precision",
+    "weights": "weights",
 }
 _PATHS = (
     "run_dir",
@@ -120,6 +127,7 @@ _ONLY = {  # flags that some modes alone understand
     "max_batch": ("export",),
     "keep_versions": ("export",),
     "precision": _RUNNING,
+    "weights": _RUNNING,
     "metrics": ("eval",),
     **dict.fromkeys(("images", "reference", "inception", "metrics_file", "allow_few", "rounding", "sweep"), ("eval",)),
     "figure": ("figure",),
@@ -220,7 +228,7 @@ def _check_measuring() -> None:
             raise UserError("--preset names a run; --images have none: say the data with --set=data.name=NAME")
         if "bpd" in metrics() or FLAGS.sweep is not None:
             raise UserError(f"--images has no network: --{'sweep' if FLAGS.sweep else 'metrics=bpd'} needs a run")
-        for name in [*drawing, "sampling_steps", "spacing", "num_images", "seed", "precision"]:
+        for name in [*drawing, "sampling_steps", "spacing", "num_images", "seed", "precision", "weights"]:
             if FLAGS[name].present:
                 raise UserError(f"--{name} says how a run draws; --images are drawn already")
 

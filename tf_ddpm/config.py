@@ -13,7 +13,7 @@ import json
 import os
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tf_ddpm import schedules
 from tf_ddpm.errors import UserError
 
 FORMAT_VERSION = 1
+DECODER = 2  # the newest rules by which picture files become pixels; 1: as up to November 2026 (`first_decoder`)
 SAMPLERS_WITH_ETA = ("ddim", "dpmpp")
 _SMALLEST_ALPHA_BAR = 1e-14  # 1 / sqrt(alpha_bar) multiplies the rounding of the predicted eps
 
@@ -108,9 +109,23 @@ class DataConfig:
     )
     path: str | None = _key(None, "the folder of images, for name=folder")
     data_dir: str | None = _key(None, "where TensorFlow Datasets keeps its sets (default: TFDS_DATA_DIR or its own)")
-    split: str = _key("train", "split of a TensorFlow Datasets set")
+    split: str = _key(
+        "train", "split of a TensorFlow Datasets set, or of a folder with subfolders train, validation, test"
+    )
     image_size: tuple[int, ...] | None = _key(None, "side, or height,width in pixels", low=1, high=4096)
     channels: int | None = _key(None, "1 grey, 3 RGB, 4 RGBA", low=1, high=4096)
+    max_megapixels: float = _key(200.0, "larger pictures are passed over, for name=folder", above=0.0, high=2000.0)
+    truncated: str = _key(
+        "skip",
+        "a picture file that ends too early, for name=folder: passed over, or read as far as it goes",
+        choices=("skip", "read"),
+    )
+    decoder: int | None = _key(
+        None,
+        "rules by which pictures become pixels; none: the newest, which a new run then keeps",
+        low=1,
+        high=DECODER,
+    )
     on_bad_file: str = _key("warn", "what a file that is no image does, for name=folder", choices=("warn", "fail"))
     random_flip: bool = _key(False, "mirror half of the training images left to right")
     memory_gb: float = _key(4.0, "decoded images above this size go to a file in cache_dir", low=0.0, high=1e6)
@@ -190,6 +205,9 @@ class SampleConfig:
     )
     clip: str = _key("static", "what holds x_0 in range at each step", choices=("none", "static", "dynamic"))
     batch_size: int = _key(64, "images drawn at once", low=1, high=10**6)
+    weights: str = _key(
+        "ema", "the moving average of the weights, or those of the last update", choices=("ema", "raw")
+    )
     precision: str = _key("float32", "arithmetic of the network", choices=("float32", "bfloat16"))
 
 
@@ -222,6 +240,8 @@ CHANGEABLE = frozenset(
             "keep",
             "keep_every",
             "max_bad_steps",
+            "ema_decay",
+            "ema_warmup",
         )
     }
     | {f"sample.{field.name}" for field in dataclasses.fields(SampleConfig)}
@@ -548,6 +568,8 @@ def from_json(text: str, where: str = "config.json") -> Config:
         )
     if unknown:
         raise UserError(f"{where}: unknown section {unknown[0]!r}; expected {', '.join(sections)}")
+    if values.get("data.name", "digits") is not None:  # (an imported run has decoded nothing yet)
+        values.setdefault("data.decoder", 1)  # the rules before they were told apart
     try:
         return validated(with_values(Config(), values))
     except UserError as error:
@@ -590,8 +612,8 @@ def continued(saved: Config, wanted: Config, begun: bool = True) -> Config:
     fixed, values = [], {}
     for key in changed(saved, wanted):
         old, new = get(saved, key), get(wanted, key)
-        if new is None and key in ("data.image_size", "data.channels"):
-            continue  # they were resolved from the data
+        if new is None and key in ("data.image_size", "data.channels", "data.decoder"):
+            continue  # they were resolved when it began
         if new == "auto" and key == "train.jit":
             continue  # it was resolved from the devices
         imported = saved.data.name is None and key not in ("data.image_size", "data.channels")
@@ -613,7 +635,8 @@ def continued(saved: Config, wanted: Config, begun: bool = True) -> Config:
 SAMPLING_KEYS = frozenset(f"sample.{field.name}" for field in dataclasses.fields(SampleConfig))
 # What may change where a run is measured on data.
 MEASURING_KEYS = SAMPLING_KEYS | frozenset(
-    f"data.{name}" for name in ("name", "path", "data_dir", "split", "memory_gb", "cache_dir", "on_bad_file")
+    f"data.{name}"
+    for name in ("name", "path", "data_dir", "split", "memory_gb", "cache_dir", "on_bad_file", "decoder")
 )
 
 
@@ -657,8 +680,11 @@ def portable(config: Config) -> Config:
     return with_values(config, paths | {"data.name": name})
 
 
-def label(config: Config, word: str | None) -> int | None:
-    """The label that the flag --label asks for: a number, `none` (-1), or `all` or nothing (None).
+def label(config: Config, word: str | None, names: Sequence[str] = ()) -> int | None:
+    """The label that a word asks for: a number or a name, `none` (-1), or `all` or nothing (None).
+
+    Args:
+      names: of the labels, by label. A word that is a number is the number, whatever the names are.
 
     Raises:
       UserError: where the run does not know it.
@@ -667,10 +693,14 @@ def label(config: Config, word: str | None) -> int | None:
         if word and not config.model.classes:
             raise UserError("--label=all: this run knows no classes; leave --label out")
         return None
-    try:
-        value = -1 if word == "none" else int(word)
-    except ValueError:
-        raise UserError(f"--label={word}: expected a number, all or none") from None
+    if word in names and not word.isdecimal():
+        value = names.index(word)
+    else:
+        try:
+            value = -1 if word == "none" else int(word)
+        except ValueError:
+            known = f"; this run knows {closest(word, names)}" if names and config.model.classes else ""
+            raise UserError(f"--label={word}: expected a number, a name, all or none{known}") from None
     check_label(config, value)
     return value
 

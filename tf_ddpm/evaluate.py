@@ -98,7 +98,8 @@ def reference(wanted: Wanted, config: Config, network: FeatureNetwork) -> Pictur
     if wanted.reference not in ("train", "test", config.data.split):
         return quality.of_folder(wanted.reference, network, config.data.cache_dir)
     data = dataclasses.replace(config.data, split=wanted.reference, random_flip=False)
-    about = {"data": data.name, "split": data.split, "image_size": data.image_size, "channels": data.channels}
+    names = ("split", "image_size", "channels", "decoder")
+    about = {"data": data.name} | {name: getattr(data, name) for name in names}
     return quality.of_images(datasets.load(data).images, network, data.cache_dir, about, "reference")
 
 

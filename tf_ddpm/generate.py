@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tf_ddpm import cluster, image_files, whole_files
+from tf_ddpm import cluster, image_files, own_files, whole_files
 from tf_ddpm.config import SampleConfig
 from tf_ddpm.errors import UserError
 from tf_ddpm.sampling import Run
@@ -19,8 +19,7 @@ from tf_ddpm.sampling import Run
 _FRAMES = 30  # of the animation
 _SHOWN = 64  # images in the grid
 _ANIMATED = 16  # images in the animation
-_MADE_BY = "tf_ddpm"
-_OURS = re.compile(r"\d{6,}\.(png|npy)|grid\.(png|npy)|progress\.gif")
+_OURS = re.compile(r"(\d{6,}|grid)\.(png|npy)|progress\.gif")
 
 
 def generate(
@@ -40,7 +39,8 @@ def generate(
       The path of the grid.
 
     Raises:
-      UserError: for a label or setting out of range, or a folder that cannot be written or holds a foreign manifest.
+      UserError: for a label or setting out of range, or a folder that cannot be written or holds files of these names
+        that no earlier generation wrote.
     """
     sample, out_dir = run.settings(**settings), Path(out_dir)
     if not cluster.place().is_chief:  # this worker draws its share, and the chief writes
@@ -52,21 +52,25 @@ def generate(
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         earlier = _earlier_files(out_dir)
+        _check_free(out_dir, [name for name in os.listdir(out_dir) if _OURS.fullmatch(name)], earlier)
         with whole_files.folder_aside(out_dir) as folder:
             aside = folder / "samples"
             aside.mkdir()
             _write(run, sample, seeds, labels, image_files.class_columns(classes) if label is None else None, aside)
             manifest = {
-                "made_by": _MADE_BY,
+                "made_by": own_files.MADE_BY,
                 "files": sorted(os.listdir(aside)),
                 "seeds": {"first": seed, "count": num_images},
-                **({"labels": labels.tolist()} if classes else {}),
+                **({"labels": labels.tolist(), "label_names": list(run.label_names)} if classes else {}),
                 **dataclasses.asdict(sample),
                 "steps": sample.steps or run.config.diffusion.timesteps,
                 "checkpoint_step": run.checkpoint_step,
                 "image_shape": run.image_shape,
             }
             (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            _check_free(out_dir, manifest["files"], earlier)  # again: something may have come meanwhile
+            # The manifest first: it says whose the files are, should this process end between two of them.
+            os.replace(aside / "manifest.json", out_dir / "manifest.json")
             for name in earlier:
                 (out_dir / name).unlink(missing_ok=True)
             for file in sorted(aside.iterdir()):
@@ -108,13 +112,19 @@ def _write(
 
 def _earlier_files(out_dir: Path) -> list[str]:
     """The files of an earlier generation in `out_dir`, as its manifest names them."""
-    path = out_dir / "manifest.json"
-    if not path.exists():
-        return []
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["made_by"] == _MADE_BY:
-            return [name for name in manifest["files"] if _OURS.fullmatch(name)]
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise UserError(f"{path} is not of an earlier generation; choose another folder with --out_dir")
+    if (out_dir / "manifest.json").exists() and own_files.manifest(out_dir) is None:
+        raise UserError(
+            f"{out_dir / 'manifest.json'} is not of an earlier generation; choose another folder with --out_dir"
+        )
+    return [name for name in own_files.manifest_files(out_dir) if _OURS.fullmatch(name)]
+
+
+def _check_free(out_dir: Path, names: list[str], earlier: list[str]) -> None:
+    """Whether none of the files `names` is there but those of an earlier generation."""
+    foreign = sorted(name for name in names if name not in earlier and os.path.lexists(out_dir / name))
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if foreign[1:] else ""
+        raise UserError(
+            f"{out_dir / foreign[0]}{more}: not of an earlier generation, and not overwritten; "
+            "choose another folder with --out_dir"
+        )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tf_ddpm import whole_files
+from tf_ddpm import own_files, whole_files
 
 PNG_CHANNELS = (1, 2, 3, 4)  # grey, grey with alpha, RGB, RGBA
 _TILE = 48  # smallest side, in pixels, at which an image is shown in a grid
@@ -24,7 +24,10 @@ def save_image(image: np.ndarray, path: Path) -> Path:
     as_png = image.shape[-1] in PNG_CHANNELS
     target = path.with_suffix(".png" if as_png else ".npy")
     with whole_files.aside(target) as beside, beside.open("wb") as file:
-        _picture(image).save(file, format="PNG") if as_png else np.save(file, image)
+        if as_png:
+            _picture(image).save(file, format="PNG", pnginfo=own_files.png_mark())
+        else:
+            np.save(file, image)
     return target
 
 
@@ -58,7 +61,8 @@ def save_gif(frames: Sequence[np.ndarray], path: Path) -> None:
     """Writes uint8 images [H, W, C] as an endless animation that rests on the last."""
     pictures = [_picture(frame[..., :3] if frame.shape[-1] > 2 else frame[..., :1]) for frame in frames]
     durations = [120] * (len(pictures) - 1) + [2500]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    mark = own_files.MADE_BY.encode()
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0, comment=mark)
 
 
 def _picture(image: np.ndarray) -> Image.Image:

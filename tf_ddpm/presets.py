@@ -69,6 +69,40 @@ _CIFAR10 = _HO | {
     "train.steps": 800_000,
 }
 
+# A folder of one's own pictures: --set=data.path=DIR. The average follows within minutes.
+_IMAGES = {
+    "data.name": "folder",
+    "data.channels": 3,
+    "data.random_flip": True,
+    "diffusion.schedule": "cosine",
+}
+
+# For two cores: minutes.
+_IMAGES_CPU = _IMAGES | {
+    "model.channels": 32,
+    "model.groups": 8,
+    "train.precision": "bfloat16",
+    "train.batch_size": 32,
+    "train.learning_rate": 2e-3,
+    "train.checkpoint_every": 500,
+    "train.preview_every": 500,
+}
+
+# For one GPU: an hour or a few.
+_IMAGES_GPU = _IMAGES | {
+    "model.channels": 128,
+    "model.blocks": 2,
+    "model.groups": 32,
+    "model.dropout": 0.1,
+    "train.precision": "bfloat16",
+    "train.batch_size": 128,
+    "train.learning_rate": 3e-4,
+    "train.warmup_steps": 1000,
+    "train.ema_decay": 0.9995,
+    "train.checkpoint_every": 5000,
+    "train.preview_every": 5000,
+}
+
 # Ho & Salimans 2022: one network for every class and for none, which guidance compares.
 _TEN_CLASSES = {"model.classes": 10, "model.null_class": True, "train.label_dropout": 0.1}
 
@@ -81,6 +115,43 @@ PRESETS: dict[str, dict[str, object]] = {
     "mnist": _SMALL_28 | {"data.name": "mnist"},
     # 60,000 pieces of clothing, 28x28.
     "fashion_mnist": _SMALL_28 | {"data.name": "fashion_mnist"},
+    # Pictures of a folder, 32x32: ten minutes of two cores.
+    "images32": _IMAGES_CPU
+    | {
+        "data.image_size": (32, 32),
+        "model.multipliers": (1, 2, 2),
+        "model.attention_levels": (2,),
+        "train.steps": 3000,
+        "train.decay_steps": 3000,
+    },
+    # The same, 64x64: an hour of two cores.
+    "images64": _IMAGES_CPU
+    | {
+        "data.image_size": (64, 64),
+        "model.multipliers": (1, 2, 2, 4),
+        "model.attention_levels": (3,),
+        "train.steps": 6000,
+        "train.decay_steps": 6000,
+        "train.preview_images": 16,
+    },
+    # The same for one GPU.
+    "images32_gpu": _IMAGES_GPU
+    | {
+        "data.image_size": (32, 32),
+        "model.multipliers": (1, 2, 2, 2),
+        "model.attention_levels": (1, 2),
+        "train.steps": 60_000,
+        "train.decay_steps": 60_000,
+    },
+    "images64_gpu": _IMAGES_GPU
+    | {
+        "data.image_size": (64, 64),
+        "model.multipliers": (1, 2, 3, 4),
+        "model.attention_levels": (2, 3),
+        "train.steps": 100_000,
+        "train.decay_steps": 100_000,
+        "train.batch_size": 64,
+    },
     # Ho et al.'s CIFAR-10 model, 35.7 million parameters, 800,000 steps.
     "cifar10": _CIFAR10,
     "cifar10_cond": _CIFAR10 | _TEN_CLASSES,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from tf_ddpm import build, image_files, sampling
+from tf_ddpm import average, build, image_files, sampling
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config
 from tf_ddpm.datasets.image_set import ImageSet
@@ -18,13 +19,16 @@ _COLOUR_IMAGES = 1000  # of the data, enough for its mean colour
 
 
 class Preview:
-    """Grids of the same seeds each time, drawn by the EMA network in a few steps."""
+    """Grids of the same seeds each time, drawn in a few steps.
+
+    The network has the average of the weights, or the last ones where the average is still much of the initial ones.
+    """
 
     def __init__(self, config: Config, state: TrainState, images: ImageSet, folder: Path):
         values = {"sampler": "ddim", "eta": 0.0, "steps": min(_STEPS, config.diffusion.timesteps)}
         settings = config_lib.with_values(config, {f"sample.{name}": value for name, value in values.items()}).sample
         shape = (*config.data.image_size, config.data.channels)
-        self._state = state
+        self._state, self._told = state, False
         self._sample = sampling.compiled(
             build.sampler(settings, build.process(config.diffusion)), state.network, shape
         )
@@ -43,7 +47,14 @@ class Preview:
           wrong.
         """
         parts = []
-        with self._state.averaged():
+        share = float(tf.convert_to_tensor(self._state.initial_share))
+        stale = share > average.STALE
+        if stale and not self._told:
+            self._told = True
+            print(
+                f"previews show the last weights: {share:.0%} of their average are still the initial ones", flush=True
+            )
+        with contextlib.nullcontext() if stale else self._state.averaged():
             for part in self._seeds:
                 label = tf.cast(part % max(self._classes, 1), tf.int32)
                 parts.append(self._sample(part, label, tf.ones_like(label, tf.float32))[0].numpy())

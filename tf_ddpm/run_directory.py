@@ -61,7 +61,8 @@ def make(run_dir: Path, holds: contextlib.ExitStack) -> None:
 def write(run_dir: Path, config: Config, images: ImageSet) -> None:
     """Writes `config.json`, and `data.json`, which tells the images of the run from others; warns if they are others.
 
-    What killed processes have left half-written is removed.
+    The files that were passed over are listed in `passed_over.txt`. What killed processes have left half-written is
+    removed.
 
     Raises:
       UserError: where the directory cannot be written, or a `data.json` in it is someone's own.
@@ -88,6 +89,11 @@ def write(run_dir: Path, config: Config, images: ImageSet) -> None:
     try:
         whole_files.write_text(run_dir / "config.json", config_lib.to_json(config))
         whole_files.write_text(path, json.dumps(now, indent=1) + "\n")
+        if images.bad:
+            whole_files.write_text(run_dir / "passed_over.txt", "\n".join(images.bad) + "\n")
+            print(f"{len(images.bad)} files that were passed over: {run_dir / 'passed_over.txt'}", file=sys.stderr)
+        else:
+            (run_dir / "passed_over.txt").unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write the run directory {run_dir}: {error.strerror}") from None
 

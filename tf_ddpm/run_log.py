@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.util import event_pb2
 from tqdm import tqdm
 
 from tf_ddpm import whole_files
@@ -32,7 +33,7 @@ class Silence:
 
 
 class RunLog(Silence):
-    """Opened at `step`; lines of metrics.jsonl beyond it (of updates that were lost) are dropped.
+    """Opened at `step`; what the logs tell of later updates, which were lost, is dropped.
 
     Its methods raise OSError where the disk takes no more.
 
@@ -49,6 +50,7 @@ class RunLog(Silence):
                 file=sys.stderr,
             )
         with _errors_of_disk():
+            _drop_events_after(run_dir / "logs", step)
             self._writer = tf.summary.create_file_writer(str(run_dir / "logs"))
         self._bar = tqdm(initial=step, total=total, unit="step", dynamic_ncols=True, disable=None)
         self._total, self._step, self._time = total, step, time.perf_counter()
@@ -149,3 +151,19 @@ def _drop_after(path: Path, step: int) -> int:
     if "".join(kept) != before:
         whole_files.write_text(path, "".join(kept))
     return lost
+
+
+def _drop_events_after(folder: Path, step: int) -> None:
+    """Drops TensorBoard's events beyond `step`, whose curves would fold back otherwise."""
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        kept, lost = [], 0
+        with contextlib.suppress(tf.errors.DataLossError):  # cut short when the run was killed
+            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                if event_pb2.Event.FromString(record).step <= step:
+                    kept.append(record)
+                else:
+                    lost += 1
+        if lost:
+            with whole_files.aside(path) as beside, tf.io.TFRecordWriter(str(beside)) as writer:
+                for record in kept:
+                    writer.write(record)

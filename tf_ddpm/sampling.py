@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tf_ddpm import build, checkpoints, devices, editing, pixels, randomness, samplers
+from tf_ddpm import average, build, checkpoints, cluster, devices, editing, kept_labels, pixels, randomness, samplers
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config, SampleConfig
 from tf_ddpm.errors import UserError
@@ -154,17 +155,23 @@ class Run:
 
     Args:
       strategy: whose devices share the images of a batch; the network was made in its scope. None: one device.
+      label_names: of the labels of its images, by label; empty: not known.
     """
 
     def __init__(
-        self, config: Config, network: UNet, checkpoint_step: int, strategy: tf.distribute.Strategy | None = None
+        self,
+        config: Config,
+        network: UNet,
+        checkpoint_step: int,
+        strategy: tf.distribute.Strategy | None = None,
+        label_names: tuple[str, ...] = (),
     ):
         self.config = config
         self.network = network
-        self.checkpoint_step = checkpoint_step
+        self.checkpoint_step, self.label_names = checkpoint_step, label_names
         self._strategy = strategy if strategy is not None and strategy.num_replicas_in_sync > 1 else None
         self.process = build.process(config.diffusion)
-        self._denoise = tf.function(lambda x_t, t, label: network(x_t, t, label=label), reduce_retracing=True)
+        self._denoisers: dict[tuple[tuple[int, ...], int], Callable] = {}
         self._compiled: dict[tuple[SampleConfig, bool, int, bool], Callable] = {}
 
     def over_devices(self, function: Callable) -> Callable:
@@ -197,18 +204,25 @@ class Run:
           x_t: float32 [B, H, W, C]. t: int [B], 0 to T-1.
           label: int [B] for a run with classes, -1 for none of them.
         """
-        label = None if label is None else tf.convert_to_tensor(label, tf.int32)
-        return self._denoise(tf.convert_to_tensor(x_t, tf.float32), tf.convert_to_tensor(t, tf.int32), label)
+        x_t, t = tf.convert_to_tensor(x_t, tf.float32), tf.convert_to_tensor(t, tf.int32)
+        labels = [] if label is None else [tf.convert_to_tensor(label, tf.int32)]
+        shape = tuple(x_t.shape[1:])
+        if (shape, len(labels)) not in self._denoisers:
+            # The batch alone is open: the network looks at the rest.
+            specs = [tf.TensorSpec([None, *shape]), *[tf.TensorSpec([None], tf.int32)] * (1 + len(labels))]
+            call = lambda x_t, t, label=None: self.network(x_t, t, label=label)  # noqa: E731
+            self._denoisers[shape, len(labels)] = tf.function(call, input_signature=specs)
+        return self._denoisers[shape, len(labels)](x_t, t, *labels)
 
     def sample(
-        self, seeds: Sequence[int], label: int | Sequence[int] | None = None, rounded: bool = True, **settings
+        self, seeds: Sequence[int], label: int | str | Sequence[int] | None = None, rounded: bool = True, **settings
     ) -> np.ndarray:
         """Images uint8 [N, H, W, C], one for each seed.
 
         Args:
           seeds: whole numbers.
-          label: the class of all images, or of each, for a run with classes; -1: no class; None: every class in
-            turn, that of a seed being its remainder.
+          label: the class of all images, a number or a name, or of each, for a run with classes; -1: no class; None:
+            every class in turn, that of a seed being its remainder.
           rounded: False: float32 from 0 to 255, as they are before they are rounded.
           settings: any key of `config.SampleConfig` but precision, for example steps=50 or guidance=2.0.
 
@@ -222,13 +236,15 @@ class Run:
         batches = self.batches(seeds, labels, self.settings(**settings), rounded=rounded)
         return np.concatenate([images for images, _ in batches])
 
-    def labels(self, seeds: np.ndarray, label: int | Sequence[int] | None) -> np.ndarray:
+    def labels(self, seeds: np.ndarray, label: int | str | Sequence[int] | None) -> np.ndarray:
         """The label int32 [N] of each of the `seeds` [N]: see `sample`.
 
         Raises:
           UserError: for a label that the run does not know, or another number of labels than seeds.
         """
         classes = self.config.model.classes
+        if isinstance(label, str):
+            label = config_lib.label(self.config, label, self.label_names)
         if label is None:
             return (seeds % max(classes, 1)).astype(np.int32)
         labels = np.asarray(label)
@@ -238,14 +254,21 @@ class Run:
             config_lib.check_label(self.config, int(value))
         return np.broadcast_to(labels.astype(np.int32), seeds.shape)
 
+    def name_of(self, label: int) -> str:
+        """The label in words."""
+        if label < 0:
+            return "no label"
+        return f"label {label}" + (f" ({self.label_names[label]})" if label < len(self.label_names) else "")
+
     def settings(self, **changes) -> SampleConfig:
         """The run's sampling settings with `changes` applied; those that are None are left as they are.
 
         Raises:
           UserError: for a setting that is unknown or out of range.
         """
-        if changes.get("precision", self.config.sample.precision) != self.config.sample.precision:
-            raise UserError("precision is chosen when the run is loaded: load_run(run_dir, precision=...)")
+        for name in ("precision", "weights"):
+            if changes.get(name, getattr(self.config.sample, name)) != getattr(self.config.sample, name):
+                raise UserError(f"{name}: chosen when the run is loaded: load_run(run_dir, {name}=...)")
         values = {f"sample.{name}": value for name, value in changes.items() if value is not None}
         return config_lib.validated(config_lib.with_values(self.config, values)).sample
 
@@ -291,13 +314,23 @@ def load_run(run_dir: str | os.PathLike, **settings) -> Run:
     return open_run(run_dir, config_lib.validated(config_lib.with_values(config_lib.read(run_dir), values)))
 
 
+def _warn_of_stale_average(share: float) -> None:
+    if share > average.STALE and cluster.place().is_chief:
+        print(
+            f"warning: {share:.0%} of the weights' average are still what the run began with, and its images mostly "
+            "noise; the last weights draw better ones: --weights=raw (a lower train.ema_decay, or "
+            "train.ema_warmup=true, lets the average follow)",
+            file=sys.stderr,
+        )
+
+
 def open_run(
     run_dir: str | os.PathLike,
     config: Config,
     strategy: tf.distribute.Strategy | None = None,
     step: int | None = None,
 ) -> Run:
-    """The run in `run_dir`, used with `config` (its own, or `config.used`), with its EMA weights.
+    """The run in `run_dir`, used with `config` (its own, or `config.used`), with the weights that `config` says.
 
     Args:
       strategy: as in `Run`. step: of which checkpoint; None: the latest.
@@ -308,7 +341,12 @@ def open_run(
     devices.share_gpus()
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         network = build.network(config, "float32")
-        step = checkpoints.restore_ema_network(network, run_dir, step)
+        step, share = checkpoints.restore_network(network, run_dir, step, config.sample.weights)
         if config.sample.precision != "float32":  # weights cast once, and not in every call
             network = build.recast(network, config.sample.precision)
-    return Run(config, network, step, strategy)
+    if config.sample.weights == "ema":
+        train = config.train
+        _warn_of_stale_average(
+            average.initial_share(step, train.ema_decay, train.ema_warmup) if share is None else share
+        )
+    return Run(config, network, step, strategy, kept_labels.label_names(run_dir))

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tf_ddpm import build, checkpoint_files, checkpoints, cluster, datasets, devices, interruption, run_directory
+from tf_ddpm import (
+    average,
+    build,
+    checkpoint_files,
+    checkpoints,
+    cluster,
+    datasets,
+    devices,
+    interruption,
+    run_directory,
+)
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config, TrainConfig
 from tf_ddpm.datasets.batches import batch_dataset
@@ -25,6 +35,8 @@ _NEEDS_LESS = (
     "The same batch in parts (train.accumulate=2) or train.remat=true needs less, and the run goes on with it from "
     "its last checkpoint. So does a smaller train.batch_size or network (which a run with a checkpoint cannot change)."
 )
+
+_SHOWN = 30  # labels
 
 
 def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Strategy | None = None) -> TrainState:
@@ -77,7 +89,8 @@ def _run(
             build.optimizer(train),
             build.timesteps(config),
         )
-    keeper = checkpoints.Keeper(run_dir, state, train.keep, train.keep_every, writes=here.is_chief)
+    share = lambda updates: average.initial_share(updates, train.ema_decay, train.ema_warmup)  # noqa: E731
+    keeper = checkpoints.Keeper(run_dir, state, train.keep, train.keep_every, here.is_chief, share)
     keeper.restore()
     step = state.updates
     if here.count > 1:
@@ -93,6 +106,9 @@ def _run(
         run_directory.write(run_dir, config, images)
         where = f"{strategy.num_replicas_in_sync} device(s)" + (f" of {here.count} workers" if here.count > 1 else "")
         print(f"training {run_dir} from step {step} to {train.steps} on {len(images)} images, {where}", flush=True)
+        if config.model.classes:
+            named = ", ".join(f"{i} {name}" for i, name in enumerate(images.label_names[:_SHOWN]))
+            print(f"labels: {named}{', ...' if len(images.label_names) > _SHOWN else ''}", flush=True)
     _Training(config, run_dir, strategy, state, keeper, images).run()
     if here.count > 1:
         of_all(strategy, step)  # no worker leaves while the chief still writes
@@ -122,16 +138,22 @@ def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet |
         print(f"warning: {warning}", file=sys.stderr)
     begun = checkpoint_files.steps(run_dir)
     if os.path.lexists(run_dir / "config.json"):
-        return config_lib.continued(config_lib.read(run_dir), config, bool(begun)), None
+        config = config_lib.continued(config_lib.read(run_dir), config, bool(begun))
+        return _with_decoder(config), None
     if begun:
         raise UserError(
             f"{run_dir} has checkpoints and no config.json, which says of what run they are; "
             "put it back, or take another --run_dir"
         )
+    config = _with_decoder(config)
     images = datasets.load(config.data)
     height, width, channels = images.image_shape
     values = {"data.image_size": (height, width), "data.channels": channels}
     return config_lib.validated(config_lib.with_values(config, values)), images
+
+
+def _with_decoder(config: Config) -> Config:
+    return config_lib.with_values(config, {"data.decoder": config.data.decoder or config_lib.DECODER})
 
 
 class _Training:

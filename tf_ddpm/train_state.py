@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 import tensorflow as tf
 
-from tf_ddpm import objectives, pixels, randomness
+from tf_ddpm import average, objectives, pixels, randomness
 from tf_ddpm.optimizers import Optimizer
 from tf_ddpm.process import DiffusionProcess
 from tf_ddpm.timestep_sampling import ImportanceTimesteps
@@ -77,6 +77,7 @@ class TrainState(tf.Module):
         self.optimizer = optimizer
         self.optimizer.build(len(weights))
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+        self.initial_share = tf.Variable(1.0, trainable=False, name="initial_share")  # of the average
         # Kept in the graph, read when logging: updates that were not finite, the last ones in a row and all of them;
         # and the first one too many, -1 if none.
         self.bad_in_row, self.skipped, self.bad_step = (
@@ -175,6 +176,7 @@ class TrainState(tf.Module):
             "quarter_counts": self.quarter_counts,
             "bad_in_row": self.bad_in_row,
             "skipped": self.skipped,
+            "initial_share": self.initial_share,
         }
         parts |= {name: part for name, part in later.items() if saved is None or name in saved}
         return tf.train.Checkpoint(**parts, **({"timesteps": self.timesteps} if self.timesteps else {}))
@@ -360,34 +362,27 @@ def _change_weights(
 
     def change(gradient: tf.Tensor, norm: tf.Tensor) -> None:
         scale = tf.minimum(1.0, clip_norm / tf.maximum(norm, 1e-12))
-        share = 1.0 - _decay(state.step, rules)
+        decay = average.decay(state.step, rules.ema_decay, rules.ema_warmup)
+        share = 1.0 - decay
+        state.initial_share.assign(state.initial_share * decay)
 
         def on_device(
             weights: tf.Variable,
             gradient: tf.Tensor,
-            average: tf.Variable,
+            averaged: tf.Variable,
             slots: list[tf.Variable],
             apart: list[tf.Variable],
         ) -> None:
             optimizer.apply(weights, gradient, scale, slots)
             _copy_apart(weights, apart)
             # average -= share * (average - weights), with one vector in between
-            tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=share, delta=average - weights)
+            tf.raw_ops.ResourceApplyGradientDescent(var=averaged.handle, alpha=share, delta=averaged - weights)
 
         parts = (gradient, state.average, optimizer.slots, _variables(state.network))
         strategy.extended.update(state.weights, on_device, args=parts)
         optimizer.updates.assign_add(1)
 
     return change
-
-
-def _decay(updates: tf.Tensor, rules: Rules) -> tf.Tensor:
-    """The decay of the average after so many updates."""
-    decay = tf.constant(rules.ema_decay, tf.float32)
-    if not rules.ema_warmup:
-        return decay
-    updates = tf.cast(updates, tf.float32)
-    return tf.minimum(decay, (1.0 + updates) / (10.0 + updates))
 
 
 def _side_by_side(tensors: Sequence) -> tf.Tensor:

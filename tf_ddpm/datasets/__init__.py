@@ -1,10 +1,9 @@
 """One door to data: `load` gives an `ImageSet`, `batches` makes training batches of it."""
 
-from pathlib import Path
-
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.errors import UserError
+from tf_ddpm.paths import home_expanded
 
 
 def check(data: DataConfig) -> None:
@@ -15,10 +14,16 @@ def check(data: DataConfig) -> None:
     """
     if data.name is None:
         raise UserError("this run does not know its data; name some: --set=data.name=cifar10 (or digits, folder, ...)")
-    if data.name in ("digits", "folder") and data.split != "train":
+    if data.split != "train" and (data.name == "digits" or (data.name == "folder" and data.decoder == 1)):
         raise UserError(f"data.split={data.split}: data.name={data.name} has no splits; expected train")
-    if data.name == "folder" and not Path(data.path).expanduser().is_dir():
-        raise UserError(f"data.path={data.path}: no such folder")
+    if data.name == "folder":
+        root = home_expanded(data.path, "data.path")
+        if not root.is_dir():
+            raise UserError(f"data.path={data.path}: no such folder")
+        if data.decoder != 1:
+            from tf_ddpm.datasets import finding
+
+            finding.of_split(root, data.split)
 
 
 def load(data: DataConfig) -> ImageSet:
@@ -55,7 +60,8 @@ def check_labels(images: ImageSet, classes: int) -> None:
     """
     known = len(images.label_names)
     if classes and classes != known:
-        remedy = f"expected model.classes={known}" if known else "this set has no labels; expected model.classes=0"
+        names = ", ".join(images.label_names[:20]) + (", ..." if known > 20 else "")
+        remedy = f"expected model.classes={known} ({names})" if known else "this set has no labels; expected 0"
         raise UserError(f"model.classes={classes}: {remedy}")
     if classes and images.labels.min() < 0:
         raise UserError(f"model.classes={classes}: some images of this split have no label; expected model.classes=0")

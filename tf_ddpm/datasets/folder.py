@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import sys
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from tf_ddpm import own_files
 from tf_ddpm.config import DataConfig
-from tf_ddpm.datasets import pictures
+from tf_ddpm.datasets import finding
 from tf_ddpm.datasets.image_set import ImageSet, collect
+from tf_ddpm.datasets.pictures import Reader, Rules
 from tf_ddpm.errors import UserError
+from tf_ddpm.paths import home_expanded
 
 _SHOWN = 5  # bad files named in full
 
@@ -27,44 +27,66 @@ def load(data: DataConfig) -> ImageSet:
     """Every image below `data.path` that Pillow reads; `data.on_bad_file` says what others do: a warning, or the end.
 
     The label of a file is the subfolder it lies in, as a path from `data.path` (files beside the subfolders
-    have the label "."); hidden files are passed over, links are followed once.
+    have the label "."), or from the folder of the split, where the subfolders are splits. Labels are in natural order:
+    2 before 10. Hidden files and what systems or this program left there are passed over, links are followed once.
 
     Raises:
       UserError: where there is no image in it, or a file that is none and may not be passed over.
     """
-    root = Path(data.path).expanduser()
+    rules = Rules.of(data)
+    root = home_expanded(data.path, "data.path")
+    if rules.decoder > 1:
+        root = finding.of_split(root, data.split)
     bad: list[str] = []
-    found = sorted(_files(root, bad))
+    found = finding.files(root, bad, first_rules=rules.decoder == 1)
     files = [file for file, _, _ in found]
     folders = [os.path.relpath(file.parent, root) for file in files]
-    label_names = tuple(sorted(set(folders)))
+    label_names = tuple(sorted(set(folders), key=finding.natural if rules.decoder > 1 else None))
     number = {name: i for i, name in enumerate(label_names)}
     labels = [number[folder] for folder in folders]
     size, channels = data.image_size, data.channels or 3
-    digest = hashlib.sha256(repr(found).encode("utf-8", "surrogateescape"))
-    key = f"folder-{digest.hexdigest()[:16]}-{size[0]}x{size[1]}x{channels}"
     strict = data.on_bad_file == "fail"
     if strict and bad:
         _refuse(bad[0])
-    rows = _decoded(files, labels, size, channels, bad, strict)
-    images = _with_used_labels(collect(rows, len(files), (*size, channels), label_names, data, key))
+    reader = Reader(rules)
+    rows = _decoded(reader, files, labels, size, channels, bad, strict)
+    images = collect(rows, len(files), (*size, channels), label_names, data, _key(found, data, rules), bad)
+    images = _with_used_labels(images)
     if not len(images):
         raise UserError(
-            f"data.path={data.path}: none of its {len(bad)} files is an image that Pillow reads"
-            if bad
+            f"data.path={data.path}: none of its {len(images.bad)} files is an image that Pillow reads"
+            if images.bad
             else f"data.path={data.path}: the folder is empty; expected images, for example PNG or JPEG"
         )
-    if strict and len(images) < len(files):  # decoded earlier, when they were passed over
-        _refuse(f"{len(files) - len(images)} of the {len(files)} files in {data.path} are no images")
-    if bad:
-        more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    lost = len(images.bad) or (len(files) - len(images)) * (rules.decoder == 1)
+    if strict and lost:  # decoded earlier, when they were passed over
+        _refuse(f"{lost} of the {len(files)} files in {data.path} are no images")
+    _tell(images, reader)
+    return images
+
+
+def _key(found: list[finding.Found], data: DataConfig, rules: Rules) -> str:
+    """Names what is decoded, and how."""
+    digest = hashlib.sha256(repr(found).encode("utf-8", "surrogateescape"))
+    size, channels = data.image_size, data.channels or 3
+    key = f"folder-{digest.hexdigest()[:16]}-{size[0]}x{size[1]}x{channels}"
+    if rules.decoder == 1:
+        return key
+    return f"{key}-d{rules.decoder}-{rules.max_megapixels:g}-{rules.truncated}"
+
+
+def _tell(images: ImageSet, reader: Reader) -> None:
+    if images.bad:
+        more = f"\n  and {len(images.bad) - _SHOWN} more" if len(images.bad) > _SHOWN else ""
         print(
-            f"warning: {len(bad)} of {len(bad) + len(images)} files passed over:\n  "
-            + "\n  ".join(bad[:_SHOWN])
+            f"warning: {len(images.bad)} of {len(images.bad) + len(images)} files passed over:\n  "
+            + "\n  ".join(images.bad[:_SHOWN])
             + more,
             file=sys.stderr,
         )
-    return images
+    if reader.notes:
+        words = ", ".join(f"{name}: {count}" for name, count in reader.notes.most_common(_SHOWN))
+        print(f"colour profiles converted to sRGB in {reader.notes.total()} images ({words})", file=sys.stderr)
 
 
 def _refuse(reason: str) -> None:
@@ -79,99 +101,75 @@ def load_pictures(path: str) -> ImageSet:
     Raises:
       UserError: where there is no folder, no image, or images of several sizes.
     """
-    root = Path(path).expanduser()
+    root = home_expanded(path, "folder")
     if not root.is_dir():
         raise UserError(f"{path}: no such folder")
-    ours = (root / "manifest.json").is_file()
-    sizes: dict[tuple[int, int], Path] = {}
-    grey, bad = True, []
-    files = [file for file, _, _ in sorted(_files(root, bad)) if not ours or file.stem.isdecimal()]
-    for file in files:
-        try:
-            with Image.open(file) as picture:
-                sizes.setdefault(picture.size, file)
-                grey = grey and picture.mode in ("1", "L", "LA", "I;16")
-        except Exception as error:  # Pillow raises whatever a damaged header makes it raise
-            bad.append(f"{file}: {error}")
-    if not sizes:
-        raise UserError(f"{path}: no image in it that Pillow reads")
-    if len(sizes) > 1:
-        (one, first), (two, second) = list(sizes.items())[:2]
-        raise UserError(f"{path}: images of several sizes: {first.name} is {one}, {second.name} {two}; expected one")
-    ((width, height),) = sizes
-    channels = 1 if grey else 3
-    rows = list(_decoded(files, [0] * len(files), (height, width), channels, bad))
+    bad: list[str] = []
+    ours = [root / name for name in sorted(own_files.manifest_files(root)) if name.partition(".")[0].isdecimal()]
+    files = ours or [file for file, _, _ in finding.files(root, bad)]
+    reader = Reader(Rules(), marked=True)
+    rows, first = [], None
+    for file, image in _images(reader, files, None, None, bad):
+        if first is None:
+            first = file, image.shape[1::-1]
+        if image.shape[1::-1] != first[1]:
+            (one, size), two = first, image.shape[1::-1]
+            raise UserError(f"{path}: images of several sizes: {one.name} is {size}, {file.name} {two}; expected one")
+        rows.append(image)
     for line in bad[:_SHOWN]:
         print(f"warning: passed over {line}", file=sys.stderr)
     if not rows:
-        raise UserError(f"{path}: none of its images can be decoded")
-    images = np.stack([image for image, _ in rows])
+        raise UserError(f"{path}: no image in it that Pillow reads")
+    channels = max(image.shape[-1] for image in rows)
+    images = np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in rows])
     return ImageSet(images, np.zeros(len(images), np.int32), ())
-
-
-def _files(root: Path, bad: list[str]) -> Iterator[tuple[Path, int, int]]:
-    """All visible files below `root` with size and time of change, each real folder once; the others go to `bad`."""
-    seen = set()
-    unreadable = lambda error: bad.append(f"{error.filename}: {error.strerror}")  # noqa: E731
-    for folder, subfolders, names in os.walk(root, onerror=unreadable, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            file = Path(folder) / name
-            if name.startswith("."):
-                continue
-            try:
-                status = file.stat()
-            except OSError as error:
-                bad.append(f"{file}: {error.strerror}")
-                continue
-            if stat.S_ISREG(status.st_mode):
-                yield file, status.st_size, status.st_mtime_ns
-            else:
-                bad.append(f"{file}: not a regular file")
 
 
 def _with_used_labels(images: ImageSet) -> ImageSet:
     """Without the labels of which no image is left."""
     used, labels = np.unique(images.labels, return_inverse=True)
-    return ImageSet(images.images, labels.astype(np.int32), tuple(images.label_names[i] for i in used))
+    return ImageSet(images.images, labels.astype(np.int32), tuple(images.label_names[i] for i in used), images.bad)
 
 
 def _decoded(
-    files: list[Path], labels: list[int], size: tuple[int, int], channels: int, bad: list[str], strict: bool = False
+    reader: Reader,
+    files: list[Path],
+    labels: list[int],
+    size: tuple[int, int],
+    channels: int,
+    bad: list[str],
+    strict: bool,
 ) -> Iterator[tuple[np.ndarray, int]]:
     """(image, label) of each readable file, in order; the others are added to `bad`, with the reason.
 
     Raises:
       UserError: for the first of the others, if `strict`.
     """
+    label_of = dict(zip(files, labels, strict=True))
+    for file, image in _images(reader, files, size, channels, bad, strict):
+        yield image, label_of[file]
 
-    def decode(file: Path) -> np.ndarray | str:
-        try:
-            with Image.open(file) as picture:
-                return pictures.to_array(picture, size, channels)
-        except UnidentifiedImageError:
-            return f"{file}: not an image that Pillow reads"
-        except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them raise
-            return f"{file}: {' '.join(str(error).split()) or type(error).__name__}"
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF data
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+def _images(
+    reader: Reader,
+    files: list[Path],
+    size: tuple[int, int] | None,
+    channels: int | None,
+    bad: list[str],
+    strict: bool = False,
+) -> Iterator[tuple[Path, np.ndarray]]:
+    with reader.open(), ThreadPoolExecutor(os.cpu_count()) as pool:
         bar = tqdm(total=len(files), desc="reading images", unit="", leave=False, disable=None)
         chunk = 1024  # so that the pool never runs far ahead of what is gathered
         for start in range(0, len(files), chunk):
-            part = slice(start, start + chunk)
-            for result, label in zip(pool.map(decode, files[part]), labels[part], strict=True):
+            part = files[start : start + chunk]
+            results = pool.map(lambda file: reader.read(file, size, channels), part)
+            for file, result in zip(part, results, strict=True):
                 bar.update()
                 if isinstance(result, str):
                     if strict:
                         _refuse(result)
                     bad.append(result)
-                else:
-                    yield result, label
+                elif result is not None:
+                    yield file, result
         bar.close()

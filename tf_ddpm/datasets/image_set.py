@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +17,22 @@ import numpy as np
 from tf_ddpm import whole_files
 from tf_ddpm.config import DataConfig
 from tf_ddpm.errors import UserError
+from tf_ddpm.paths import home_expanded
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """`images` uint8 [N, H, W, C] (an array or a memory-mapped file), `labels` int32 [N], and their names."""
+    """Images at random access.
+
+    Attributes:
+      images: uint8 [N, H, W, C], an array or a memory-mapped file. labels: int32 [N]. label_names: by label.
+      bad: the files that were passed over, and why, a line each.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     label_names: tuple[str, ...]
+    bad: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,6 +56,7 @@ def collect(
     label_names: tuple[str, ...],
     data: DataConfig,
     key: str,
+    bad: Sequence[str] = (),
 ) -> ImageSet:
     """Gathers decoded (image uint8 [H, W, C], label) pairs.
 
@@ -56,6 +64,7 @@ def collect(
       rows: read only if they are not already kept under `key`.
       limit: an upper bound of the number of rows.
       key: names the content; images above `data.memory_gb` are kept in `data.cache_dir` under this name.
+      bad: what was passed over; it may grow while the rows are read.
 
     Raises:
       UserError: where they cannot be kept there.
@@ -64,10 +73,11 @@ def collect(
     if size_gb <= data.memory_gb:
         images, labels = np.empty((limit, *image_shape), np.uint8), np.empty(limit, np.int32)
         count = _fill(images, labels, rows)
-        return ImageSet(images[:count], labels[:count], label_names)
+        return ImageSet(images[:count], labels[:count], label_names, tuple(bad))
 
+    folder = home_expanded(data.cache_dir, "data.cache_dir") / key
     try:
-        return _collect_in_file(rows, limit, image_shape, label_names, Path(data.cache_dir).expanduser() / key)
+        return _collect_in_file(rows, limit, image_shape, label_names, folder, bad)
     except OSError as error:
         raise UserError(
             f"cannot keep {size_gb:.1f} GB of decoded images in data.cache_dir={data.cache_dir} "
@@ -81,6 +91,7 @@ def _collect_in_file(
     image_shape: tuple[int, int, int],
     label_names: tuple[str, ...],
     folder: Path,
+    bad: Sequence[str],
 ) -> ImageSet:
     kept = _kept(folder, image_shape)
     if kept is not None:
@@ -95,10 +106,10 @@ def _collect_in_file(
         count = _fill(images, labels, rows)
         images.flush()
         np.save(aside / "labels.npy", labels[:count])
-        (aside / "meta.json").write_text(json.dumps({"count": count, "label_names": label_names}))
+        (aside / "meta.json").write_text(json.dumps({"count": count, "label_names": label_names, "bad": list(bad)}))
         _put(aside, folder, image_shape, parent)
         # In the meantime others may move it: what this process has mapped stays.
-        return _kept(folder, image_shape) or ImageSet(images[:count], labels[:count], label_names)
+        return _kept(folder, image_shape) or ImageSet(images[:count], labels[:count], label_names, tuple(bad))
 
 
 def _put(aside: Path, folder: Path, image_shape: tuple[int, int, int], bin_folder: Path) -> None:
@@ -130,7 +141,7 @@ def _kept(folder: Path, image_shape: tuple[int, int, int]) -> ImageSet | None:
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)[: meta["count"]]
         labels = np.load(folder / "labels.npy", allow_pickle=False)
         if images.shape[1:] == image_shape and len(images) == len(labels) == meta["count"]:
-            return ImageSet(images, labels, tuple(meta["label_names"]))
+            return ImageSet(images, labels, tuple(meta["label_names"]), tuple(meta.get("bad", ())))
     except (FileNotFoundError, NotADirectoryError, ValueError, EOFError, KeyError, TypeError):
         pass
     return None

@@ -1,44 +1,141 @@
-"""One way to bring any picture to uint8 [H, W, C]: its mode, its size, its crop."""
+"""One way to bring any picture to uint8 [H, W, C]: its mode, its colours, its size, its crop."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import dataclasses
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+from tf_ddpm import own_files
+from tf_ddpm.config import DECODER, DataConfig
+from tf_ddpm.datasets import colour, first_decoder
+
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+_WITH_ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
+_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
+_FIRST_MOST_PIXELS = 89_478_485  # of decoder 1
+_MOST_TEXT = 64 << 20  # bytes of text in a PNG
+_HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_ENDS = (b"\xff\xd9", b"\xaa" * 64 + b"\xff\xd9")  # of a JPEG: its end marker, and after something else
 
 
-def to_array(picture: Image.Image, size: tuple[int, int], channels: int) -> np.ndarray:
-    """`picture` as uint8 [*size, channels].
+Decoded = tuple[np.ndarray | None, str | None]  # pixels, and what was done with a colour profile
 
-    Transparency is laid on white (unless channels is 4), 16-bit grey is scaled to 8, the EXIF orientation is
-    applied; the shorter side is brought to `size` and the longer cropped around the centre.
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What is read, and how: see the keys of the same name in `config.DataConfig`."""
+
+    decoder: int = DECODER
+    max_megapixels: float = 200.0
+    truncated: str = "skip"
+
+    @classmethod
+    def of(cls, data: DataConfig) -> Rules:
+        """Those of a configuration."""
+        return cls(data.decoder or DECODER, data.max_megapixels, data.truncated)
+
+
+class Reader:
+    """Reads picture files.
 
     Args:
-      size: (height, width) in pixels.
+      marked: whether the pictures that this program made are read as well.
+
+    Attributes:
+      notes: what was done with colour profiles -> in how many pictures.
+    """
+
+    def __init__(self, rules: Rules, marked: bool = False):
+        self.rules, self._marked = rules, marked
+        self.notes: collections.Counter[str] = collections.Counter()
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Reader]:
+        """Sets Pillow's limits, which are the process' own, to the rules' until the context ends."""
+        limits = [(Image, "MAX_IMAGE_PIXELS", _FIRST_MOST_PIXELS)]
+        if self.rules.decoder > 1:
+            limits = [
+                (Image, "MAX_IMAGE_PIXELS", round(self.rules.max_megapixels * 1e6)),
+                (PngImagePlugin, "MAX_TEXT_CHUNK", _MOST_TEXT),
+                (PngImagePlugin, "MAX_TEXT_MEMORY", _MOST_TEXT),
+                (ImageFile, "LOAD_TRUNCATED_IMAGES", self.rules.truncated == "read"),
+            ]
+            _register_heif()
+        before = [getattr(module, name) for module, name, _ in limits]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF data
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            try:
+                for module, name, value in limits:
+                    setattr(module, name, value)
+                yield self
+            finally:
+                for (module, name, _), value in zip(limits, before, strict=True):
+                    setattr(module, name, value)
+
+    def read(self, file: Path, size: tuple[int, int] | None, channels: int | None) -> np.ndarray | str | None:
+        """The pixels uint8 [H, W, C], or in words why there are none; None for a picture of this program's.
+
+        Args:
+          size: (height, width); None: the picture's own. channels: None: 1 if it is grey, else 3.
+        """
+        try:
+            pixels, note = self._whole(file, size, channels)
+            if note:
+                self.notes[note] += 1
+            return pixels
+        except UnidentifiedImageError:
+            return f"{file}: {_unidentified(file)}"
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            most = f"data.max_megapixels={self.rules.max_megapixels:g}"
+            return f"{file}: too large ({most if self.rules.decoder > 1 else _FIRST_MOST_PIXELS})"
+        except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them raise
+            return f"{file}: {' '.join(str(error).split()) or type(error).__name__}"
+
+    def _whole(self, file: Path, size: tuple[int, int] | None, channels: int | None) -> Decoded:
+        """As `_decoded`; a JPEG that lacks nothing but its end marker is whole."""
+        try:
+            return self._decoded(file, size, channels)
+        except OSError as error:
+            content = _with_end(file) if self.rules.decoder > 1 else None
+            if content is None:
+                raise
+            (pixels, note), (other, _) = (self._decoded(io.BytesIO(part), size, channels) for part in content)
+            if pixels is None or not np.array_equal(pixels, other):
+                raise error from None
+            return pixels, note
+
+    def _decoded(self, file: Path | io.BytesIO, size: tuple[int, int] | None, channels: int | None) -> Decoded:
+        with Image.open(file) as picture:
+            if not self._marked and own_files.is_marked(picture):
+                return None, None
+            if self.rules.decoder == 1:
+                return first_decoder.to_array(picture, size, channels), None
+            return _to_array(picture, size, channels)
+
+
+def to_array(picture: Image.Image, size: tuple[int, int] | None = None, channels: int | None = None) -> np.ndarray:
+    """`picture` as uint8 [*size, channels].
+
+    The EXIF orientation is applied, and the colour profile: pixels are sRGB. Transparency is laid on white (unless
+    channels is 4), 16-bit grey is scaled to 8 bits; the shorter side is brought to `size` and the longer cropped
+    around the centre.
+
+    Args:
+      size: (height, width) in pixels; None: the picture's own. channels: None: 1 for grey pictures, else 3.
 
     Raises:
-      ValueError: for a mode that has no agreed range (32-bit float).
+      ValueError: for a mode that has no agreed range (32 bits).
     """
-    picture.load()
-    with contextlib.suppress(Exception):  # damaged EXIF data is no reason to lose a good image
-        picture = ImageOps.exif_transpose(picture)
-    if picture.mode == "F":
-        raise ValueError("32-bit float pixels have no agreed range")
-    if picture.mode.startswith("I"):  # 16 bits, or 32 that hold 16
-        values = np.clip(np.asarray(picture).astype(np.int64), 0, 65535)
-        picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if channels != 4 and (picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info):
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    picture = picture.convert(_MODES[channels])
-    height, width = size
-    if picture.size != (width, height):
-        picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
-    return np.asarray(picture).reshape(height, width, channels)
+    return _to_array(picture, size, channels)[0]
 
 
 def array_to_array(pixels: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarray:
@@ -47,3 +144,95 @@ def array_to_array(pixels: np.ndarray, size: tuple[int, int], channels: int) -> 
         return pixels
     squeezed = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     return to_array(Image.fromarray(squeezed), size, channels)
+
+
+def _to_array(picture: Image.Image, size: tuple[int, int] | None, channels: int | None) -> Decoded:
+    raw_mode, format_name = _raw_mode(picture), picture.format
+    picture.load()
+    channels = channels or (1 if picture.mode in _GREY else 3)
+    _scale_transparency(picture, raw_mode)
+    with contextlib.suppress(Exception):  # damaged EXIF data is no reason to lose a good image
+        picture = ImageOps.exif_transpose(picture)
+    picture, note = colour.to_srgb(_plain(picture, format_name))
+    if channels != 4 and picture.mode in _WITH_ALPHA:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    picture = picture.convert(_MODES[channels])
+    height, width = size or (picture.height, picture.width)
+    if picture.size != (width, height):
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(picture).reshape(height, width, channels), note
+
+
+def _raw_mode(picture: Image.Image) -> str:
+    """How a PNG's pixels lie in the file, for example `L;2`."""
+    if picture.format != "PNG" or not getattr(picture, "tile", None):
+        return ""
+    args = picture.tile[0][3]
+    return args if isinstance(args, str) else str(args[0])
+
+
+def _scale_transparency(picture: Image.Image, raw_mode: str) -> None:
+    """The transparent value, which a PNG gives in the file's own depth, in the depth of the pixels as Pillow has them.
+
+    (Of 16-bit RGB it keeps the high bytes alone, so that near colours become transparent as well.)
+    """
+    value = picture.info.get("transparency")
+    if isinstance(value, int) and picture.mode in ("L", "1"):
+        picture.info["transparency"] = value * {"L;2": 85, "L;4": 17, "1": 255}.get(raw_mode, 1)
+    elif isinstance(value, tuple) and raw_mode.startswith("RGB;16"):
+        picture.info["transparency"] = tuple(part >> 8 for part in value)
+
+
+def _plain(picture: Image.Image, format_name: str | None) -> Image.Image:
+    """The picture in a mode of 8 bits a channel and of few kinds: L, LA, RGB, RGBA, CMYK or LAB."""
+    mode, info = picture.mode, picture.info
+    if mode == "F":
+        raise ValueError("32-bit float pixels have no agreed range")
+    if mode == "I" and format_name != "PPM":
+        raise ValueError("32-bit integer pixels have no agreed range")
+    if mode.startswith("I"):  # 16 bits, or 32 that hold 16
+        values = np.asarray(picture).astype(np.int64)
+        plain = Image.fromarray(((np.clip(values, 0, 65535) + 128) // 257).astype(np.uint8))
+        if isinstance(info.get("transparency"), int):
+            plain.putalpha(Image.fromarray(np.where(values == info["transparency"], 0, 255).astype(np.uint8)))
+        plain.info["icc_profile"] = info.get("icc_profile")
+        return plain
+    if mode in ("L", "LA", "RGB", "RGBA", "CMYK", "LAB") and "transparency" not in info:
+        return picture
+    clear = mode in _WITH_ALPHA or "transparency" in info
+    grey = mode in ("1", "L", "LA", "La")
+    return picture.convert(("LA" if grey else "RGBA") if clear else ("L" if grey else "RGB"))
+
+
+def _with_end(file: Path) -> list[bytes] | None:
+    """A JPEG without its end marker, with two that may follow; None for other files.
+
+    What is complete but for the marker decodes alike with both.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return None
+    if not content.startswith(b"\xff\xd8\xff") or content.endswith(b"\xff\xd9"):
+        return None
+    return [content.removesuffix(b"\xff") + end for end in _ENDS]
+
+
+def _unidentified(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(12)
+    except OSError as error:
+        return error.strerror or "cannot be read"
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF:
+        return "HEIC; the plug-in reads it: pip install pillow-heif"
+    return "not an image that Pillow reads"
+
+
+def _register_heif() -> None:
+    """The optional plug-in for what telephones write."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from absl import logging
 from tqdm import tqdm
 
 from tf_ddpm import config as config_lib
+from tf_ddpm import paths
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets import pictures
 from tf_ddpm.datasets.image_set import ImageSet, collect
@@ -28,6 +30,10 @@ def load(data: DataConfig) -> ImageSet:
     Raises:
       UserError: for an unknown set or split, a set without images, or a download that cannot happen.
     """
+    if data.data_dir is None and "TFDS_DATA_DIR" not in os.environ and not paths.has_home():
+        raise UserError(
+            f"data.name={data.name}: no home directory to keep it in; set data.data_dir (or TFDS_DATA_DIR)"
+        )
     logging.set_verbosity(logging.ERROR)  # TFDS warns of folders that it has not made yet
     builder = _builder(data)
     features = (
@@ -52,6 +58,7 @@ def load(data: DataConfig) -> ImageSet:
     count = builder.info.splits[data.split].num_examples
     where = hashlib.sha256(str(builder.data_path).encode()).hexdigest()[:8]
     key = f"{builder.info.full_name.replace('/', '-')}-{where}-{data.split}-{size[0]}x{size[1]}x{channels}"
+    key += "" if data.decoder == 1 else f"-d{data.decoder or config_lib.DECODER}"
     rows = _decoded(builder, data.split, tuple(size), channels, bool(label_names), count)
     return collect(rows, count, (*size, channels), label_names, data, key)
 

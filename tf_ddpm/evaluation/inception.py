@@ -38,11 +38,13 @@ class Inception:
     def __init__(self, tensors: dict[str, np.ndarray], sha256: str):
         self.sha256 = sha256
         self.network = _network(tensors)
-        self._call = tf.function(lambda x: self.network(preprocess(x)), reduce_retracing=True)
+        # Always of three channels: where a trace leaves them open, `_rgb` could not tell grey from RGB.
+        spec = tf.TensorSpec([None, None, None, 3])
+        self._call = tf.function(lambda x: self.network(preprocess(x)), input_signature=[spec])
 
     def __call__(self, images: np.ndarray) -> tf.Tensor:
         """uint8, or float32 in [0, 255], [B, H, W, 1 or 3] -> float32 [B, 2048]."""
-        return self._call(tf.convert_to_tensor(images))
+        return self._call(_rgb(tf.cast(images, tf.float32)))
 
 
 def load(path: str | os.PathLike | None = None) -> Inception:
@@ -68,13 +70,16 @@ def preprocess(images: tf.Tensor) -> tf.Tensor:
 
     Bilinear, from the source position target * in / out: no half-pixel centres, no antialiasing.
     """
-    images = tf.cast(images, tf.float32)
-    if images.shape[-1] == 1:
-        images = tf.repeat(images, 3, axis=-1)
+    images = _rgb(tf.cast(images, tf.float32))
     resized = tf.raw_ops.ResizeBilinear(
         images=images, size=[_SIDE, _SIDE], align_corners=False, half_pixel_centers=False
     )
     return (resized - 128.0) / 128.0
+
+
+def _rgb(images: tf.Tensor) -> tf.Tensor:
+    """[B, H, W, 1 or 3] -> [B, H, W, 3]."""
+    return tf.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
 
 def _network(tensors: dict[str, np.ndarray]) -> keras.Model:

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from tf_ddpm import config as config_lib
 from tf_ddpm import datasets, image_files
 from tf_ddpm.chunks import CHUNK, in_chunks
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import feature_metrics, inception, receipts
 from tf_ddpm.evaluation.feature_metrics import Moments
 from tf_ddpm.evaluation.inception import Inception
+from tf_ddpm.paths import home_expanded
 from tf_ddpm.replicas import agree, of_all, over_replicas
 from tf_ddpm.sampling import Run
 
@@ -51,7 +53,9 @@ class FeatureNetwork:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """[N, H, W, 1 or 3], 0 to 255 -> float32 [N, 2048]."""
-        parts = [self._call(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
+        # Always three channels: the devices' trace leaves sizes open, and could not tell grey from RGB.
+        rgb = lambda part: part if part.shape[-1] == 3 else np.repeat(part, 3, axis=-1)  # noqa: E731
+        parts = [self._call(rgb(images[start : start + _BATCH])) for start in range(0, len(images), _BATCH)]
         return np.concatenate(parts)
 
     def agree(self, images: str) -> None:
@@ -77,7 +81,7 @@ def of_images(images: np.ndarray, network: FeatureNetwork, cache_dir: str, about
     key = receipts.digest(images)
     network.agree(key)
     made_by = receipts.digest(key, network.sha256, CHUNK, _VERSION, receipts.versions())
-    folder = Path(cache_dir).expanduser() / "features" / made_by[:32]
+    folder = home_expanded(cache_dir, "data.cache_dir") / "features" / made_by[:32]
     features_of = lambda start, stop: {"features": network(np.asarray(images[start:stop]))}  # noqa: E731
     rows, _ = in_chunks(folder, len(images), features_of, what, network.all_have)
     features = rows["features"]
@@ -135,7 +139,8 @@ def of_statistics(path: str) -> Pictures:
 def of_folder(path: str, network: FeatureNetwork, cache_dir: str) -> Pictures:
     """Every image of a folder, all of one size."""
     images = datasets.load_pictures(path).images
-    return of_images(images, network, cache_dir, {"folder": os.path.basename(os.path.abspath(path))}, "features")
+    about = {"folder": os.path.basename(os.path.abspath(path)), "decoder": config_lib.DECODER}
+    return of_images(images, network, cache_dir, about, "features")
 
 
 def check_counts(metrics: tuple[str, ...], generated: int, real: int | None, allow_few: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable
@@ -18,6 +19,9 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.exchange import words
 
 WEIGHTS = "diffusion_pytorch_model"  # the file's name without its ending
+_AVERAGE = "unet_ema"  # folder of the average in a checkpoint of diffusers' training script
+_RAW = ".non_ema"  # variant of the file with the weights of the last update
+_COMPILED = "_orig_mod."  # what torch.compile puts before a name
 OURS = "tf_ddpm.json"  # our own configuration, beside what diffusers reads
 
 
@@ -26,7 +30,8 @@ def read_config(diffusers_dir: str | os.PathLike, settings: Iterable[str] = ()) 
 
     Args:
       diffusers_dir: a pipeline with `model_index.json` (`unet/` and `scheduler/`, or all files in one folder, as the
-        oldest have them), or a UNet2DModel alone, whose chain is then taken to be Ho et al. 2020's.
+        oldest have them), a checkpoint of diffusers' training script, of which the average `unet_ema` is taken, or a
+        UNet2DModel alone, whose chain is then taken to be Ho et al. 2020's.
 
     Raises:
       UserError: where it is no such folder, or has an option that cannot be honoured.
@@ -39,7 +44,11 @@ def read_config(diffusers_dir: str | os.PathLike, settings: Iterable[str] = ()) 
     scheduler = _scheduler(folder)
     own = folder / OURS
     base = config_lib.from_json(_text(own), str(own)) if own.is_file() else None
-    model = words.model_words(unet)
+    settings = list(settings)
+    asked = config_lib.with_settings(
+        Config(), [s for s in settings if s.partition("=")[0].strip() == "data.image_size"]
+    )
+    model = words.model_words(unet, asked.data.image_size)
     learned = unet.get("out_channels", 3) != unet.get("in_channels", 3)
     # Without a scheduler: Ho et al. 2020's chain.
     taught = {"diffusion.variance": "learned_range", "train.objective": "hybrid"} if learned else {}
@@ -64,22 +73,42 @@ def read_weights(diffusers_dir: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
       UserError: where there are none, or they cannot be read.
     """
-    folder = _unet_folder(Path(diffusers_dir))
-    for variant in ("", ".fp16", ".bf16"):
-        path = folder / f"{WEIGHTS}{variant}.safetensors"
-        if path.is_file():
-            return _read_safetensors(path)
-    path = folder / f"{WEIGHTS}.bin"
-    if path.is_file():
-        return _read_bin(path)
-    raise UserError(f"{folder}: expected the weights in {WEIGHTS}.safetensors or {WEIGHTS}.bin")
+    path = _weights_file(_unet_folder(Path(diffusers_dir)))
+    if path.suffix == ".bin":
+        weights = _read_bin(path)
+    elif path.suffix == ".json":
+        weights = _read_shards(path)
+    else:
+        weights = _read_safetensors(path)
+    return {name.removeprefix("module.").removeprefix(_COMPILED): array for name, array in weights.items()}
+
+
+def _weights_file(folder: Path) -> Path:
+    names = [f"{WEIGHTS}{variant}.safetensors" for variant in ("", ".fp16", ".bf16")]
+    names += [f"{WEIGHTS}.safetensors.index.json", f"{WEIGHTS}.bin", f"{WEIGHTS}{_RAW}.safetensors"]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    found = ", ".join(sorted(path.name for path in folder.iterdir())[:8])
+    raise UserError(f"{folder}: expected the weights in {WEIGHTS}.safetensors or {WEIGHTS}.bin; it holds {found}")
+
+
+def _read_shards(index: Path) -> dict[str, np.ndarray]:
+    """All weights of the files that an index names."""
+    names = _json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
+        raise UserError(f"{index}: expected a weight_map of names of files beside it")
+    found: dict[str, np.ndarray] = {}
+    for name in sorted(set(names.values())):
+        found |= _read_safetensors(index.parent / name)
+    return found
 
 
 def _unet_folder(folder: Path) -> Path:
     """Where the network's config.json is."""
     if not folder.is_dir():
         raise UserError(f"--diffusers_dir={folder}: no such folder")
-    for candidate in (folder / "unet", folder):
+    for candidate in (folder / _AVERAGE, folder / "unet", folder):
         if (candidate / "config.json").is_file():
             return candidate
     raise UserError(f"--diffusers_dir={folder}: expected a unet/config.json or config.json of diffusers in it")
@@ -96,7 +125,21 @@ def _check_pipeline(folder: Path) -> None:
 
 def notes(diffusers_dir: str | os.PathLike, config: Config) -> list[str]:
     """What a person should know of the import of `config`, a line each."""
-    if not _scheduler(Path(diffusers_dir)):
+    folder, found = Path(diffusers_dir), []
+    unet = _unet_folder(folder)
+    if unet == folder / _AVERAGE:
+        found.append(
+            f"taking the average of the weights, {_AVERAGE}; those of the last update are in {folder / 'unet'}"
+        )
+    elif (unet.resolve().parent / _AVERAGE).is_dir() and unet.resolve().name == "unet":
+        found.append(f"taking the weights of the last update; their average is in {unet.resolve().parent / _AVERAGE}")
+    if _weights_file(unet).name == f"{WEIGHTS}{_RAW}.safetensors":
+        found.append(f"taking the weights of the last update ({_RAW}): there is no average in the folder")
+    return found + _notes_of_chain(folder, config)
+
+
+def _notes_of_chain(folder: Path, config: Config) -> list[str]:
+    if not _scheduler(folder):
         return [
             "no scheduler in the folder: the chain is taken to be Ho et al. 2020's; --set=diffusion.* says otherwise"
         ]
@@ -108,7 +151,9 @@ def notes(diffusers_dir: str | os.PathLike, config: Config) -> list[str]:
 def _scheduler(folder: Path) -> dict[str, Any]:
     """The scheduler's config, empty where there is none."""
     folder = folder.resolve()
-    beside = [folder.parent / "scheduler"] if folder.name == "unet" else []
+    beside = [folder.parent / "scheduler"] if folder.name in ("unet", _AVERAGE) else []
+    if folder.name.startswith("checkpoint-") or folder.parent.name.startswith("checkpoint-"):  # of the training script
+        beside += [folder.parent / "scheduler", folder.parent.parent / "scheduler"]
     for place in [folder / "scheduler", folder, *beside]:
         path = place / "scheduler_config.json"
         if path.is_file():
@@ -138,11 +183,19 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         with safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError) as error:
+        _refuse_pointer(path)
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0][:150]}") from None
+
+
+def _refuse_pointer(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(40).startswith(b"version https://git-lfs"):
+            raise UserError(f"{path} is a Git LFS pointer, not the weights themselves; fetch them with: git lfs pull")
 
 
 def _read_bin(path: Path) -> dict[str, np.ndarray]:
     """A PyTorch file, read by PyTorch itself, which executes nothing in it (`weights_only`)."""
+    _refuse_pointer(path)
     try:
         import torch
     except ImportError:

@@ -49,6 +49,16 @@ _UNET_FIXED = {  # options with one value that we know
     "freq_shift": (0, 1),
 }
 _UNET_IGNORED = {"num_train_timesteps"}  # of learned time embeddings alone
+# What diffusers' training script keeps in the config of an average of weights.
+_UNET_IGNORED |= {
+    "decay",
+    "min_decay",
+    "optimization_step",
+    "update_after_step",
+    "use_ema_warmup",
+    "inv_gamma",
+    "power",
+}
 
 _SAMPLERS = {"DDPMScheduler": "ddpm", "DDIMScheduler": "ddim", "DPMSolverMultistepScheduler": "dpmpp"}
 _SCHEDULES = {"linear": "linear", "scaled_linear": "quadratic", "squaredcos_cap_v2": "cosine"}
@@ -98,14 +108,19 @@ _ETAS = {"dpmsolver++": 0.0, "sde-dpmsolver++": 1.0}
 _UNBOUNDED = 1e6  # largest value of dynamic thresholding that stands for none
 
 
-def model_words(unet: dict[str, Any]) -> dict[str, Any]:
+def model_words(unet: dict[str, Any], image_size: tuple[int, ...] | None = None) -> dict[str, Any]:
     """Keys of `model` and `data` from the config of a UNet2DModel.
+
+    Args:
+      image_size: where the config says none.
 
     Raises:
       UserError: naming the option that cannot be honoured.
     """
     _refuse_others("UNet2DModel", unet, _UNET_DEFAULTS, _UNET_FIXED, _UNET_IGNORED)
     unet = _UNET_DEFAULTS | unet
+    if unet["sample_size"] is None and image_size is not None:
+        unet["sample_size"] = list(image_size)
     _check_types(unet)
     widths, channels = tuple(unet["block_out_channels"]), unet["block_out_channels"][0]
     even = all(width % channels == 0 and width <= 64 * channels for width in widths)
@@ -328,6 +343,8 @@ def _check_types(unet: dict[str, Any]) -> None:
         if not numbers([unet[name]]):
             _refuse("UNet2DModel", name, unet[name], "expected a whole number above 0")
     size = unet["sample_size"]
+    if size is None:
+        _refuse("UNet2DModel", "sample_size", size, "it says no size of images; give it: --set=data.image_size=64")
     if not (numbers([size]) or (numbers(size) and len(size) == 2)):
         _refuse("UNet2DModel", "sample_size", size, "expected the side of the images, or [height, width]")
 

@@ -1,8 +1,8 @@
 """What the papers show as pictures, drawn from a run."""
 
-_CHAIN = ("sampling_steps", "spacing", "guidance", "precision", "seed")
+_CHAIN = ("sampling_steps", "spacing", "guidance", "precision", "weights", "seed")
 _DRAWN = ("sampler", "eta", "clip", *_CHAIN)
-_MEASURED = ("num_images", "precision", "seed")
+_MEASURED = ("num_images", "precision", "weights", "seed")
 
 # The flags that each figure takes notice of: most have a sampler of their own.
 FIGURES: dict[str, tuple[str, ...]] = {

@@ -249,7 +249,6 @@ FIGURES: dict[str, Callable[[Subject], Figure]] = {
     "sweep": _sweep,
     "guidance": _guidance,
 }
-_CONDITIONAL = ("sweep", "guidance")  # what not every run has
 
 
 def draw(name: str, subject: Subject, path: Path | None = None) -> list[Path]:
@@ -275,13 +274,15 @@ def draw(name: str, subject: Subject, path: Path | None = None) -> list[Path]:
         try:
             figure = FIGURES[each](subject)
         except UserError as error:
-            if name != "all" or each not in _CONDITIONAL:
+            if name != "all":
                 raise
-            print(f"{each}: {error}")
+            print(f"{each}: {error}", flush=True)
             continue
         try:
             paths.append(plots.save(figure, target))
         except OSError as error:
             raise UserError(f"cannot write {target}: {error.strerror or error}") from None
         print(f"wrote {paths[-1]}", flush=True)
+    if not paths:
+        raise UserError(f"{subject.run_dir}: no figure can be drawn of this run")
     return paths

@@ -1,0 +1,27 @@
+"""Paths as users write them."""
+
+import os
+from pathlib import Path
+
+from tf_ddpm.errors import UserError
+
+
+def home_expanded(path: str, key: str) -> Path:
+    """`path` with a leading ~ or ~user replaced by that home directory.
+
+    Args:
+      key: where the path comes from, for the message.
+
+    Raises:
+      UserError: where there is no such home directory.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        whose = f"user {path[1:].partition('/')[0]!r}" if path[1:2] not in ("", "/") else "this process"
+        raise UserError(f"{key}={path}: {whose} has no home directory; give a path without ~") from None
+
+
+def has_home() -> bool:
+    """Whether ~ means anything here; in a container with a bare user id it does not."""
+    return os.path.expanduser("~") != "~"
