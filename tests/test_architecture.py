@@ -117,7 +117,8 @@ PLAN = {
     "evaluation.inception": {"errors", "evaluation.torchscript"},
     "evaluation.receipts": {"config", "sampling"},
     "evaluation.likelihood": {
-        "build", "datasets", "evaluation.receipts", "objectives", "pixels", "process", "randomness", "sampling",
+        "build", "config", "datasets", "evaluation.receipts", "objectives", "pixels", "process", "randomness",
+        "sampling",
     },
     "evaluation.quality": {
         "chunks", "config", "datasets", "errors", "evaluation.feature_metrics", "evaluation.inception",

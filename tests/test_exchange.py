@@ -41,7 +41,7 @@ def edited(path, **changes):
 
 @pytest.mark.parametrize("preset", presets.PRESETS)
 def test_every_presets_network_and_chain_survive_the_words_of_diffusers(preset):
-    size = {"data.image_size": (32, 32), "data.channels": 3}
+    size = {"data.image_size": (32, 32), "data.channels": 3, "data.path": "pictures"}
     config = config_lib.with_values(presets.preset(preset), size)
     unet, scheduler = words.unet_config(config), words.scheduler_config(config)
     values = words.model_words(unet) | words.chain_words(scheduler, config.diffusion.learned_variance)

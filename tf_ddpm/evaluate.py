@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from tf_ddpm import cluster, datasets, devices, sampling, whole_files
-from tf_ddpm.config import Config
+from tf_ddpm.config import DECODER, Config
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import likelihood, quality
 from tf_ddpm.evaluation.quality import FeatureNetwork, Pictures
@@ -98,8 +98,8 @@ def reference(wanted: Wanted, config: Config, network: FeatureNetwork) -> Pictur
     if wanted.reference not in ("train", "test", config.data.split):
         return quality.of_folder(wanted.reference, network, config.data.cache_dir)
     data = dataclasses.replace(config.data, split=wanted.reference, random_flip=False)
-    names = ("split", "image_size", "channels", "decoder")
-    about = {"data": data.name} | {name: getattr(data, name) for name in names}
+    about = {"data": data.name, "split": data.split, "image_size": data.image_size, "channels": data.channels}
+    about["decoder"] = data.decoder or DECODER
     return quality.of_images(datasets.load(data).images, network, data.cache_dir, about, "reference")
 
 

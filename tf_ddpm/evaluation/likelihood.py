@@ -11,6 +11,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tf_ddpm import build, datasets, objectives, pixels, randomness, sampling
+from tf_ddpm import config as config_lib
 from tf_ddpm.evaluation import receipts
 from tf_ddpm.process import DiffusionProcess
 from tf_ddpm.sampling import Run
@@ -30,7 +31,7 @@ def bits_per_dim(run: Run, images: datasets.ImageSet, seed: int, steps: int | No
       `value`, its `standard_error` over the images, `terms` (`L_T`, `L_0`, and `L_t_minus_1`, a list from t = 2 to
       T), `eps_squared_error`, `x_0_squared_error` and `timesteps` by step, and the `receipt`.
     """
-    began, settings = time.perf_counter(), run.config.sample
+    began, settings, data = time.perf_counter(), run.config.sample, run.config.data
     process = build.chain(dataclasses.replace(settings, steps=steps), run.process)
     terms = _compiled_terms(run, process)
     parts, bar = [], tqdm(total=len(images), unit="image", leave=False, disable=None)
@@ -53,7 +54,7 @@ def bits_per_dim(run: Run, images: datasets.ImageSet, seed: int, steps: int | No
         "receipt": {
             "metric_version": _VERSION,
             **receipts.of_run(run),
-            "data": {name: getattr(run.config.data, name) for name in ("name", "split", "decoder")},
+            "data": {"name": data.name, "split": data.split, "decoder": data.decoder or config_lib.DECODER},
             "num_images": len(images),
             "seed": seed,
             "steps": len(process),
