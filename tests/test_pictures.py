@@ -145,7 +145,27 @@ def test_srgb_itself_is_left_as_it_is(tmp_path):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(SCENE).save(tmp_path / "a.png", icc_profile=profile)
     np.testing.assert_array_equal(read(tmp_path / "a.png"), SCENE)
-    assert colour.to_srgb(Image.open(tmp_path / "a.png"))[1] is None
+    picture = Image.open(tmp_path / "a.png")
+    assert colour.to_srgb(picture, picture.info)[1] is None
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.45455, 0.55])
+def test_the_gamma_of_a_png_is_that_of_its_values(tmp_path, gamma):
+    values = np.arange(256).reshape(16, 16)
+    named = chunk(b"gAMA", struct.pack(">I", round(1e5 * gamma)))
+    (tmp_path / "a.png").write_bytes(grey_png(values, 8, more=named))
+    light = (values / 255) ** (1 / gamma)
+    srgb = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    expected = values if gamma == 0.45455 else np.round(255 * srgb)  # (what is nearly sRGB is sRGB)
+    np.testing.assert_array_equal(read(tmp_path / "a.png")[..., 0], expected)
+
+
+def test_an_orientation_in_xmp_alone_turns_nothing(tmp_path):
+    words = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+    text = chunk(b"iTXt", b"XML:com.adobe.xmp" + b"\0" * 5 + words)
+    (tmp_path / "a.png").write_bytes(grey_png(np.arange(32).reshape(4, 8), 8, more=text))
+    assert read(tmp_path / "a.png").shape == (4, 8, 1)
+    assert read(tmp_path / "a.png", size=(8, 4), channels=1, decoder=1).ravel()[0] == 24  # as the first decoder does
 
 
 @pytest.mark.parametrize("profile", [b"", b"no profile", b"\0" * 200])

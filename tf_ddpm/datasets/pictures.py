@@ -21,6 +21,7 @@ _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _WITH_ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _FIRST_MOST_PIXELS = 89_478_485  # of decoder 1
+_XMP = ("xmp", "XML:com.adobe.xmp", "Raw profile type xmp")
 _MOST_TEXT = 64 << 20  # bytes of text in a PNG
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _ENDS = (b"\xff\xd9", b"\xaa" * 64 + b"\xff\xd9")  # of a JPEG: its end marker, and after something else
@@ -151,17 +152,26 @@ def _to_array(picture: Image.Image, size: tuple[int, int] | None, channels: int 
     picture.load()
     channels = channels or (1 if picture.mode in _GREY else 3)
     _scale_transparency(picture, raw_mode)
+    for name in _XMP:  # (Pillow would turn by it; viewers do not)
+        picture.info.pop(name, None)
     with contextlib.suppress(Exception):  # damaged EXIF data is no reason to lose a good image
         picture = ImageOps.exif_transpose(picture)
-    picture, note = colour.to_srgb(_plain(picture, format_name))
-    if channels != 4 and picture.mode in _WITH_ALPHA:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    picture = picture.convert(_MODES[channels])
+    info, picture = picture.info, _plain(picture, format_name)
     height, width = size or (picture.height, picture.width)
     if picture.size != (width, height):
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
-    return np.asarray(picture).reshape(height, width, channels), note
+    picture, note = colour.to_srgb(picture, info)  # (after the resizing: a photograph has far more pixels)
+    if channels != 4 and picture.mode in ("LA", "RGBA"):
+        picture = _on_white(picture)
+    return np.asarray(picture.convert(_MODES[channels])).reshape(height, width, channels), note
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """LA or RGBA without its transparency."""
+    mode = picture.mode.removesuffix("A")
+    white = Image.new(mode, picture.size, "white")
+    white.paste(picture.convert(mode), mask=picture.getchannel("A"))
+    return white
 
 
 def _raw_mode(picture: Image.Image) -> str:
@@ -196,8 +206,9 @@ def _plain(picture: Image.Image, format_name: str | None) -> Image.Image:
         plain = Image.fromarray(((np.clip(values, 0, 65535) + 128) // 257).astype(np.uint8))
         if isinstance(info.get("transparency"), int):
             plain.putalpha(Image.fromarray(np.where(values == info["transparency"], 0, 255).astype(np.uint8)))
-        plain.info["icc_profile"] = info.get("icc_profile")
         return plain
+    if format_name == "XBM":  # in which 1 is black
+        return ImageOps.invert(picture.convert("L"))
     if mode in ("L", "LA", "RGB", "RGBA", "CMYK", "LAB") and "transparency" not in info:
         return picture
     clear = mode in _WITH_ALPHA or "transparency" in info
