@@ -67,11 +67,8 @@ def test_images_of_an_average_that_is_still_the_beginning_are_warned_of_and_the_
         raw.sample([0], weights="ema")
 
 
-def test_raw_weights_are_those_of_the_last_update(stale_run, tmp_path):
+def test_raw_weights_are_those_of_the_last_update(stale_run):
     raw, ema = load_run(stale_run, weights="raw"), load_run(stale_run)
-    shutil.copytree(stale_run, tmp_path / "run")
-    state = train_loop.run(config_lib.with_values(config_lib.read(stale_run), {"train.steps": 9}), tmp_path / "run")
-    assert state.updates == 9
     network = build.network(raw.config, "float32")
     _, share = checkpoints.restore_network(network, stale_run, weights="raw")
     assert share == pytest.approx(0.9999**8, rel=1e-6)
@@ -96,15 +93,13 @@ def test_the_decay_of_a_run_may_change_and_its_share_goes_on(stale_run, tmp_path
     assert float(tf.convert_to_tensor(state.initial_share)) == pytest.approx(0.9999**8 * 0.5**4, rel=1e-5)
 
 
-def test_runs_that_did_not_keep_the_share_have_the_one_of_their_decay(tmp_path, monkeypatch):
-    shutil.copytree(FIRST, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    config = config_lib.with_values(config_lib.read("plain"), {"train.steps": 9})
-    state = train_loop.run(config, "plain")
-    expected = average.initial_share(9, config.train.ema_decay, config.train.ema_warmup)
-    assert float(tf.convert_to_tensor(state.initial_share)) == pytest.approx(expected, rel=1e-5)
-    network = build.network(config_lib.read("classes"), "float32")
-    assert checkpoints.restore_network(network, "classes") == (8, None)
+def test_checkpoints_that_did_not_keep_the_share_have_the_one_that_they_are_given(tmp_path):
+    shutil.copytree(FIRST / "plain", tmp_path / "run")
+    config = config_lib.read(tmp_path / "run")
+    state = TrainState(lambda: build.network(config, "float32"), build.optimizer(config.train))
+    checkpoints.Keeper(tmp_path / "run", state, 3, initial_share=lambda updates: 0.5**updates).restore()
+    assert float(tf.convert_to_tensor(state.initial_share)) == 0.5**8
+    assert checkpoints.restore_network(build.network(config, "float32"), tmp_path / "run") == (8, None)
 
 
 @pytest.mark.parametrize("words", [{"weights": "raw"}, {"weights": "ema"}])

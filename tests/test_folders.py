@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from conftest import make_tiny_config
 from PIL import Image
 
 from tf_ddpm import config as config_lib
-from tf_ddpm import datasets, generate, kept_labels, own_files, paths, train_loop
+from tf_ddpm import datasets, generate, kept_labels, own_files, paths, run_directory, train_loop
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets import finding
 from tf_ddpm.errors import UserError
@@ -61,7 +62,7 @@ def test_what_systems_leave_is_neither_a_picture_nor_a_bad_file(tmp_path, capsys
     assert not capsys.readouterr().err
 
 
-def test_splits_are_told_from_classes(tmp_path):
+def test_splits_are_told_from_classes(tmp_path, capsys):
     for split, count in (("train", 3), ("val", 2), ("test", 1)):
         for name in ("cat", "dog"):
             for i in range(count):
@@ -72,8 +73,14 @@ def test_splits_are_told_from_classes(tmp_path):
     assert [len(datasets.load(folder(tmp_path, split=split))) for split in ("validation", "val", "test")] == [4, 4, 2]
     with pytest.raises(UserError, match=r"data\.split=tset: .* has the splits test, train, validation"):
         datasets.check(folder(tmp_path, split="tset"))
+    for name in ("paper.pdf", "data.h5", "docs/readme.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("no picture")
+    (tmp_path / "valid").mkdir()
+    assert len(datasets.load(folder(tmp_path))) == 6
     picture(tmp_path / "birds" / "a.png")  # now they are classes like any other
     assert len(datasets.load(folder(tmp_path)).label_names) == 7
+    assert "taken as labels, for birds is no split" in capsys.readouterr().err
     with pytest.raises(UserError, match="no folders named train"):
         datasets.check(folder(tmp_path, split="test"))
 
@@ -81,11 +88,12 @@ def test_splits_are_told_from_classes(tmp_path):
 def test_a_run_inside_its_own_folder_never_sees_what_it_wrote(tmp_path):
     for name in ("a", "b", "c", "d"):
         picture(tmp_path / f"{name}.png")
-    for run_dir in (tmp_path, tmp_path / "runs" / "mine"):
-        train_loop.run(tiny(tmp_path), run_dir)
-        generate.generate(load_run(run_dir), run_dir / "samples", 2, 0, sampler="ddim", steps=2)
-        generate.generate(load_run(run_dir), tmp_path / "drawn", 2, 0, sampler="ddim", steps=2)
+    inside = tmp_path / "runs" / "mine"
+    train_loop.run(tiny(tmp_path), inside)
+    for out_dir in (inside / "samples", tmp_path / "drawn"):
+        generate.generate(load_run(inside), out_dir, 2, 0, sampler="ddim", steps=2)
     (tmp_path / "drawn" / "manifest.json").unlink()
+    shutil.copytree(inside, tmp_path, dirs_exist_ok=True)  # the folder is a run directory itself
     images = datasets.load(config_lib.read(tmp_path).data)
     assert len(images) == 4 and images.label_names == (".",) and not images.bad
     again = config_lib.with_values(config_lib.read(tmp_path), {"train.steps": 12})
@@ -98,12 +106,81 @@ def test_the_files_that_were_passed_over_are_all_listed_in_the_run(tmp_path, cap
     for i in range(20):
         (tmp_path / "pictures" / f"bad{i:02d}.png").write_text("no")
     kept = {"data__memory_gb": 0.0, "data__cache_dir": str(tmp_path / "cache")}
+    config = tiny(tmp_path / "pictures", **kept)
     for name in ("first", "from_the_cache"):
-        train_loop.run(tiny(tmp_path / "pictures", **kept), tmp_path / name)
-        lines = (tmp_path / name / "passed_over.txt").read_text().splitlines()
-        assert len(lines) == 20 and all("not an image that Pillow reads" in line for line in lines)
+        (tmp_path / name).mkdir()
+        run_directory.write(tmp_path / name, config, datasets.load(config.data))
+        header, *lines = (tmp_path / name / "passed_over.txt").read_text().splitlines()
+        assert (
+            header.startswith("# ")
+            and len(lines) == 20
+            and all("not an image that Pillow reads" in line for line in lines)
+        )
         said = capsys.readouterr().err
         assert "20 of 24 files passed over" in said and str(tmp_path / name / "passed_over.txt") in said
+
+
+def test_a_list_that_is_not_ours_stays_and_one_of_ours_goes_once_all_is_well(tmp_path, capsys):
+    picture(tmp_path / "pictures" / "a.png")
+    (tmp_path / "pictures" / "caf\udce9.png").write_text("no")  # a name that is no UTF-8
+    config, run_dir = tiny(tmp_path / "pictures"), tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "passed_over.txt").write_text("my own list")
+    run_directory.write(run_dir, config, datasets.load(config.data))
+    assert (run_dir / "passed_over.txt").read_text() == "my own list"
+    assert "not this program's, and stays" in capsys.readouterr().err
+    (run_dir / "passed_over.txt").unlink()
+    run_directory.write(run_dir, config, datasets.load(config.data))
+    assert r"caf\udce9.png: not an image" in (run_dir / "passed_over.txt").read_text()
+    (tmp_path / "pictures" / "caf\udce9.png").unlink()
+    run_directory.write(run_dir, config, datasets.load(config.data))
+    assert not (run_dir / "passed_over.txt").exists()
+
+
+def test_what_cannot_be_reached_is_told_as_it_is_today_though_images_come_from_the_cache(tmp_path, capsys):
+    picture(tmp_path / "pictures" / "a.png")
+    link = tmp_path / "pictures" / "dangling.png"
+    link.symlink_to(tmp_path / "nowhere.png")
+    kept = folder(tmp_path / "pictures", memory_gb=0.0, cache_dir=str(tmp_path / "cache"))
+    assert len(datasets.load(kept).bad) == 1
+    link.unlink()
+    assert datasets.load(kept).bad == ()
+    assert len(datasets.load(folder(tmp_path / "pictures", on_bad_file="fail"))) == 1
+
+
+def test_a_new_run_among_the_pictures_takes_no_folder_of_theirs_for_its_own(tmp_path):
+    for name in ("cats", "samples", "figures"):
+        picture(tmp_path / name / "a.png")
+    with pytest.raises(UserError, match="has figures already; choose another --run_dir"):
+        train_loop.run(tiny(tmp_path), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cats", "figures", "samples"]
+
+
+def test_pictures_of_this_program_alone_are_no_data_and_that_is_said(run_dir, tmp_path):
+    for name in ("a", "b"):
+        generate.generate(load_run(run_dir), tmp_path / name, 2, 0, sampler="ddim", steps=2)
+    with pytest.raises(UserError, match="its 4 pictures were made by this program"):
+        datasets.load(folder(tmp_path))
+    assert len(datasets.load_pictures(str(tmp_path)).images) == 4  # to measure they are wanted
+
+
+def test_samples_of_which_half_were_moved_are_not_measured_and_are_replaced(run_dir, tmp_path, monkeypatch):
+    run, replace = load_run(run_dir), os.replace
+    generate.generate(run, tmp_path, 4, 0, sampler="ddim", steps=2)
+
+    def killed(source, target):
+        if Path(target) == tmp_path / "000001.png":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        generate.generate(run, tmp_path, 2, 100, sampler="ddim", steps=2)
+    with pytest.raises(UserError, match="not whole"):
+        datasets.load_pictures(str(tmp_path))
+    generate.generate(run, tmp_path, 2, 100, sampler="ddim", steps=2)
+    names = {"000000.png", "000001.png", "grid.png", "progress.gif", "manifest.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_labels_have_names_wherever_one_is_asked_for(tmp_path, capsys):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from tf_ddpm.datasets import colour, pictures
+from tf_ddpm.datasets import colour, first_decoder, pictures
 from tf_ddpm.datasets.pictures import Reader, Rules
 
 RAMP = np.arange(32 * 48 * 3, dtype=np.int64).reshape(32, 48, 3)
@@ -221,20 +221,52 @@ def test_a_long_text_in_a_png_is_no_reason_to_lose_it(tmp_path):
     assert read(tmp_path / "a.png")[..., 0].ravel().tolist() == list(range(64))
 
 
-@pytest.mark.parametrize("progressive", [False, True])
-def test_a_jpeg_that_lacks_its_end_marker_alone_is_whole_and_one_that_lacks_more_is_not(tmp_path, progressive):
+def jpeg(progressive, size=(120, 400), restart=0):
+    """A JPEG of noise, which has something to lose everywhere."""
+    noise = np.random.default_rng(0).normal(128, 40, (*size, 3)).clip(0, 255).astype(np.uint8)
     saved = io.BytesIO()
-    Image.fromarray(SCENE).save(saved, format="JPEG", quality=90, progressive=progressive)
-    content, path = saved.getvalue(), tmp_path / "a.jpg"
+    Image.fromarray(noise).save(
+        saved, format="JPEG", quality=80, progressive=progressive, restart_marker_blocks=restart
+    )
+    return saved.getvalue()
+
+
+@pytest.mark.parametrize("restart", [0, 7])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_lacks_its_end_marker_alone_is_whole(tmp_path, progressive, restart):
+    content, path = jpeg(progressive, restart=restart), tmp_path / "a.jpg"
     path.write_bytes(content)
     whole = read(path)
     for lost in (1, 2):
         path.write_bytes(content[:-lost])
         np.testing.assert_array_equal(read(path), whole)
-    path.write_bytes(content[:-60])
-    assert "truncated" in read(path)
-    partly = read(path, truncated="read")
-    assert partly.shape == whole.shape and (progressive or np.array_equal(partly[:8], whole[:8]))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_lacks_more_is_truncated_however_small_it_is_drawn(tmp_path, progressive):
+    content, path = jpeg(progressive), tmp_path / "a.jpg"
+    cuts = set(np.random.default_rng(0).integers(700, len(content) - 3, 60).tolist())
+    cuts |= {content.find(b"\xff\xda", at + 1) for at in range(0, len(content), 500)} - {-1}  # between two scans
+    for cut in cuts:
+        path.write_bytes(content[:cut])
+        assert isinstance(read(path, size=(16, 16), channels=3), str), cut
+    path.write_bytes(content[: len(content) // 2])
+    assert read(path, truncated="read").shape == (120, 400, 3)
+
+
+def test_a_file_that_is_no_picture_is_not_read_whole(tmp_path):
+    with open(tmp_path / "video.tar", "wb") as file:
+        file.truncate(8 << 30)  # a hole: more than the memory
+    assert "not an image that Pillow reads" in read(tmp_path / "video.tar")
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_arrays_are_brought_to_size_by_the_rules_of_their_decoder(mode, channels):
+    array = np.array(Image.fromarray(smooth()).convert(mode)).reshape(32, 48, -1)
+    first = first_decoder.to_array(Image.fromarray(array.squeeze()), (12, 10), channels)
+    np.testing.assert_array_equal(pictures.array_to_array(array, (12, 10), channels, 1), first)
+    assert np.abs(pictures.array_to_array(array, (12, 10), channels).astype(int) - first).max() <= 5
 
 
 def test_heic_names_its_plug_in_and_is_read_with_it(tmp_path, monkeypatch):

@@ -126,7 +126,8 @@ def restore_network(
         parts = _parts(path)
         name = "network" if weights == "raw" and "network" in parts else "ema_network"  # (an import has one alone)
         _read(tf.train.Checkpoint(**{name: network}), path)
-        shares.append(0.0 if "network" not in parts else _share(path) if "initial_share" in parts else None)
+        imported = "network" not in parts or 0 in checkpoint_files.steps(run_dir)
+        shares.append(_share(path) if "initial_share" in parts else 0.0 if imported else None)
 
     if step is not None:
         try:

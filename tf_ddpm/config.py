@@ -511,6 +511,8 @@ def _check_data(data: DataConfig, levels: int) -> None:
             raise UserError("data.name=folder needs a size to bring the images to: --set=data.image_size=32")
     if data.name in ("digits", "folder") and data.channels not in (None, 1, 3, 4):
         raise UserError(f"data.channels={data.channels}: expected 1 (grey), 3 (RGB) or 4 (RGBA)")
+    if data.decoder == 1 and (data.max_megapixels, data.truncated) != (200.0, "skip"):
+        raise UserError("data.max_megapixels and data.truncated are of data.decoder=2; this run reads pictures by 1")
     factor = 2 ** (levels - 1)
     if data.image_size is not None and any(side % factor for side in data.image_size):
         nearest = ",".join(str(max(factor, round(side / factor) * factor)) for side in data.image_size)
@@ -636,7 +638,18 @@ SAMPLING_KEYS = frozenset(f"sample.{field.name}" for field in dataclasses.fields
 # What may change where a run is measured on data.
 MEASURING_KEYS = SAMPLING_KEYS | frozenset(
     f"data.{name}"
-    for name in ("name", "path", "data_dir", "split", "memory_gb", "cache_dir", "on_bad_file", "decoder")
+    for name in (
+        "name",
+        "path",
+        "data_dir",
+        "split",
+        "memory_gb",
+        "cache_dir",
+        "on_bad_file",
+        "decoder",
+        "max_megapixels",
+        "truncated",
+    )
 )
 
 
@@ -693,7 +706,7 @@ def label(config: Config, word: str | None, names: Sequence[str] = ()) -> int | 
         if word and not config.model.classes:
             raise UserError("--label=all: this run knows no classes; leave --label out")
         return None
-    if word in names and not word.isdecimal():
+    if word in names and word != "none" and not word.isdecimal():
         value = names.index(word)
     else:
         try:

@@ -68,13 +68,7 @@ def generate(
                 "image_shape": run.image_shape,
             }
             (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-            _check_free(out_dir, manifest["files"], earlier)  # again: something may have come meanwhile
-            # The manifest first: it says whose the files are, should this process end between two of them.
-            os.replace(aside / "manifest.json", out_dir / "manifest.json")
-            for name in earlier:
-                (out_dir / name).unlink(missing_ok=True)
-            for file in sorted(aside.iterdir()):
-                os.replace(file, out_dir / file.name)
+            _publish(aside, out_dir, manifest["files"])
     except OSError as error:
         raise UserError(f"cannot write samples into {out_dir}: {error.strerror or error}") from None
     return next(out_dir / name for name in manifest["files"] if name.startswith("grid."))
@@ -117,6 +111,19 @@ def _earlier_files(out_dir: Path) -> list[str]:
             f"{out_dir / 'manifest.json'} is not of an earlier generation; choose another folder with --out_dir"
         )
     return [name for name in own_files.manifest_files(out_dir) if _OURS.fullmatch(name)]
+
+
+def _publish(aside: Path, out_dir: Path, names: list[str]) -> None:
+    """Moves a generation into place; should this process end meanwhile, the manifest says whose the files are."""
+    earlier = _earlier_files(out_dir)
+    _check_free(out_dir, names, earlier)  # again: something may have come meanwhile
+    half = {"made_by": own_files.MADE_BY, "complete": False, "files": sorted({*earlier, *names})}
+    whole_files.write_text(out_dir / "manifest.json", json.dumps(half) + "\n")
+    for name in earlier:
+        (out_dir / name).unlink(missing_ok=True)
+    for name in names:
+        os.replace(aside / name, out_dir / name)
+    os.replace(aside / "manifest.json", out_dir / "manifest.json")
 
 
 def _check_free(out_dir: Path, names: list[str], earlier: list[str]) -> None:

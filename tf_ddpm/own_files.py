@@ -54,7 +54,13 @@ def manifest(folder: Path) -> dict | None:
 def manifest_files(folder: Path) -> list[str]:
     """The names of the files that `manifest` lists: plain names, whatever is written there."""
     names = (manifest(folder) or {}).get("files")
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    plain = lambda name: isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name  # noqa: E731
+    return [name for name in names if plain(name)] if isinstance(names, list) else []
+
+
+def sample_files(folder: Path) -> list[str]:
+    """Of `manifest_files` the images themselves: no grid and no animation."""
+    return sorted(name for name in manifest_files(folder) if name.partition(".")[0].isdecimal())
 
 
 def _json(path: Path) -> dict | None:

@@ -25,3 +25,8 @@ def home_expanded(path: str, key: str) -> Path:
 def has_home() -> bool:
     """Whether ~ means anything here; in a container with a bare user id it does not."""
     return os.path.expanduser("~") != "~"
+
+
+def printable(text: str) -> str:
+    """A name as any terminal and file takes it: bytes that are no UTF-8 are written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

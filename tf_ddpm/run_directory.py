@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tf_ddpm import config as config_lib
-from tf_ddpm import whole_files
+from tf_ddpm import own_files, whole_files
 from tf_ddpm.config import Config
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.errors import UserError
+from tf_ddpm.paths import printable
+
+_BAD_HEADER = "# Files that were passed over, and why (written by tf_ddpm)"
 
 
 @contextlib.contextmanager
@@ -89,13 +92,35 @@ def write(run_dir: Path, config: Config, images: ImageSet) -> None:
     try:
         whole_files.write_text(run_dir / "config.json", config_lib.to_json(config))
         whole_files.write_text(path, json.dumps(now, indent=1) + "\n")
-        if images.bad:
-            whole_files.write_text(run_dir / "passed_over.txt", "\n".join(images.bad) + "\n")
-            print(f"{len(images.bad)} files that were passed over: {run_dir / 'passed_over.txt'}", file=sys.stderr)
-        else:
-            (run_dir / "passed_over.txt").unlink(missing_ok=True)
+        _list_bad(run_dir / "passed_over.txt", images.bad)
     except OSError as error:
         raise UserError(f"cannot write the run directory {run_dir}: {error.strerror}") from None
+
+
+def _list_bad(path: Path, bad: tuple[str, ...]) -> None:
+    """Writes the list of files that were passed over, or removes an earlier one; somebody else's file stays."""
+    if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(_BAD_HEADER):
+        print(f"warning: {path} is not this program's, and stays; what was passed over is not listed", file=sys.stderr)
+    elif bad:
+        whole_files.write_text(path, printable("\n".join([_BAD_HEADER, *bad])) + "\n")
+        print(f"{len(bad)} files that were passed over: {path}", file=sys.stderr)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_free(run_dir: Path, pictures: Path) -> None:
+    """Whether a new run in the folder of its own pictures finds nothing there that it would take for its own.
+
+    Raises:
+      UserError: naming what is there.
+    """
+    if not run_dir.resolve().is_relative_to(pictures.resolve()):
+        return
+    taken = sorted(name for name in own_files.RUN_PARTS if (run_dir / name).exists())
+    if taken:
+        raise UserError(
+            f"{run_dir} lies in the folder of pictures and has {taken[0]} already; choose another --run_dir"
+        )
 
 
 class SamePlace:

@@ -18,6 +18,7 @@ from tf_ddpm.config import Config, SampleConfig
 from tf_ddpm.errors import UserError
 from tf_ddpm.guidance import conditioned, guided
 from tf_ddpm.objectives import Denoiser
+from tf_ddpm.paths import printable
 from tf_ddpm.process import DiffusionProcess
 from tf_ddpm.replicas import agree, over_replicas
 from tf_ddpm.unet import UNet
@@ -258,7 +259,8 @@ class Run:
         """The label in words."""
         if label < 0:
             return "no label"
-        return f"label {label}" + (f" ({self.label_names[label]})" if label < len(self.label_names) else "")
+        name = f" ({printable(self.label_names[label])})" if label < len(self.label_names) else ""
+        return f"label {label}{name}"
 
     def settings(self, **changes) -> SampleConfig:
         """The run's sampling settings with `changes` applied; those that are None are left as they are.
@@ -314,11 +316,11 @@ def load_run(run_dir: str | os.PathLike, **settings) -> Run:
     return open_run(run_dir, config_lib.validated(config_lib.with_values(config_lib.read(run_dir), values)))
 
 
-def _warn_of_stale_average(share: float) -> None:
+def _warn_of_stale_average(share: float, about: str) -> None:
     if share > average.STALE and cluster.place().is_chief:
         print(
-            f"warning: {share:.0%} of the weights' average are still what the run began with, and its images mostly "
-            "noise; the last weights draw better ones: --weights=raw (a lower train.ema_decay, or "
+            f"warning: {about}{share:.0%} of the weights' average are still what the run began with, and its images "
+            "mostly noise; the last weights draw better ones: --weights=raw (a lower train.ema_decay, or "
             "train.ema_warmup=true, lets the average follow)",
             file=sys.stderr,
         )
@@ -346,7 +348,6 @@ def open_run(
             network = build.recast(network, config.sample.precision)
     if config.sample.weights == "ema":
         train = config.train
-        _warn_of_stale_average(
-            average.initial_share(step, train.ema_decay, train.ema_warmup) if share is None else share
-        )
+        most = average.initial_share(step, train.ema_decay, train.ema_warmup) if share is None else share
+        _warn_of_stale_average(most, "up to " if share is None else "")
     return Run(config, network, step, strategy, kept_labels.label_names(run_dir))

@@ -25,6 +25,7 @@ from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config, TrainConfig
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.errors import UserError
+from tf_ddpm.paths import home_expanded, printable
 from tf_ddpm.preemption import Preemption
 from tf_ddpm.previews import Preview
 from tf_ddpm.replicas import agree, of_all
@@ -89,7 +90,8 @@ def _run(
             build.optimizer(train),
             build.timesteps(config),
         )
-    share = lambda updates: average.initial_share(updates, train.ema_decay, train.ema_warmup)  # noqa: E731
+    imported = 0 in checkpoint_files.steps(run_dir)
+    share = lambda updates: 0.0 if imported else average.initial_share(updates, train.ema_decay, train.ema_warmup)  # noqa: E731
     keeper = checkpoints.Keeper(run_dir, state, train.keep, train.keep_every, here.is_chief, share)
     keeper.restore()
     step = state.updates
@@ -108,7 +110,7 @@ def _run(
         print(f"training {run_dir} from step {step} to {train.steps} on {len(images)} images, {where}", flush=True)
         if config.model.classes:
             named = ", ".join(f"{i} {name}" for i, name in enumerate(images.label_names[:_SHOWN]))
-            print(f"labels: {named}{', ...' if len(images.label_names) > _SHOWN else ''}", flush=True)
+            print(printable(f"labels: {named}{', ...' if len(images.label_names) > _SHOWN else ''}"), flush=True)
     _Training(config, run_dir, strategy, state, keeper, images).run()
     if here.count > 1:
         of_all(strategy, step)  # no worker leaves while the chief still writes
@@ -146,6 +148,8 @@ def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet |
             "put it back, or take another --run_dir"
         )
     config = _with_decoder(config)
+    if config.data.name == "folder":
+        run_directory.check_free(run_dir, home_expanded(config.data.path, "data.path"))
     images = datasets.load(config.data)
     height, width, channels = images.image_shape
     values = {"data.image_size": (height, width), "data.channels": channels}

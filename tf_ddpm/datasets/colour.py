@@ -23,17 +23,17 @@ def to_srgb(picture: Image.Image, info: dict) -> tuple[Image.Image, str | None]:
     Returns:
       The picture, itself where it is sRGB already or has no profile that fits it; and what was done, if anything.
     """
-    profile, gamma = info.get("icc_profile"), info.get("gamma")
-    if picture.mode == "LAB" and not profile:
-        return _transformed(picture, *_lab()), None
+    profile, gamma = info.get("icc_profile"), _gamma(info)
     if not profile:
-        if not isinstance(gamma, float) or "srgb" in info or not 0.1 < gamma < 10 or abs(gamma - 1 / 2.2) < 0.02:
+        if picture.mode == "LAB":
+            return _transformed(picture, *_lab()), None
+        if gamma is None or info.get("gamma_applied"):
             return picture, None
         return _with_gamma(picture, gamma), f"gamma {gamma:.3g}"
     mode = _ALPHA.get(picture.mode, picture.mode)
     transform, name = _transform(_Bytes(profile), mode)
     if transform is None:
-        return picture, name
+        return (_transformed(picture, *_lab()) if mode == "LAB" else picture), name
     return _transformed(picture, transform, mode), name
 
 
@@ -45,11 +45,30 @@ def _transformed(picture: Image.Image, transform: ImageCms.ImageCmsTransform, mo
     return ImageCms.applyTransform(picture, transform)
 
 
+def sixteen_to_eight(values: np.ndarray, info: dict) -> np.ndarray:
+    """Grey values of 16 bits as uint8; the gamma that the file names is applied before they are rounded."""
+    gamma = None if info.get("icc_profile") else _gamma(info)
+    if gamma is None:
+        return ((values + 128) // 257).astype(np.uint8)
+    info["gamma_applied"] = True
+    return np.round(255 * _encoded(values / 65535, gamma)).astype(np.uint8)
+
+
+def _gamma(info: dict) -> float | None:
+    """The gamma of a PNG's values, where it is another than that of sRGB."""
+    gamma = info.get("gamma")
+    other = isinstance(gamma, float) and "srgb" not in info and 0.1 < gamma < 10 and abs(gamma - 1 / 2.2) >= 0.02
+    return gamma if other else None
+
+
+def _encoded(values: np.ndarray, gamma: float) -> np.ndarray:
+    """sRGB's values, 0 to 1, of such as are light to the power of `gamma` (PNG specification, gAMA)."""
+    light = values ** (1 / gamma)
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
 def _with_gamma(picture: Image.Image, gamma: float) -> Image.Image:
-    """Of values that are light to the power of `gamma` (PNG specification, gAMA), those of sRGB."""
-    light = (np.arange(256) / 255) ** (1 / gamma)
-    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    table = np.round(255 * encoded).astype(int).tolist()
+    table = np.round(255 * _encoded(np.arange(256) / 255, gamma)).astype(int).tolist()
     bands = [
         band if name == "A" else band.point(table)
         for name, band in zip(picture.getbands(), picture.split(), strict=True)

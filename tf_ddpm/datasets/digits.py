@@ -13,5 +13,5 @@ def load(data: DataConfig) -> ImageSet:
     digits = sklearn_datasets.load_digits()
     pixels = np.round(digits.images / 16.0 * 255.0).astype(np.uint8)[..., None]
     size, channels = data.image_size or (8, 8), data.channels or 1
-    images = np.stack([pictures.array_to_array(image, size, channels) for image in pixels])
+    images = np.stack([pictures.array_to_array(image, size, channels, data.decoder) for image in pixels])
     return ImageSet(images, digits.target.astype(np.int32), tuple(str(name) for name in range(10)))

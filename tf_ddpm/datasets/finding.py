@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -22,31 +23,43 @@ _SPLITS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 
+_NO_PICTURES = frozenset({"PDF", "HDF5", "MPEG", "GRIB", "BUFR", "WMF", "EPS"})  # of the formats that Pillow names
+
 Found = tuple[Path, int, int]  # a file, its size in bytes, its time of change in ns
 
 
-def files(root: Path, bad: list[str], first_rules: bool = False) -> list[Found]:
+def files(root: Path, bad: list[str], first_rules: bool = False, samples: bool = False) -> tuple[list[Found], int]:
     """All pictures that may be below `root`, each real folder once; what cannot be looked at goes to `bad`.
 
     Passed over without a word: hidden files, what systems leave beside pictures, and what this program has written.
 
     Args:
-      first_rules: as runs of decoder 1 found them, which took what systems leave for pictures.
+      first_rules: as runs of decoder 1 found them, which took what systems leave, and samples, for pictures.
+      samples: those that this program has drawn are wanted: of their folders, they alone.
+
+    Returns:
+      The files, and how many samples were passed over.
     """
-    found, seen = [], set()
+    found, seen, ours = [], set(), 0
     unreadable = lambda error: bad.append(f"{error.filename}: {error.strerror}")  # noqa: E731
     known = lambda name: name.startswith(".") or (not first_rules and name.lower() in _LEFT_BY_SYSTEMS)  # noqa: E731
     for folder, subfolders, names in os.walk(root, onerror=unreadable, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen or own_files.is_export(Path(folder)):
+        real, here = os.path.realpath(folder), Path(folder)
+        if real in seen or own_files.is_export(here):
             subfolders.clear()
             continue
         seen.add(real)
-        ours = own_files.in_folder(Path(folder))
-        subfolders[:] = sorted(name for name in subfolders if not known(name) and name not in ours)
-        wanted = sorted(name for name in names if not known(name) and name not in ours)
-        found += _regular(Path(folder), wanted, bad)
-    return sorted(found)
+        parts = own_files.RUN_PARTS if own_files.is_run(here) else frozenset()
+        subfolders[:] = sorted(name for name in subfolders if not known(name) and name not in parts)
+        wanted = sorted(name for name in names if not known(name) and name not in parts)
+        drawn = [] if first_rules else own_files.sample_files(here)
+        if drawn and samples:
+            wanted = drawn
+        elif drawn:
+            others = {*own_files.manifest_files(here), "manifest.json"}
+            wanted, ours = [name for name in wanted if name not in others], ours + len(drawn)
+        found += _regular(here, wanted, bad)
+    return sorted(found), ours
 
 
 def _regular(folder: Path, names: list[str], bad: list[str]) -> Iterator[Found]:
@@ -68,28 +81,50 @@ def natural(name: str) -> tuple:
     return tuple(int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name))), name
 
 
-def split_folders(root: Path) -> dict[str, Path]:
+def split_folders(root: Path) -> tuple[dict[str, Path], str | None]:
     """Split -> its folder, where the subfolders of `root` are splits: train, and perhaps validation and test.
 
-    Empty where they are anything else: labels, or pictures beside them.
+    Returns:
+      The folders, none where they are anything else: labels, or pictures beside them; and the name of what made them
+      so, though train and another of these names are there.
     """
     found: dict[str, Path] = {}
-    endings = Image.registered_extensions()
-    ours = own_files.in_folder(root)
+    other = None
+    parts = own_files.in_folder(root)
     for entry in sorted(root.iterdir()):
-        if entry.name.startswith(".") or entry.name.lower() in _LEFT_BY_SYSTEMS or entry.name in ours:
-            continue
-        if entry.is_dir() and (own_files.is_run(entry) or own_files.is_export(entry)):
-            continue
-        if not entry.is_dir():
-            if entry.suffix.lower() in endings:
-                return {}
+        known = entry.name.startswith(".") or entry.name.lower() in _LEFT_BY_SYSTEMS or entry.name in parts
+        if known or not _holds_pictures(entry):
             continue
         split = next((split for split, names in _SPLITS.items() if entry.name.lower() in names), None)
-        if split is None or split in found:
-            return {}
-        found[split] = entry
-    return found if "train" in found else {}
+        if split is None or split in found or not entry.is_dir():
+            other = other or entry.name
+        else:
+            found[split] = entry
+    likely = "train" in found and len(found) > 1
+    if other is not None or "train" not in found:
+        return {}, other if likely else None
+    return found, None
+
+
+@functools.cache
+def _endings() -> frozenset[str]:
+    """Of the names of picture files."""
+    return frozenset(
+        ending
+        for ending, kind in Image.registered_extensions().items()
+        if kind in Image.OPEN and kind not in _NO_PICTURES
+    )
+
+
+def _holds_pictures(entry: Path) -> bool:
+    """Whether it is named as a picture is, or a folder with such a file that is not this program's."""
+    if not entry.is_dir():
+        return entry.suffix.lower() in _endings()
+    if own_files.is_run(entry) or own_files.is_export(entry):
+        return False
+    return any(
+        Path(name).suffix.lower() in _endings() for _, _, names in os.walk(entry, followlinks=False) for name in names
+    )
 
 
 def of_split(root: Path, split: str) -> Path:
@@ -98,7 +133,7 @@ def of_split(root: Path, split: str) -> Path:
     Raises:
       UserError: where there is no such split.
     """
-    found = split_folders(root)
+    found, _ = split_folders(root)
     wanted = next((name for name, names in _SPLITS.items() if split in (name, *names)), split)
     if wanted in found:
         return found[wanted]

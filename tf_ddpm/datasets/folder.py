@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import sys
@@ -14,11 +15,11 @@ from tqdm import tqdm
 
 from tf_ddpm import own_files
 from tf_ddpm.config import DataConfig
-from tf_ddpm.datasets import finding
+from tf_ddpm.datasets import finding, pictures
 from tf_ddpm.datasets.image_set import ImageSet, collect
 from tf_ddpm.datasets.pictures import Reader, Rules
 from tf_ddpm.errors import UserError
-from tf_ddpm.paths import home_expanded
+from tf_ddpm.paths import home_expanded, printable
 
 _SHOWN = 5  # bad files named in full
 
@@ -36,9 +37,15 @@ def load(data: DataConfig) -> ImageSet:
     rules = Rules.of(data)
     root = home_expanded(data.path, "data.path")
     if rules.decoder > 1:
+        _, other = finding.split_folders(root)
+        if other is not None:
+            print(
+                f"warning: train and test folders are taken as labels, for {printable(other)} is no split",
+                file=sys.stderr,
+            )
         root = finding.of_split(root, data.split)
-    bad: list[str] = []
-    found = finding.files(root, bad, first_rules=rules.decoder == 1)
+    unreachable: list[str] = []
+    found, ours = finding.files(root, unreachable, first_rules=rules.decoder == 1)
     files = [file for file, _, _ in found]
     folders = [os.path.relpath(file.parent, root) for file in files]
     label_names = tuple(sorted(set(folders), key=finding.natural if rules.decoder > 1 else None))
@@ -46,23 +53,27 @@ def load(data: DataConfig) -> ImageSet:
     labels = [number[folder] for folder in folders]
     size, channels = data.image_size, data.channels or 3
     strict = data.on_bad_file == "fail"
-    if strict and bad:
-        _refuse(bad[0])
-    reader = Reader(rules)
+    if strict and unreachable:
+        _refuse(unreachable[0])
+    reader, bad = Reader(rules), []
     rows = _decoded(reader, files, labels, size, channels, bad, strict)
     images = collect(rows, len(files), (*size, channels), label_names, data, _key(found, data, rules), bad)
-    images = _with_used_labels(images)
+    images = dataclasses.replace(_with_used_labels(images), bad=(*unreachable, *images.bad))
     if not len(images):
-        raise UserError(
-            f"data.path={data.path}: none of its {len(images.bad)} files is an image that Pillow reads"
-            if images.bad
-            else f"data.path={data.path}: the folder is empty; expected images, for example PNG or JPEG"
-        )
+        raise UserError(f"data.path={data.path}: {_why_none(images, ours + len(files))}")
     lost = len(images.bad) or (len(files) - len(images)) * (rules.decoder == 1)
     if strict and lost:  # decoded earlier, when they were passed over
         _refuse(f"{lost} of the {len(files)} files in {data.path} are no images")
     _tell(images, reader)
     return images
+
+
+def _why_none(images: ImageSet, seen: int) -> str:
+    if images.bad:
+        return f"none of its {len(images.bad)} files is an image that Pillow reads"
+    if seen:
+        return f"its {seen} pictures were made by this program, which are never trained on"
+    return "the folder is empty; expected images, for example PNG or JPEG"
 
 
 def _key(found: list[finding.Found], data: DataConfig, rules: Rules) -> str:
@@ -72,7 +83,9 @@ def _key(found: list[finding.Found], data: DataConfig, rules: Rules) -> str:
     key = f"folder-{digest.hexdigest()[:16]}-{size[0]}x{size[1]}x{channels}"
     if rules.decoder == 1:
         return key
-    return f"{key}-d{rules.decoder}-{rules.max_megapixels:g}-{rules.truncated}"
+    key += f"-d{rules.decoder}-{rules.max_megapixels:g}-{rules.truncated}"
+    telephones = any(file.suffix.lower() in (".heic", ".heif") for file, _, _ in found)
+    return f"{key}-heif" if telephones and pictures.has_heif() else key
 
 
 def _tell(images: ImageSet, reader: Reader) -> None:
@@ -80,13 +93,15 @@ def _tell(images: ImageSet, reader: Reader) -> None:
         more = f"\n  and {len(images.bad) - _SHOWN} more" if len(images.bad) > _SHOWN else ""
         print(
             f"warning: {len(images.bad)} of {len(images.bad) + len(images)} files passed over:\n  "
-            + "\n  ".join(images.bad[:_SHOWN])
+            + "\n  ".join(map(printable, images.bad[:_SHOWN]))
             + more,
             file=sys.stderr,
         )
-    if reader.notes:
-        words = ", ".join(f"{name}: {count}" for name, count in reader.notes.most_common(_SHOWN))
-        print(f"colour profiles converted to sRGB in {reader.notes.total()} images ({words})", file=sys.stderr)
+    for ignored, words in ((False, "colours converted to sRGB"), (True, "colour profiles ignored")):
+        notes = [(name, count) for name, count in reader.notes.most_common() if ("ignored" in name) == ignored]
+        if notes:
+            named = ", ".join(f"{name}: {count}" for name, count in notes[:_SHOWN])
+            print(f"{words} in {sum(count for _, count in notes)} images ({named})", file=sys.stderr)
 
 
 def _refuse(reason: str) -> None:
@@ -105,8 +120,9 @@ def load_pictures(path: str) -> ImageSet:
     if not root.is_dir():
         raise UserError(f"{path}: no such folder")
     bad: list[str] = []
-    ours = [root / name for name in sorted(own_files.manifest_files(root)) if name.partition(".")[0].isdecimal()]
-    files = ours or [file for file, _, _ in finding.files(root, bad)]
+    if (own_files.manifest(root) or {}).get("complete") is False:
+        raise UserError(f"{path}: its samples are not whole, for --mode=sample was stopped; draw them again")
+    files = [file for file, _, _ in finding.files(root, bad, samples=True)[0]]
     reader = Reader(Rules(), marked=True)
     rows, first = [], None
     for file, image in _images(reader, files, None, None, bad):
@@ -117,7 +133,7 @@ def load_pictures(path: str) -> ImageSet:
             raise UserError(f"{path}: images of several sizes: {one.name} is {size}, {file.name} {two}; expected one")
         rows.append(image)
     for line in bad[:_SHOWN]:
-        print(f"warning: passed over {line}", file=sys.stderr)
+        print(f"warning: passed over {printable(line)}", file=sys.stderr)
     if not rows:
         raise UserError(f"{path}: no image in it that Pillow reads")
     channels = max(image.shape[-1] for image in rows)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import importlib.util
 import io
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +18,7 @@ from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageErr
 
 from tf_ddpm import own_files
 from tf_ddpm.config import DECODER, DataConfig
-from tf_ddpm.datasets import colour, first_decoder
+from tf_ddpm.datasets import colour, first_decoder, jpeg_end
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _WITH_ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
@@ -24,7 +27,6 @@ _FIRST_MOST_PIXELS = 89_478_485  # of decoder 1
 _XMP = ("xmp", "XML:com.adobe.xmp", "Raw profile type xmp")
 _MOST_TEXT = 64 << 20  # bytes of text in a PNG
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-_ENDS = (b"\xff\xd9", b"\xaa" * 64 + b"\xff\xd9")  # of a JPEG: its end marker, and after something else
 
 
 Decoded = tuple[np.ndarray | None, str | None]  # pixels, and what was done with a colour profile
@@ -55,7 +57,7 @@ class Reader:
     """
 
     def __init__(self, rules: Rules, marked: bool = False):
-        self.rules, self._marked = rules, marked
+        self.rules, self._marked, self._lock = rules, marked, threading.Lock()
         self.notes: collections.Counter[str] = collections.Counter()
 
     @contextlib.contextmanager
@@ -91,10 +93,11 @@ class Reader:
         try:
             pixels, note = self._whole(file, size, channels)
             if note:
-                self.notes[note] += 1
+                with self._lock:
+                    self.notes[note] += 1
             return pixels
         except UnidentifiedImageError:
-            return f"{file}: {_unidentified(file)}"
+            return f"{file}: {_unidentified(file, self.rules.decoder)}"
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             most = f"data.max_megapixels={self.rules.max_megapixels:g}"
             return f"{file}: too large ({most if self.rules.decoder > 1 else _FIRST_MOST_PIXELS})"
@@ -105,14 +108,13 @@ class Reader:
         """As `_decoded`; a JPEG that lacks nothing but its end marker is whole."""
         try:
             return self._decoded(file, size, channels)
-        except OSError as error:
-            content = _with_end(file) if self.rules.decoder > 1 else None
+        except UnidentifiedImageError:
+            raise
+        except OSError:
+            content = jpeg_end.with_end(file) if self.rules.decoder > 1 else None
             if content is None:
                 raise
-            (pixels, note), (other, _) = (self._decoded(io.BytesIO(part), size, channels) for part in content)
-            if pixels is None or not np.array_equal(pixels, other):
-                raise error from None
-            return pixels, note
+            return self._decoded(io.BytesIO(content), size, channels)
 
     def _decoded(self, file: Path | io.BytesIO, size: tuple[int, int] | None, channels: int | None) -> Decoded:
         with Image.open(file) as picture:
@@ -139,21 +141,22 @@ def to_array(picture: Image.Image, size: tuple[int, int] | None = None, channels
     return _to_array(picture, size, channels)[0]
 
 
-def array_to_array(pixels: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarray:
-    """uint8 [H, W, C] brought to [*size, channels] by the same rules; unchanged if it already fits."""
+def array_to_array(pixels: np.ndarray, size: tuple[int, int], channels: int, decoder: int | None = None) -> np.ndarray:
+    """uint8 [H, W, C] brought to [*size, channels] by the decoder's rules; unchanged if it already fits."""
     if pixels.shape == (*size, channels):
         return pixels
     squeezed = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    return to_array(Image.fromarray(squeezed), size, channels)
+    picture = Image.fromarray(squeezed)
+    return first_decoder.to_array(picture, size, channels) if decoder == 1 else to_array(picture, size, channels)
 
 
 def _to_array(picture: Image.Image, size: tuple[int, int] | None, channels: int | None) -> Decoded:
     raw_mode, format_name = _raw_mode(picture), picture.format
+    _forget_xmp(picture)
     picture.load()
+    _forget_xmp(picture)  # a PNG may have it at its end
     channels = channels or (1 if picture.mode in _GREY else 3)
     _scale_transparency(picture, raw_mode)
-    for name in _XMP:  # (Pillow would turn by it; viewers do not)
-        picture.info.pop(name, None)
     with contextlib.suppress(Exception):  # damaged EXIF data is no reason to lose a good image
         picture = ImageOps.exif_transpose(picture)
     info, picture = picture.info, _plain(picture, format_name)
@@ -164,6 +167,12 @@ def _to_array(picture: Image.Image, size: tuple[int, int] | None, channels: int 
     if channels != 4 and picture.mode in ("LA", "RGBA"):
         picture = _on_white(picture)
     return np.asarray(picture.convert(_MODES[channels])).reshape(height, width, channels), note
+
+
+def _forget_xmp(picture: Image.Image) -> None:
+    """Pillow would turn the picture by it; viewers do not."""
+    for name in _XMP:
+        picture.info.pop(name, None)
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
@@ -202,8 +211,8 @@ def _plain(picture: Image.Image, format_name: str | None) -> Image.Image:
     if mode == "I" and format_name != "PPM":
         raise ValueError("32-bit integer pixels have no agreed range")
     if mode.startswith("I"):  # 16 bits, or 32 that hold 16
-        values = np.asarray(picture).astype(np.int64)
-        plain = Image.fromarray(((np.clip(values, 0, 65535) + 128) // 257).astype(np.uint8))
+        values = np.clip(np.asarray(picture).astype(np.int64), 0, 65535)
+        plain = Image.fromarray(colour.sixteen_to_eight(values, info))
         if isinstance(info.get("transparency"), int):
             plain.putalpha(Image.fromarray(np.where(values == info["transparency"], 0, 255).astype(np.uint8)))
         return plain
@@ -216,29 +225,20 @@ def _plain(picture: Image.Image, format_name: str | None) -> Image.Image:
     return picture.convert(("LA" if grey else "RGBA") if clear else ("L" if grey else "RGB"))
 
 
-def _with_end(file: Path) -> list[bytes] | None:
-    """A JPEG without its end marker, with two that may follow; None for other files.
-
-    What is complete but for the marker decodes alike with both.
-    """
-    try:
-        content = file.read_bytes()
-    except OSError:
-        return None
-    if not content.startswith(b"\xff\xd8\xff") or content.endswith(b"\xff\xd9"):
-        return None
-    return [content.removesuffix(b"\xff") + end for end in _ENDS]
-
-
-def _unidentified(file: Path) -> str:
+def _unidentified(file: Path, decoder: int) -> str:
     try:
         with file.open("rb") as opened:
             head = opened.read(12)
     except OSError as error:
         return error.strerror or "cannot be read"
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIF:
+    if decoder > 1 and head[4:8] == b"ftyp" and head[8:12] in _HEIF and not has_heif():
         return "HEIC; the plug-in reads it: pip install pillow-heif"
     return "not an image that Pillow reads"
+
+
+def has_heif() -> bool:
+    """Whether the optional plug-in for what telephones write is installed."""
+    return "pillow_heif" in sys.modules or importlib.util.find_spec("pillow_heif") is not None
 
 
 def _register_heif() -> None:

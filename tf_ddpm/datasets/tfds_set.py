@@ -59,7 +59,7 @@ def load(data: DataConfig) -> ImageSet:
     where = hashlib.sha256(str(builder.data_path).encode()).hexdigest()[:8]
     key = f"{builder.info.full_name.replace('/', '-')}-{where}-{data.split}-{size[0]}x{size[1]}x{channels}"
     key += "" if data.decoder == 1 else f"-d{data.decoder or config_lib.DECODER}"
-    rows = _decoded(builder, data.split, tuple(size), channels, bool(label_names), count)
+    rows = _decoded(builder, data, tuple(size), channels, bool(label_names), count)
     return collect(rows, count, (*size, channels), label_names, data, key)
 
 
@@ -111,15 +111,20 @@ def _answers(url: str) -> bool:
 
 
 def _decoded(
-    builder: tfds.core.DatasetBuilder, split: str, size: tuple[int, int], channels: int, labelled: bool, count: int
+    builder: tfds.core.DatasetBuilder,
+    data: DataConfig,
+    size: tuple[int, int],
+    channels: int,
+    labelled: bool,
+    count: int,
 ) -> Iterator[tuple[np.ndarray, int]]:
     """(image, label) of each example, in the set's own order."""
     examples = builder.as_dataset(
-        split=split, shuffle_files=False, read_config=tfds.ReadConfig(interleave_cycle_length=1)
+        split=data.split, shuffle_files=False, read_config=tfds.ReadConfig(interleave_cycle_length=1)
     )
     bar = tqdm(desc=f"reading {builder.name}", total=count, unit="", leave=False, disable=None)
     wanted = examples.map(lambda row: (row["image"], row["label"] if labelled else -1))
     for image, label in wanted.prefetch(64).as_numpy_iterator():
         bar.update()
-        yield pictures.array_to_array(image, size, channels), label
+        yield pictures.array_to_array(image, size, channels, data.decoder), label
     bar.close()

@@ -84,8 +84,9 @@ def read_weights(diffusers_dir: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def _weights_file(folder: Path) -> Path:
-    names = [f"{WEIGHTS}{variant}.safetensors" for variant in ("", ".fp16", ".bf16")]
-    names += [f"{WEIGHTS}.safetensors.index.json", f"{WEIGHTS}.bin", f"{WEIGHTS}{_RAW}.safetensors"]
+    names = [f"{WEIGHTS}.safetensors", f"{WEIGHTS}.safetensors.index.json"]
+    names += [f"{WEIGHTS}{variant}.safetensors" for variant in (".fp16", ".bf16")]
+    names += [f"{WEIGHTS}.bin", f"{WEIGHTS}{_RAW}.safetensors"]
     for name in names:
         if (folder / name).is_file():
             return folder / name
@@ -96,10 +97,11 @@ def _weights_file(folder: Path) -> Path:
 def _read_shards(index: Path) -> dict[str, np.ndarray]:
     """All weights of the files that an index names."""
     names = _json(index).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
+    files = [str(name) for name in names.values()] if isinstance(names, dict) else []
+    if not files or any(Path(file).name != file or not file.endswith(".safetensors") for file in files):
         raise UserError(f"{index}: expected a weight_map of names of files beside it")
     found: dict[str, np.ndarray] = {}
-    for name in sorted(set(names.values())):
+    for name in sorted(set(files)):
         found |= _read_safetensors(index.parent / name)
     return found
 
