@@ -109,7 +109,7 @@ def test_an_image_is_a_function_of_its_seed_label_and_guidance_alone(conditional
     )
 
 
-@pytest.mark.parametrize("label", [10, -2, 1.5, "3", [1, 2]])
+@pytest.mark.parametrize("label", [10, -2, 1.5, "three", [1, 2]])
 def test_wrong_labels_are_refused(conditional_run, label):
     with pytest.raises(UserError, match="label"):
         load_run(conditional_run).sample([0], label=label)

@@ -108,7 +108,7 @@ def test_an_unknown_set_is_one_clear_line_in_spite_of_tensorflow(tmp_path):
         (["--guidance=2"], ["guidance 2", "no classes"]),
         (["--label=3"], ["label 3", "no classes"]),
         (["--label=all"], ["--label=all", "no classes"]),
-        (["--label=cat"], ["--label=cat", "a number, all or none"]),
+        (["--label=cat"], ["--label=cat", "a number, a name, all or none"]),
         (["--set=model.channels=16"], ["model.channels", "sample.*"]),
         (["--set=sample.eta=2"], ["sample.eta=2"]),
     ],
