@@ -24,19 +24,8 @@ def seen_by_imagemagick(file: Path, profiled: bool) -> np.ndarray | None:
     """int [H, W, 3]; None where it cannot read the file."""
     words = ["-auto-orient", "-intent", "Relative", "+black-point-compensation"]
     words += ["-profile", _SRGB] if profiled else []
-    words += [
-        "-colorspace",
-        "sRGB",
-        "-background",
-        "white",
-        "-alpha",
-        "remove",
-        "-alpha",
-        "off",
-        "-depth",
-        "8",
-        "PPM:-",
-    ]
+    words += ["-colorspace", "sRGB", "-background", "white", "-alpha", "remove", "-alpha", "off"]
+    words += ["-depth", "8", "PPM:-"]
     try:
         done = subprocess.run(["convert", f"{file}[0]", *words], capture_output=True, timeout=60)
         return np.asarray(Image.open(io.BytesIO(done.stdout)).convert("RGB")).astype(int)

@@ -28,7 +28,7 @@ def folder(path, **changes):
 
 def picture(path, grey=0):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((8, 8, 3), grey, np.uint8)).save(path)
+    Image.fromarray(np.full((8, 8, 3), grey, np.uint8)).save(path, format=None if path.suffix else "PNG")
 
 
 def tiny(path, **changes):
@@ -78,8 +78,12 @@ def test_splits_are_told_from_classes(tmp_path, capsys):
         (tmp_path / name).write_text("no picture")
     (tmp_path / "valid").mkdir()
     assert len(datasets.load(folder(tmp_path))) == 6
+    elsewhere = tmp_path.with_name(tmp_path.name + "-elsewhere")
+    picture(elsewhere / "a")  # linked, and without an ending
+    (tmp_path / "test" / "dog" / "linked").symlink_to(elsewhere)
+    assert len(datasets.load(folder(tmp_path, split="test"))) == 3
     picture(tmp_path / "birds" / "a.png")  # now they are classes like any other
-    assert len(datasets.load(folder(tmp_path)).label_names) == 7
+    assert len(datasets.load(folder(tmp_path)).label_names) == 8
     assert "taken as labels, for birds is no split" in capsys.readouterr().err
     with pytest.raises(UserError, match="no folders named train"):
         datasets.check(folder(tmp_path, split="test"))

@@ -84,7 +84,8 @@ class Keeper:
                 _read(state.checkpoint(parts), path)
                 state.take_from(state.network, ema_network)
                 if "initial_share" not in parts:
-                    state.initial_share.assign(self._initial_share(state.updates))
+                    share = 0.0 if _imported(self._run_dir) else self._initial_share(state.updates)
+                    state.initial_share.assign(share)
             else:
                 _read(tf.train.Checkpoint(ema_network=ema_network), path)  # imported: weights, and no training yet
                 state.take_from(ema_network, ema_network)
@@ -126,8 +127,7 @@ def restore_network(
         parts = _parts(path)
         name = "network" if weights == "raw" and "network" in parts else "ema_network"  # (an import has one alone)
         _read(tf.train.Checkpoint(**{name: network}), path)
-        imported = "network" not in parts or 0 in checkpoint_files.steps(run_dir)
-        shares.append(_share(path) if "initial_share" in parts else 0.0 if imported else None)
+        shares.append(_share(path) if "initial_share" in parts else 0.0 if _imported(run_dir) else None)
 
     if step is not None:
         try:
@@ -142,6 +142,11 @@ def restore_network(
             f"train it with: python main.py --mode=train --run_dir={run_dir}"
         )
     return _read_latest(run_dir, read), shares[-1]
+
+
+def _imported(run_dir: str | os.PathLike) -> bool:
+    """Whether the run began with an import, whose checkpoint is still there: its initial weights are good ones."""
+    return 0 in checkpoint_files.steps(run_dir)
 
 
 def _share(path: str) -> float:

@@ -511,7 +511,8 @@ def _check_data(data: DataConfig, levels: int) -> None:
             raise UserError("data.name=folder needs a size to bring the images to: --set=data.image_size=32")
     if data.name in ("digits", "folder") and data.channels not in (None, 1, 3, 4):
         raise UserError(f"data.channels={data.channels}: expected 1 (grey), 3 (RGB) or 4 (RGBA)")
-    if data.decoder == 1 and (data.max_megapixels, data.truncated) != (200.0, "skip"):
+    usual = DataConfig.max_megapixels, DataConfig.truncated
+    if data.decoder == 1 and (data.max_megapixels, data.truncated) != usual:
         raise UserError("data.max_megapixels and data.truncated are of data.decoder=2; this run reads pictures by 1")
     factor = 2 ** (levels - 1)
     if data.image_size is not None and any(side % factor for side in data.image_size):
@@ -709,11 +710,10 @@ def label(config: Config, word: str | None, names: Sequence[str] = ()) -> int | 
     if word in names and word != "none" and not word.isdecimal():
         value = names.index(word)
     else:
-        try:
-            value = -1 if word == "none" else int(word)
-        except ValueError:
+        if word != "none" and not word.removeprefix("-").isdecimal():
             known = f"; this run knows {closest(word, names)}" if names and config.model.classes else ""
-            raise UserError(f"--label={word}: expected a number, a name, all or none{known}") from None
+            raise UserError(f"--label={word}: expected a number, a name, all or none{known}")
+        value = -1 if word == "none" else int(word)
     check_label(config, value)
     return value
 

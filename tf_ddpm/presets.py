@@ -7,6 +7,12 @@ from tf_ddpm import checkpoint_files
 from tf_ddpm import config as config_lib
 from tf_ddpm.errors import UserError
 
+
+def _steps(count: int) -> dict[str, int]:
+    """So many updates, over which the learning rate decays."""
+    return {"train.steps": count, "train.decay_steps": count}
+
+
 # Ho et al. 2020, appendix B: optimizer, averaging and chain that all of their models share.
 _HO = {
     "model.blocks": 2,
@@ -42,8 +48,7 @@ _SMALL_28 = {
     "train.precision": "bfloat16",
     "train.batch_size": 64,  # of the same number of images, twice as many updates learn more
     "train.learning_rate": 2e-3,
-    "train.steps": 9600,
-    "train.decay_steps": 9600,
+    **_steps(9600),
     "train.checkpoint_every": 1200,
     "train.preview_every": 2400,
 }
@@ -80,7 +85,7 @@ _IMAGES = {
     "sample.steps": 25,
 }
 
-# For two cores: minutes.
+# For two cores.
 _IMAGES_CPU = _IMAGES | {
     "model.channels": 32,
     "model.groups": 8,
@@ -90,7 +95,7 @@ _IMAGES_CPU = _IMAGES | {
     "train.preview_every": 500,
 }
 
-# For one GPU: an hour or a few.
+# For one GPU. Nobody has trained these yet.
 _IMAGES_GPU = _IMAGES | {
     "model.channels": 128,
     "model.blocks": 2,
@@ -112,28 +117,26 @@ PRESETS: dict[str, dict[str, object]] = {
     # 1,797 real 8x8 digits that come with scikit-learn: no download.
     "digits": _DIGITS,
     # The same, each drawn as one asks: --mode=sample --preset=digits_cond --label=3.
-    "digits_cond": _DIGITS | _TEN_CLASSES | {"train.batch_size": 128, "train.steps": 2000, "train.decay_steps": 2000},
+    "digits_cond": _DIGITS | _TEN_CLASSES | {"train.batch_size": 128, **_steps(2000)},
     # 60,000 handwritten digits, 28x28.
     "mnist": _SMALL_28 | {"data.name": "mnist"},
     # 60,000 pieces of clothing, 28x28.
     "fashion_mnist": _SMALL_28 | {"data.name": "fashion_mnist"},
-    # Pictures of a folder, 32x32: ten minutes of two cores.
+    # Pictures of a folder, 32x32: 11 minutes of two cores.
     "images32": _IMAGES_CPU
     | {
         "data.image_size": (32, 32),
         "model.multipliers": (1, 2, 2),
         "model.attention_levels": (2,),
-        "train.steps": 1450,
-        "train.decay_steps": 1450,
+        **_steps(1450),
     },
-    # The same, 64x64: an hour of two cores.
+    # The same, 64x64: hours.
     "images64": _IMAGES_CPU
     | {
         "data.image_size": (64, 64),
         "model.multipliers": (1, 2, 2, 4),
         "model.attention_levels": (3,),
-        "train.steps": 6000,
-        "train.decay_steps": 6000,
+        **_steps(6000),
         "train.preview_images": 16,
     },
     # The same for one GPU.
@@ -142,16 +145,14 @@ PRESETS: dict[str, dict[str, object]] = {
         "data.image_size": (32, 32),
         "model.multipliers": (1, 2, 2, 2),
         "model.attention_levels": (1, 2),
-        "train.steps": 60_000,
-        "train.decay_steps": 60_000,
+        **_steps(60_000),
     },
     "images64_gpu": _IMAGES_GPU
     | {
         "data.image_size": (64, 64),
         "model.multipliers": (1, 2, 3, 4),
         "model.attention_levels": (2, 3),
-        "train.steps": 100_000,
-        "train.decay_steps": 100_000,
+        **_steps(100_000),
         "train.batch_size": 64,
     },
     # Ho et al.'s CIFAR-10 model, 35.7 million parameters, 800,000 steps.

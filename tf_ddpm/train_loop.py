@@ -90,8 +90,7 @@ def _run(
             build.optimizer(train),
             build.timesteps(config),
         )
-    imported = 0 in checkpoint_files.steps(run_dir)
-    share = lambda updates: 0.0 if imported else average.initial_share(updates, train.ema_decay, train.ema_warmup)  # noqa: E731
+    share = lambda updates: average.initial_share(updates, train.ema_decay, train.ema_warmup)  # noqa: E731
     keeper = checkpoints.Keeper(run_dir, state, train.keep, train.keep_every, here.is_chief, share)
     keeper.restore()
     step = state.updates

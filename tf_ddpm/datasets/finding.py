@@ -40,7 +40,21 @@ def files(root: Path, bad: list[str], first_rules: bool = False, samples: bool =
     Returns:
       The files, and how many samples were passed over.
     """
-    found, seen, ours = [], set(), 0
+    found, ours = [], 0
+    for here, wanted in _folders(root, bad, first_rules):
+        drawn = [] if first_rules else own_files.sample_files(here)
+        if drawn and samples:
+            wanted = drawn
+        elif drawn:
+            others = {*own_files.manifest_files(here), "manifest.json"}
+            wanted, ours = [name for name in wanted if name not in others], ours + len(drawn)
+        found += _regular(here, wanted, bad)
+    return sorted(found), ours
+
+
+def _folders(root: Path, bad: list[str], first_rules: bool = False) -> Iterator[tuple[Path, list[str]]]:
+    """Each real folder below `root` once, with the names of its files; without what nobody means."""
+    seen = set()
     unreadable = lambda error: bad.append(f"{error.filename}: {error.strerror}")  # noqa: E731
     known = lambda name: name.startswith(".") or (not first_rules and name.lower() in _LEFT_BY_SYSTEMS)  # noqa: E731
     for folder, subfolders, names in os.walk(root, onerror=unreadable, followlinks=True):
@@ -51,15 +65,7 @@ def files(root: Path, bad: list[str], first_rules: bool = False, samples: bool =
         seen.add(real)
         parts = own_files.RUN_PARTS if own_files.is_run(here) else frozenset()
         subfolders[:] = sorted(name for name in subfolders if not known(name) and name not in parts)
-        wanted = sorted(name for name in names if not known(name) and name not in parts)
-        drawn = [] if first_rules else own_files.sample_files(here)
-        if drawn and samples:
-            wanted = drawn
-        elif drawn:
-            others = {*own_files.manifest_files(here), "manifest.json"}
-            wanted, ours = [name for name in wanted if name not in others], ours + len(drawn)
-        found += _regular(here, wanted, bad)
-    return sorted(found), ours
+        yield here, sorted(name for name in names if not known(name) and name not in parts)
 
 
 def _regular(folder: Path, names: list[str], bad: list[str]) -> Iterator[Found]:
@@ -93,9 +99,9 @@ def split_folders(root: Path) -> tuple[dict[str, Path], str | None]:
     parts = own_files.in_folder(root)
     for entry in sorted(root.iterdir()):
         known = entry.name.startswith(".") or entry.name.lower() in _LEFT_BY_SYSTEMS or entry.name in parts
-        if known or not _holds_pictures(entry):
-            continue
         split = next((split for split, names in _SPLITS.items() if entry.name.lower() in names), None)
+        if known or not _holds_pictures(entry, any_file=split is not None):
+            continue
         if split is None or split in found or not entry.is_dir():
             other = other or entry.name
         else:
@@ -116,14 +122,14 @@ def _endings() -> frozenset[str]:
     )
 
 
-def _holds_pictures(entry: Path) -> bool:
-    """Whether it is named as a picture is, or a folder with such a file that is not this program's."""
+def _holds_pictures(entry: Path, any_file: bool) -> bool:
+    """Whether it is named as a picture is, or a folder with a file that is (`any_file`: with any at all)."""
     if not entry.is_dir():
         return entry.suffix.lower() in _endings()
-    if own_files.is_run(entry) or own_files.is_export(entry):
+    if own_files.is_run(entry):
         return False
     return any(
-        Path(name).suffix.lower() in _endings() for _, _, names in os.walk(entry, followlinks=False) for name in names
+        any_file or Path(name).suffix.lower() in _endings() for _, names in _folders(entry, []) for name in names
     )
 
 

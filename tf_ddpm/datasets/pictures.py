@@ -37,8 +37,8 @@ class Rules:
     """What is read, and how: see the keys of the same name in `config.DataConfig`."""
 
     decoder: int = DECODER
-    max_megapixels: float = 200.0
-    truncated: str = "skip"
+    max_megapixels: float = DataConfig.max_megapixels
+    truncated: str = DataConfig.truncated
 
     @classmethod
     def of(cls, data: DataConfig) -> Rules:
