@@ -122,7 +122,7 @@ PRESETS: dict[str, dict[str, object]] = {
     "mnist": _SMALL_28 | {"data.name": "mnist"},
     # 60,000 pieces of clothing, 28x28.
     "fashion_mnist": _SMALL_28 | {"data.name": "fashion_mnist"},
-    # Pictures of a folder, 32x32: 11 minutes of two cores.
+    # Pictures of a folder, 32x32: ten minutes of two cores.
     "images32": _IMAGES_CPU
     | {
         "data.image_size": (32, 32),
