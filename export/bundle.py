@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
@@ -32,11 +34,12 @@ _BATCHING = re.compile(
 )
 
 
-def texts(memory_bytes: int) -> dict[str, str]:
+def texts(memory_bytes: int, label_names: Sequence[str] = ()) -> dict[str, str]:
     """Name -> text of each file.
 
     Args:
       memory_bytes: what a server needs with a full batch on every batch thread.
+      label_names: of the run's classes; `play.html` takes them in place of numbers.
     """
     words = {
         "model": MODEL_NAME,
@@ -48,8 +51,14 @@ def texts(memory_bytes: int) -> dict[str, str]:
     found = {}
     for name in _NAMES:
         text = (_TEMPLATES / name).read_text(encoding="utf-8")
-        found[name] = text if name.endswith(".html") else Template(text).substitute(words)
+        found[name] = _named(text, label_names) if name.endswith(".html") else Template(text).substitute(words)
     return found
+
+
+def _named(page: str, label_names: Sequence[str]) -> str:
+    """The page with the names in it; a "<" in one of them must not end the page's script."""
+    names = json.dumps(list(label_names)).replace("<", "\\u003c")
+    return page.replace('type="application/json">[]<', f'type="application/json">{names}<')
 
 
 def publish(folder: Path, files: dict[str, str]) -> list[str]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 import sys
@@ -52,6 +53,30 @@ def _check(seeds: range, label: int | None, guidance: float | None, model: str) 
         raise UserError(f"--guidance={guidance}: expected a finite number")
     if not re.fullmatch(r"[^\s/:?#%]+", model):
         raise UserError(f"--model={protocols.plain(model)}: expected the name of a model")
+
+
+def _label(text: str | None, info: str | None) -> int | None:
+    """The class that --label names: a number, or a name that model_info.json holds.
+
+    Raises:
+      UserError: for a name without the file, for a bad file, for a name that it does not hold.
+    """
+    if text is None or re.fullmatch(r"-?\d+", text):
+        return None if text is None else int(text)
+    if info is None:
+        raise UserError(
+            f"--label={text}: a server knows classes by number; for a name give "
+            "--model_info=.../<version>/assets.extra/model_info.json as well"
+        )
+    try:
+        names = json.loads(Path(info).read_text(encoding="utf-8"))["label_names"]
+    except (OSError, ValueError, KeyError, TypeError):
+        names = None
+    if not (isinstance(names, list) and names):
+        raise UserError(f"--model_info={info}: expected the model_info.json of an export with classes")
+    if text not in names:
+        raise UserError(f"--label={text}: expected one of {', '.join(map(str, names))}")
+    return names.index(text)
 
 
 def fetch(
@@ -116,7 +141,8 @@ def main(arguments: list[str]) -> int:
             with interruption.leaving(whole_files.remove_unfinished, "interrupted"):
                 target = _target(FLAGS.out)
                 seeds = range(FLAGS.seed, FLAGS.seed + FLAGS.num_images)
-                images = fetch(FLAGS.url, seeds, FLAGS.label, FLAGS.guidance, FLAGS.model, FLAGS.batch)
+                label = _label(FLAGS.label, FLAGS.model_info)
+                images = fetch(FLAGS.url, seeds, label, FLAGS.guidance, FLAGS.model, FLAGS.batch)
                 print(f"wrote {image_files.save_image(image_files.grid(images), target)}")
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -135,7 +161,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("model", "ddpm", "The model's name there.")
     flags.DEFINE_integer("num_images", 16, "How many images.", lower_bound=1, upper_bound=2**31 - 1)
     flags.DEFINE_integer("seed", 0, "Seed of the first.")
-    flags.DEFINE_integer("label", None, "Class of all of them, for a run with classes; -1: none.")
+    flags.DEFINE_string("label", None, "Class of all of them, for a run with classes: its number or name; -1: none.")
+    flags.DEFINE_string("model_info", None, "model_info.json of the version, for --label=NAME.")
     flags.DEFINE_float("guidance", None, "Weight of the class, for a run with a null class.")
     flags.DEFINE_integer("batch", 16, "Images in a request.", lower_bound=1, upper_bound=2**31 - 1)
     flags.DEFINE_string("out", "grid.png", "Where the grid goes: a PNG.")

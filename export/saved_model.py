@@ -48,7 +48,8 @@ def export_run(
         with whole_files.folder_aside(export_dir) as aside:  # a name that TF Serving does not look at
             _save(run, aside / "model", plans, max_batch)
             memory = comparison.compare(run, aside / "model", aside, plans[0], max_batch)
-            for line in bundle.publish(export_dir, bundle.texts(memory)):
+            names = run.label_names if run.config.model.classes else ()
+            for line in bundle.publish(export_dir, bundle.texts(memory, names)):
                 print(line, file=sys.stderr)
             version = _publish(aside / "model", export_dir)
     except (OSError, tf.errors.OpError) as error:

@@ -491,6 +491,27 @@ def test_where_the_grid_cannot_go_is_said_before_anything_is_drawn(tmp_path):
         assert (done.returncode, done.stdout, done.stderr) == (0, f"wrote {tmp_path / 'grid.png'}\n", "")
 
 
+def test_a_class_may_be_named_where_model_info_says_the_names(tmp_path):
+    info = tmp_path / "model_info.json"
+    info.write_text(json.dumps({"label_names": ["rose", "tulip", "0", "none"]}))
+    (tmp_path / "other.json").write_text("[1]")
+    asked = []
+    with rest_saying(rows(png()), asked=asked) as url:
+        common = [f"--url={url}", "--num_images=1", f"--out={tmp_path / 'g.png'}"]
+        for given, label in (("tulip", 1), ("0", 0), ("-1", -1), ("2", 2)):
+            assert run_client(*common, f"--label={given}", f"--model_info={info}").returncode == 0
+            assert asked.pop()["inputs"]["label"] == [label]
+        for arguments, words in (
+            (["--label=rose"], "--label=rose: a server knows classes by number; for a name give --model_info="),
+            (["--label=roes", f"--model_info={info}"], "--label=roes: expected one of rose, tulip, 0, none"),
+            (["--label=rose", f"--model_info={tmp_path / 'other.json'}"], "expected the model_info.json of an export"),
+            (["--label=rose", f"--model_info={tmp_path / 'none'}"], "expected the model_info.json of an export"),
+        ):
+            done = run_client(*common, *arguments)
+            assert done.returncode == 1 and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+        assert asked == []
+
+
 def test_a_bad_answer_ends_in_one_line_and_no_file(tmp_path):
     with (
         rest_saying(rows(png(), b"no PNG")) as url,

@@ -17,7 +17,7 @@ from conftest import make_tiny_config
 from PIL import Image
 from serving_stand_in import StandIn
 
-from export import plans, saved_model
+from export import bundle, plans, saved_model
 from tf_ddpm import train_loop
 from tf_ddpm.sampling import load_run
 
@@ -244,7 +244,7 @@ class Browser:
         assert answer.status_code == 200, value
         return value
 
-    def go(self, server, model="ddpm", connect=True):
+    def go(self, server, model="ddpm", connect=True, page=PAGE):
         """Opens the page from disk with its fields set, and connects."""
         self._ask(
             "POST",
@@ -252,7 +252,7 @@ class Browser:
             {
                 "url": requests.Request("GET", "http://x", params={"url": server, "model": model})
                 .prepare()
-                .url.replace("http://x/", PAGE.as_uri())
+                .url.replace("http://x/", page.as_uri())
             },
         )
         if connect:
@@ -382,6 +382,9 @@ def served(run_dir, tmp_path_factory):
     version = saved_model.export_run(run, tmp_path_factory.mktemp("play"), plans.parse("ddim-3", run.config), 8)
     with StandIn(version, cors=True) as url:
         yield url
+
+
+NAMES = ("zero", "one", "two", "1", "four", "five", "six", "</script>", "eight", "nine")
 
 
 @pytest.fixture(scope="module")
@@ -516,6 +519,18 @@ def test_a_drawn_image_and_a_file_can_be_varied(browser, toys, tmp_path):
     browser.click("#connect button")
     browser.settle()
     assert browser.text("#given_name").startswith("none yet") and browser.text("#given") is None
+
+
+@pytest.mark.slow
+def test_the_page_that_an_export_wrote_takes_the_names_of_its_classes(browser, classes, tmp_path):
+    bundle.publish(tmp_path, bundle.texts(2**30, NAMES))
+    browser.go(classes, "digits", page=tmp_path / "play.html")
+    for said, number in (("nine", 9), ("</script>", 7), ("1", 1), ("zero", 0), (" two ", 2)):
+        browser.draw("ddim_3", seed=1, count=1, label=said, guidance=3.5)
+        wanted = outputs(classes, "ddim_3", "digits", seed=[1], label=[number], guidance=[3.5])["image"]
+        assert np.abs(browser.pixels().astype(int) - as_shown(wanted)).max() <= 1, said
+    assert browser.draw(label="Nine") == 'Class: expected a whole number, got "Nine"'
+    assert browser.js("return [...document.getElementById('label_names').options].map((o) => o.value)") == list(NAMES)
 
 
 @pytest.mark.slow
