@@ -6,37 +6,30 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from tf_ddpm import (
-    cluster,
-    command_line,
-    datasets,
-    interruption,
-    kept_labels,
-    presets,
-    quiet_tensorflow,
-    streams,
-    whole_files,
-)
 from tf_ddpm import config as config_lib
-from tf_ddpm.command_line import FLAGS
+from tf_ddpm import datasets
+from tf_ddpm.commands import command_line
+from tf_ddpm.commands.command_line import FLAGS
 from tf_ddpm.errors import UserError
+from tf_ddpm.runs import configuration, kept_labels
+from tf_ddpm.runtime import atomic_files, cluster, interruption, quiet_tensorflow, streams
 
 flags.adopt_module_key_flags(command_line)
 
 
 def _train(run_dir: str) -> None:
-    config = presets.training_config(run_dir, FLAGS.preset, command_line.settings())
+    config = configuration.training_config(run_dir, FLAGS.preset, command_line.settings())
     datasets.check(config.data)
     quiet_tensorflow.import_tensorflow()
-    from tf_ddpm import train_loop
+    from tf_ddpm.training import loop
 
-    train_loop.run(config, run_dir)
+    loop.run(config, run_dir)
 
 
 def _config(run_dir: str, allowed: frozenset[str] = config_lib.SAMPLING_KEYS) -> config_lib.Config:
     """How the flags want the run used; what is wrong is found before TensorFlow is imported."""
-    saved = config_lib.read(run_dir)
-    config = config_lib.used(saved, command_line.settings(), command_line.sampling(), allowed)
+    saved = configuration.read(run_dir)
+    config = configuration.used(saved, command_line.settings(), command_line.sampling(), allowed)
     command_line.check_eta(config)
     _label(run_dir, config)
     return config
@@ -44,27 +37,29 @@ def _config(run_dir: str, allowed: frozenset[str] = config_lib.SAMPLING_KEYS) ->
 
 def _label(run_dir: str, config: config_lib.Config) -> int | None:
     """What --label asks for, in the run's own names."""
-    return config_lib.label(config, FLAGS.label, kept_labels.label_names(run_dir))
+    return config_lib.parse_label(config, FLAGS.label, kept_labels.label_names(run_dir))
 
 
 def _open(run_dir: str, config: config_lib.Config):
     quiet_tensorflow.import_tensorflow()
-    from tf_ddpm import sampling
+    from tf_ddpm.sampling.run import open_run
 
-    return sampling.open_run(run_dir, config)
+    return open_run(run_dir, config)
 
 
 def _sample(run_dir: str) -> None:
     config = _config(run_dir)
     quiet_tensorflow.import_tensorflow()
-    from tf_ddpm import devices, generate, sampling
+    from tf_ddpm.runtime import devices
+    from tf_ddpm.sampling import generate
+    from tf_ddpm.sampling.run import open_run
 
     out_dir = FLAGS.out_dir or os.path.join(run_dir, "samples")
     label = _label(run_dir, config)
     count = FLAGS.num_images or 64
-    with devices.together():
+    with devices.report_lost_workers():
         strategy = devices.strategy()
-        run = sampling.open_run(run_dir, config, strategy)
+        run = open_run(run_dir, config, strategy)
         run.agree(count, FLAGS.seed, label)
         which = "" if label is None else f" of {run.name_of(label)}"
         _tell(f"drawing {count} images{which} with the weights of step {run.checkpoint_step}")
@@ -73,7 +68,7 @@ def _sample(run_dir: str) -> None:
 
 def _tell(line: str) -> None:
     """Says it once, however many workers there are."""
-    if cluster.place().is_chief:
+    if cluster.this_worker().is_chief:
         print(line, flush=True)
 
 
@@ -96,12 +91,12 @@ def _eval(run_dir: str) -> None:
     named = any(word.startswith("data.name=") for word in data)
     if alone and not named and FLAGS.reference in (None, "train", "test"):
         raise UserError("against what? give --reference=DIR, --reference=FILE.npz (mu, sigma) or --set=data.name=NAME")
-    config = config_lib.of_data(data) if alone else _config(run_dir, config_lib.MEASURING_KEYS)
+    config = configuration.data_config(data) if alone else _config(run_dir, config_lib.MEASURING_KEYS)
     quiet_tensorflow.import_tensorflow()
-    from tf_ddpm import devices, evaluate
-    from tf_ddpm.evaluation import sweep
+    from tf_ddpm.evaluation import evaluate, sweep
+    from tf_ddpm.runtime import devices
 
-    wanted = evaluate.Wanted(
+    wanted = evaluate.EvaluationRequest(
         command_line.metrics(),
         FLAGS.num_images,
         FLAGS.seed,
@@ -113,7 +108,7 @@ def _eval(run_dir: str) -> None:
         FLAGS.rounding != "float",
     )
     path = FLAGS.metrics_file or os.path.join("" if FLAGS.images else run_dir, "metrics.json")
-    with devices.together():
+    with devices.report_lost_workers():
         if FLAGS.sweep is not None:
             _tell(f"wrote {sweep.sweep(wanted, config, run_dir, FLAGS.sweep)}")
         else:
@@ -125,7 +120,7 @@ def _figure(run_dir: str) -> None:
     run = _open(run_dir, config)
     from tf_ddpm.figures import catalogue
 
-    subject = catalogue.Subject(run, Path(run_dir), FLAGS.num_images, FLAGS.seed)
+    subject = catalogue.FigureContext(run, Path(run_dir), FLAGS.num_images, FLAGS.seed)
     catalogue.draw(FLAGS.figure, subject, Path(FLAGS.out) if FLAGS.out else None)
 
 
@@ -139,20 +134,20 @@ def _report(run_dir: str) -> None:
 def _import(run_dir: str) -> None:
     if not FLAGS.diffusers_dir or not FLAGS.run_dir:
         raise UserError("--mode=import needs --diffusers_dir=FOLDER (of diffusers) and --run_dir=DIR (a new one)")
-    from tf_ddpm.exchange import reading
+    from tf_ddpm.diffusers_format import reading
 
     config = reading.read_config(FLAGS.diffusers_dir, command_line.settings())
     for note in reading.notes(FLAGS.diffusers_dir, config):
         print(note)
     quiet_tensorflow.import_tensorflow()
-    from tf_ddpm.exchange import folders
+    from tf_ddpm.diffusers_format import folders
 
     print(f"wrote {folders.import_run(FLAGS.diffusers_dir, config, run_dir)}")
 
 
 def _export_diffusers(run_dir: str) -> None:
     run = _open(run_dir, _config(run_dir))
-    from tf_ddpm.exchange import folders
+    from tf_ddpm.diffusers_format import folders
 
     print(f"wrote {folders.export_run(run, FLAGS.out_dir or os.path.join(run_dir, 'diffusers'))}")
 
@@ -182,11 +177,11 @@ def _run(argv: list[str]) -> int:
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
         command_line.check(tuple(MODES))
-        here = cluster.place()
+        here = cluster.this_worker()
         if here.count > 1 and FLAGS.mode not in _TOGETHER:
             raise UserError(f"--mode={FLAGS.mode} is the work of one process, not of {here.count}: unset TF_CONFIG")
         goes_on = "; the run goes on from its last checkpoint with the same command" if FLAGS.mode == "train" else ""
-        with interruption.leaving(whole_files.remove_unfinished, f"interrupted{goes_on}"):
+        with interruption.exit_on_signal(atomic_files.remove_unfinished, f"interrupted{goes_on}"):
             MODES[FLAGS.mode](FLAGS.run_dir or os.path.join("runs", FLAGS.preset or "digits"))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -15,7 +15,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
 
 import tf_ddpm
-from tf_ddpm import config, datasets
+from tf_ddpm import config as config_lib
+from tf_ddpm import datasets
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run_dir", "runs/digits", "The run to measure.")
@@ -36,7 +37,7 @@ def nearest(points: np.ndarray, real: np.ndarray, same: bool) -> np.ndarray:
 
 def measure(samples: np.ndarray, asked: np.ndarray | None, seed: int = 0) -> dict[str, object]:
     """The figures for `samples` uint8 [N, 8, 8, 1], of the classes `asked` [N] for if any."""
-    real = datasets.load(config.DataConfig())
+    real = datasets.load(config_lib.DataConfig())
     flat = real.images.reshape(len(real), -1).astype(np.float64)
     drawn = samples.reshape(len(samples), -1).astype(np.float64)
     train, test, labels, _ = train_test_split(

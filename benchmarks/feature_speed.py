@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from absl import app, flags
 
-from tf_ddpm import devices
 from tf_ddpm.evaluation import quality
+from tf_ddpm.runtime import devices
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("batch", 50, "Images at once.", lower_bound=1)

@@ -17,10 +17,12 @@ import tensorflow as tf
 from absl import app, flags
 
 import tf_ddpm
-from tf_ddpm import datasets, pixels, sampling
-from tf_ddpm.chunks import in_chunks
-from tf_ddpm.evaluation import receipts
+from tf_ddpm import datasets
+from tf_ddpm.codecs import pixels
+from tf_ddpm.evaluation import provenance
 from tf_ddpm.evaluation.feature_metrics import frechet_distance, moments
+from tf_ddpm.runtime.chunks import in_chunks
+from tf_ddpm.sampling.run import Run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run_dir", "runs/fashion_mnist", "The run to measure.")
@@ -61,7 +63,7 @@ def unit(images: np.ndarray) -> np.ndarray:
     return pixels.to_unit(tf.constant(images)).numpy()
 
 
-def seconds_per_image(run: sampling.Run, settings: dict) -> float:
+def seconds_per_image(run: Run, settings: dict) -> float:
     """The median of three batches, after one that compiles."""
     taken = []
     for _ in range(4):
@@ -71,14 +73,16 @@ def seconds_per_image(run: sampling.Run, settings: dict) -> float:
     return statistics.median(taken[1:]) / FLAGS.timed_images
 
 
-def drawn(run: sampling.Run, settings: dict, folder: Path) -> np.ndarray:
+def drawn(run: Run, settings: dict, folder: Path) -> np.ndarray:
     """The samples of a cell, kept in parts: a thousand steps take long."""
 
     def draw(start: int, stop: int) -> dict[str, np.ndarray]:
         return {"images": run.sample(range(1000 + start, 1000 + stop), batch_size=_BATCH, **settings)}
 
-    weights = receipts.digest(*run.network.get_weights())
-    made_by = receipts.digest(weights, receipts.of_sampling(run, run.settings(**settings)), receipts.versions())
+    weights = provenance.digest(*run.network.get_weights())
+    made_by = provenance.digest(
+        weights, provenance.describe_sampling(run, run.settings(**settings)), provenance.versions()
+    )
     rows, _ = in_chunks(folder / made_by[:32], FLAGS.num_images, draw, "drawing")
     return rows["images"]
 

@@ -28,7 +28,7 @@ from export import joining, plans, saved_model, warmup
 from export.check import newest_version
 from export.limits import Limits
 from tests.cpp.build import build
-from tf_ddpm import sampling
+from tf_ddpm.sampling.run import Run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run_dir", "runs/digits", "The run that was exported.")
@@ -79,7 +79,7 @@ class Export:
         return path
 
 
-def live(run: sampling.Run, settings: dict, batches: list[int]) -> dict[int, float]:
+def live(run: Run, settings: dict, batches: list[int]) -> dict[int, float]:
     """Batch -> seconds of `run.sample`, the median of --repeats."""
     found = {}
     for batch in batches:
@@ -98,7 +98,7 @@ def seconds(export: Export, plan: str, batches: list[int]) -> dict[int, float]:
     return {int(batch): float(taken) for _, batch, taken in rows}
 
 
-def latency(export: Export, run: sampling.Run) -> None:
+def latency(export: Export, run: Run) -> None:
     """Prints a table of each plan beside the live run."""
     batches = [int(word) for word in FLAGS.batches]
     print("| plan | rows | s a request | images/s | live images/s | exported / live |")
@@ -116,7 +116,7 @@ def latency(export: Export, run: sampling.Run) -> None:
 
 
 @contextlib.contextmanager
-def apart(export: Export, run: sampling.Run) -> Iterator[Export]:
+def apart(export: Export, run: Run) -> Iterator[Export]:
     """The same model, in which no request is joined with another."""
     join = joining.joined
     joining.joined = lambda compute, *_: compute
@@ -130,7 +130,7 @@ def apart(export: Export, run: sampling.Run) -> Iterator[Export]:
         joining.joined = join
 
 
-def callers(export: Export, run: sampling.Run) -> None:
+def callers(export: Export, run: Run) -> None:
     """Prints images/s of many callers, and what joining costs a lone row."""
     print("| plan | callers of one row | images/s | one caller of as many rows | ratio |")
     print("| --- | --- | --- | --- | --- |")
@@ -151,7 +151,7 @@ def callers(export: Export, run: sampling.Run) -> None:
             )
 
 
-def lanes(export: Export, _: sampling.Run) -> None:
+def lanes(export: Export, _: Run) -> None:
     """Prints what a long plan costs a short one."""
     words = export.inputs("png", 1), FLAGS.repeats, FLAGS.beside, export.inputs(FLAGS.beside, 1), 2
     turns = [export.run("beside", "png", *words)[0] for _ in range(FLAGS.rounds)]
@@ -160,7 +160,7 @@ def lanes(export: Export, _: sampling.Run) -> None:
     print(f"png, one row: alone {alone:.3f} s, beside two callers of {FLAGS.beside} {beside:.3f} s, {ratio}")
 
 
-def start(export: Export, _: sampling.Run) -> None:
+def start(export: Export, _: Run) -> None:
     """Prints the table of first answers."""
     signatures = sorted(export.info["signatures"])
     (_, load, resident), *rows = export.run("first", export.requests(1, signatures))
@@ -171,7 +171,7 @@ def start(export: Export, _: sampling.Run) -> None:
     print(f"all: {float(load) + sum(float(row[1]) for row in rows):.1f} s")
 
 
-def memory(export: Export, _: sampling.Run) -> None:
+def memory(export: Export, _: Run) -> None:
     """Prints the peak with every queue full, and the estimate of the Kubernetes manifest."""
     short = [name for name in sorted(export.info["signatures"]) if name not in ("ddpm_1000", "serving_default")]
     asked = short * 4 + [name for name in short if export.info["joining"]["lane"][name] == "long"]

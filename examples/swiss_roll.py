@@ -17,9 +17,9 @@ import tensorflow as tf
 from absl import app, flags
 from sklearn.datasets import make_swiss_roll
 
-from tf_ddpm import objectives, samplers, schedules
-from tf_ddpm.layers import sinusoidal_embedding
-from tf_ddpm.process import DiffusionProcess
+from tf_ddpm.diffusion import objectives, samplers, schedules
+from tf_ddpm.diffusion.process import DiffusionProcess
+from tf_ddpm.networks.embeddings import sinusoidal_embedding
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "swiss_roll.png", "Where the picture goes.")

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 
 from export import joining
-from tf_ddpm import whole_files
+from tf_ddpm.runtime import atomic_files
 
 MODEL_NAME = "ddpm"
 IMAGE_TAG = "2.20.0"  # of tensorflow/serving
@@ -79,10 +79,10 @@ def publish(folder: Path, files: dict[str, str]) -> list[str]:
             beside = folder / f"{name}.new"
             while _edited(beside):
                 beside = beside.with_name(f"{beside.name}.new")
-            whole_files.write_text(beside, sealed)
+            atomic_files.write_text(beside, sealed)
             kept.append(f"{target} has been edited and stays as it is; this export's own is {beside.name}")
         else:
-            whole_files.write_text(target, sealed)
+            atomic_files.write_text(target, sealed)
     _remove_batching(folder)
     return kept
 

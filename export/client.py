@@ -20,8 +20,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from export import protocols
-from tf_ddpm import image_files, interruption, streams, whole_files
 from tf_ddpm.errors import UserError
+from tf_ddpm.runtime import atomic_files, interruption, streams
+from tf_ddpm.sampling import image_files
 
 FLAGS = flags.FLAGS
 _MODES = ("L", "LA", "RGB", "RGBA")  # of 8-bit PNGs with the channels that a run may have
@@ -138,7 +139,7 @@ def main(arguments: list[str]) -> int:
         try:
             if len(arguments) > 1:
                 raise UserError(f"unexpected argument {arguments[1]!r}: flags look like --name=value")
-            with interruption.leaving(whole_files.remove_unfinished, "interrupted"):
+            with interruption.exit_on_signal(atomic_files.remove_unfinished, "interrupted"):
                 target = _target(FLAGS.out)
                 seeds = range(FLAGS.seed, FLAGS.seed + FLAGS.num_images)
                 label = _label(FLAGS.label, FLAGS.model_info)

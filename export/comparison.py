@@ -14,7 +14,7 @@ from export import joining, verify
 from export.plans import Plan
 from tf_ddpm import build
 from tf_ddpm.errors import UserError
-from tf_ddpm.sampling import Run
+from tf_ddpm.sampling.run import Run
 
 _SEEDS = (0, 1)
 _ROUNDING = {"float32": 1e-4, "bfloat16": 0.1}  # of the largest value, in one call of the network

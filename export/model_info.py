@@ -12,7 +12,7 @@ from export.bundle import MODEL_NAME
 from export.plans import Plan
 from export.signatures import ServingModule
 from tf_ddpm import config as config_lib
-from tf_ddpm.sampling import Run
+from tf_ddpm.sampling.run import Run
 
 
 def model_info(run: Run, module: ServingModule, plans: tuple[Plan, ...], warm: list[str]) -> dict:

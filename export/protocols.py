@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import requests
 
-from tf_ddpm import quiet_tensorflow
 from tf_ddpm.errors import UserError
+from tf_ddpm.runtime import quiet_tensorflow
 
 _SECONDS = 600  # for one request
 _CONNECTING = 20  # seconds

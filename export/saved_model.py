@@ -17,9 +17,10 @@ from export import bundle, comparison, model_info, warmup
 from export import plans as plans_lib
 from export.plans import Plan
 from export.signatures import ServingModule
-from tf_ddpm import checkpoint_files, whole_files
 from tf_ddpm.errors import UserError
-from tf_ddpm.sampling import Run
+from tf_ddpm.runs import checkpoint_files
+from tf_ddpm.runtime import atomic_files
+from tf_ddpm.sampling.run import Run
 
 
 def export_run(
@@ -45,7 +46,7 @@ def export_run(
     checkpoint_files.check_name(Path(export_dir).absolute())
     export_dir, plans = Path(export_dir).absolute(), plans or plans_lib.parse(None, run.config)
     try:
-        with whole_files.folder_aside(export_dir) as aside:  # a name that TF Serving does not look at
+        with atomic_files.staging_directory(export_dir) as aside:  # a name that TF Serving does not look at
             _save(run, aside / "model", plans, max_batch)
             memory = comparison.compare(run, aside / "model", aside, plans[0], max_batch)
             names = run.label_names if run.config.model.classes else ()

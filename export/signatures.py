@@ -13,12 +13,15 @@ from export import plans as plans_lib
 from export.joining import Tensors
 from export.limits import Limits
 from export.plans import Plan
-from tf_ddpm import build, editing, pixels, samplers, sampling
+from tf_ddpm import build
 from tf_ddpm import config as config_lib
-from tf_ddpm.image_files import PNG_CHANNELS
-from tf_ddpm.objectives import Denoiser
-from tf_ddpm.process import DiffusionProcess
-from tf_ddpm.sampling import Run
+from tf_ddpm.codecs import pixels
+from tf_ddpm.diffusion import samplers
+from tf_ddpm.diffusion.denoiser import Denoiser
+from tf_ddpm.diffusion.process import DiffusionProcess
+from tf_ddpm.sampling import drawing
+from tf_ddpm.sampling.image_files import PNG_CHANNELS
+from tf_ddpm.sampling.run import Run
 
 _FRAMES = 16  # of `progress`
 _REPEATS = 4  # of `inpaint`
@@ -142,8 +145,8 @@ class ServingModule(tf.Module):
         return compute
 
     def _denoiser(self, inputs: Tensors, chain: DiffusionProcess) -> Denoiser:
-        network = sampling.hoisted(self._traced, chain.timesteps)
-        return sampling.denoiser_of(network, chain, inputs.get("label"), inputs.get("guidance"))
+        network = drawing.precompute_time(self._traced, chain.timesteps)
+        return drawing.denoiser_of(network, chain, inputs.get("label"), inputs.get("guidance"))
 
     def _plain(self, x_t: tf.Tensor, t: tf.Tensor, *label: tf.Tensor) -> tf.Tensor:
         return self._traced.forward(x_t, self._traced.injections(self._traced.embedding(t), *label))
@@ -151,13 +154,13 @@ class ServingModule(tf.Module):
     def _sampler(self, plan: Plan) -> samplers.Sampler:
         return build.sampler(plan.sample, self._process)
 
-    def _noise(self, seeds: tf.Tensor) -> sampling.ImageNoise:
-        return sampling.noise_of(seeds, self._shape)
+    def _noise(self, seeds: tf.Tensor) -> drawing.ImageNoise:
+        return drawing.image_noise(seeds, self._shape)
 
     def _sampled(self, plan: Plan) -> Compute:
         def compute(inputs: Tensors) -> Tensors:
             sampler = self._sampler(plan)
-            image, _ = sampling.draw(sampler, self._denoiser(inputs, sampler.process), self._noise(inputs["seed"]))
+            image, _ = drawing.draw(sampler, self._denoiser(inputs, sampler.process), self._noise(inputs["seed"]))
             return {"image": image}
 
         return compute
@@ -166,7 +169,7 @@ class ServingModule(tf.Module):
         def compute(inputs: Tensors) -> Tensors:
             sampler = self._sampler(plan)
             denoiser = self._denoiser(inputs, sampler.process)
-            _, frames = sampling.draw(sampler, denoiser, self._noise(inputs["seed"]), _FRAMES)
+            _, frames = drawing.draw(sampler, denoiser, self._noise(inputs["seed"]), _FRAMES)
             return {"frames": frames}
 
         return compute
@@ -175,8 +178,8 @@ class ServingModule(tf.Module):
         def compute(inputs: Tensors) -> Tensors:
             sampler = self._sampler(plan)
             ends = self._noise(inputs["seed"]), self._noise(inputs["seed_2"])
-            noise = sampling.noise_between(*ends, inputs["mix"])
-            image, _ = sampling.draw(sampler, self._denoiser(inputs, sampler.process), noise)
+            noise = drawing.noise_between(*ends, inputs["mix"])
+            image, _ = drawing.draw(sampler, self._denoiser(inputs, sampler.process), noise)
             return {"image": image}
 
         return compute
@@ -185,7 +188,7 @@ class ServingModule(tf.Module):
         def compute(inputs: Tensors) -> Tensors:
             sampler = self._sampler(plan)
             denoiser, noise = self._denoiser(inputs, sampler.process), self._noise(inputs["seed"])
-            return {"image": sampling.vary(sampler, denoiser, noise, inputs["image"], inputs["strength"])}
+            return {"image": drawing.vary(sampler, denoiser, noise, inputs["image"], inputs["strength"])}
 
         return compute
 
@@ -196,8 +199,8 @@ class ServingModule(tf.Module):
             inner = samplers.Ancestral(build.chain(plan.sample, self._process), plan.sample.clip)
             keep = tf.cast(inputs["mask"] == 255, tf.float32)
             given = pixels.to_unit(inputs["image"])
-            sampler = editing.Inpainting(inner, given, keep, _REPEATS)
-            image, _ = sampling.draw(sampler, self._denoiser(inputs, sampler.process), self._noise(inputs["seed"]))
+            sampler = samplers.Inpainting(inner, given, keep, _REPEATS)
+            image, _ = drawing.draw(sampler, self._denoiser(inputs, sampler.process), self._noise(inputs["seed"]))
             return {"image": image}
 
         return compute
@@ -217,7 +220,7 @@ class ServingModule(tf.Module):
 
     def _denoise(self, inputs: Tensors) -> Tensors:
         x_t, t = inputs["x_t"], inputs["t"]
-        output = sampling.denoiser_of(self._plain, self._process, inputs.get("label"), inputs.get("guidance"))(x_t, t)
+        output = drawing.denoiser_of(self._plain, self._process, inputs.get("label"), inputs.get("guidance"))(x_t, t)
         return {
             "eps": self._process.eps_from_output(x_t, t, output),
             "x_0": self._process.x_0_from_output(x_t, t, output),

@@ -69,8 +69,8 @@ def make_tiny_config(**changes):
 @pytest.fixture(scope="session")
 def run_dir(tmp_path_factory):
     """The directory of a tiny run trained on the digits."""
-    from tf_ddpm import train_loop
+    from tf_ddpm.training import loop
 
     path = tmp_path_factory.mktemp("runs") / "tiny"
-    train_loop.run(make_tiny_config(), path)
+    loop.run(make_tiny_config(), path)
     return path

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from tf_ddpm import schedules
-from tf_ddpm.process import DiffusionProcess
+from tf_ddpm.diffusion import schedules
+from tf_ddpm.diffusion.process import DiffusionProcess
 
 MEAN, STD = 0.2, 0.5
 

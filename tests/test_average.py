@@ -9,13 +9,19 @@ import tensorflow as tf
 from conftest import make_tiny_config, mirrored
 from PIL import Image
 
-from tf_ddpm import average, build, checkpoints, image_files, train_loop
+from tf_ddpm import build
 from tf_ddpm import config as config_lib
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.errors import UserError
-from tf_ddpm.sampling import load_run
-from tf_ddpm.train_state import Rules, TrainState, make_update
+from tf_ddpm.networks import averaging
+from tf_ddpm.runs import checkpoints, configuration
+from tf_ddpm.sampling import image_files
+from tf_ddpm.sampling.run import load_run
+from tf_ddpm.training import loop
+from tf_ddpm.training.state import TrainState
+from tf_ddpm.training.update import UpdateOptions, make_update
+from tf_ddpm.training.optimizers import make_optimizer
 
 FIRST = Path(__file__).parent / "fixtures" / "first_runs"
 STALE = {"train__ema_decay": 0.9999, "train__ema_warmup": False}
@@ -26,11 +32,11 @@ def test_the_share_of_the_initial_weights_is_what_the_average_keeps_of_them(warm
     """With weights of 0 that never move, an average that began with 1 is its own share of the beginning."""
     config, strategy = make_tiny_config(data__image_size=(8, 8), data__channels=1), mirrored(2)
     with strategy.scope():
-        state = TrainState(lambda: build.network(config, "float32"), build.optimizer(config.train))
+        state = TrainState(lambda: build.network(config, "float32"), make_optimizer(config.train))
         state.weights.assign(tf.zeros_like(state.weights))
         state.average.assign(tf.ones_like(state.average))
         state.refresh_network()
-    rules = Rules(16, ema_decay=0.8, ema_warmup=warmup)
+    rules = UpdateOptions(16, ema_decay=0.8, ema_warmup=warmup)
     never = lambda process, denoiser, x_0, t, eps: 0.0 * tf.reduce_sum(denoiser(x_0, t), [1, 2, 3])  # noqa: E731
     update = make_update(state, build.process(config.diffusion), never, strategy, rules)
     images = ImageSet(np.zeros((20, 8, 8, 1), np.uint8), np.zeros(20, np.int32), ())
@@ -41,7 +47,7 @@ def test_the_share_of_the_initial_weights_is_what_the_average_keeps_of_them(warm
     )
     for _ in range(12):
         update(next(batches))
-    share = average.initial_share(12, 0.8, warmup)
+    share = averaging.initial_share(12, 0.8, warmup)
     assert 1e-6 < share < 0.1
     np.testing.assert_allclose(state.average.numpy(), share, rtol=1e-5)
     assert float(tf.convert_to_tensor(state.initial_share)) == pytest.approx(share, rel=1e-5)
@@ -51,7 +57,7 @@ def test_the_share_of_the_initial_weights_is_what_the_average_keeps_of_them(warm
 def stale_run(tmp_path_factory):
     """A run whose average has hardly begun to follow, and what it printed."""
     path = tmp_path_factory.mktemp("stale") / "run"
-    train_loop.run(make_tiny_config(**STALE, train__learning_rate=0.02), path)
+    loop.run(make_tiny_config(**STALE, train__learning_rate=0.02), path)
     return path
 
 
@@ -89,22 +95,22 @@ def test_a_preview_shows_the_last_weights_until_the_average_follows(stale_run):
 def test_the_decay_of_a_run_may_change_and_its_share_goes_on(stale_run, tmp_path):
     shutil.copytree(stale_run, tmp_path / "run")
     faster = {"train.steps": 12, "train.ema_decay": 0.5}
-    state = train_loop.run(config_lib.with_values(config_lib.read(stale_run), faster), tmp_path / "run")
+    state = loop.run(config_lib.with_values(configuration.read(stale_run), faster), tmp_path / "run")
     assert float(tf.convert_to_tensor(state.initial_share)) == pytest.approx(0.9999**8 * 0.5**4, rel=1e-5)
 
 
 def test_checkpoints_that_did_not_keep_the_share_have_the_one_that_they_are_given(tmp_path):
     shutil.copytree(FIRST / "plain", tmp_path / "run")
-    config = config_lib.read(tmp_path / "run")
-    state = TrainState(lambda: build.network(config, "float32"), build.optimizer(config.train))
-    checkpoints.Keeper(tmp_path / "run", state, 3, initial_share=lambda updates: 0.5**updates).restore()
+    config = configuration.read(tmp_path / "run")
+    state = TrainState(lambda: build.network(config, "float32"), make_optimizer(config.train))
+    checkpoints.CheckpointManager(tmp_path / "run", state, 3, initial_share=lambda updates: 0.5**updates).restore()
     assert float(tf.convert_to_tensor(state.initial_share)) == 0.5**8
     assert checkpoints.restore_network(build.network(config, "float32"), tmp_path / "run") == (8, None)
 
 
 @pytest.mark.parametrize("words", [{"weights": "raw"}, {"weights": "ema"}])
 def test_an_imported_run_has_one_kind_of_weights(run_dir, tmp_path, words, capsys):
-    config = config_lib.with_values(config_lib.read(run_dir), {"data.name": None})
+    config = config_lib.with_values(configuration.read(run_dir), {"data.name": None})
     (tmp_path / "config.json").write_text(config_lib.to_json(config))
     run = load_run(run_dir)
     checkpoints.save_imported(run.network, tmp_path)

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ddpm import build, checkpoint_files, checkpoints
+from tf_ddpm import build
 from tf_ddpm.errors import UserError
-from tf_ddpm.train_state import TrainState
+from tf_ddpm.runs import checkpoint_files, checkpoints
+from tf_ddpm.training.state import TrainState
+from tf_ddpm.training.optimizers import make_optimizer
 
 
 def make_state(config, seed):
     tf.keras.utils.set_random_seed(seed)
-    state = TrainState(lambda: build.network(config, "float32"), build.optimizer(config.train))
+    state = TrainState(lambda: build.network(config, "float32"), make_optimizer(config.train))
     rng = np.random.default_rng(seed)
     for variable in (state.weights, state.average, *state.optimizer.slots, state.optimizer.updates, state.step):
         variable.assign(rng.normal(size=variable.shape) * 100)
@@ -28,8 +30,8 @@ def test_every_weight_and_optimizer_slot_comes_back(tiny_config, tmp_path):
     config = tiny_config(data__image_size=(8, 8), data__channels=1)
     saved, other = make_state(config, 0), make_state(config, 1)
     saved.step.assign(7)
-    checkpoints.Keeper(tmp_path, saved, 3).save(7)
-    checkpoints.Keeper(tmp_path, other, 3).restore()
+    checkpoints.CheckpointManager(tmp_path, saved, 3).save(7)
+    checkpoints.CheckpointManager(tmp_path, other, 3).restore()
     for before, after in zip(everything(saved), everything(other), strict=True):
         np.testing.assert_array_equal(before.numpy(), after.numpy())
 
@@ -41,7 +43,7 @@ def test_every_weight_and_optimizer_slot_comes_back(tiny_config, tmp_path):
 
 def test_only_the_last_ones_are_kept(tiny_config, tmp_path):
     state = make_state(tiny_config(data__image_size=(8, 8), data__channels=1), 0)
-    keeper = checkpoints.Keeper(tmp_path, state, 2)
+    keeper = checkpoints.CheckpointManager(tmp_path, state, 2)
     for step in (1, 2, 3):
         keeper.save(step)
     assert checkpoint_files.steps(tmp_path) == [2, 3]
@@ -49,7 +51,7 @@ def test_only_the_last_ones_are_kept(tiny_config, tmp_path):
 
 def test_a_checkpoint_of_another_network_is_refused(tiny_config, tmp_path):
     state = make_state(tiny_config(data__image_size=(8, 8), data__channels=1), 0)
-    checkpoints.Keeper(tmp_path, state, 2).save(1)
+    checkpoints.CheckpointManager(tmp_path, state, 2).save(1)
     wider = build.network(tiny_config(data__image_size=(8, 8), data__channels=1, model__channels=16), "float32")
     with pytest.raises(UserError, match="cannot read the checkpoint"):
         checkpoints.restore_network(wider, tmp_path)
@@ -66,7 +68,7 @@ def small_state(tiny_config, seed=0):
 
 
 def test_multiples_of_keep_every_stay(tiny_config, tmp_path):
-    keeper = checkpoints.Keeper(tmp_path, small_state(tiny_config), keep=2, keep_every=2)
+    keeper = checkpoints.CheckpointManager(tmp_path, small_state(tiny_config), keep=2, keep_every=2)
     for step in range(1, 8):
         keeper.save(step)
     assert checkpoint_files.steps(tmp_path) == [2, 4, 6, 7]
@@ -85,7 +87,7 @@ def damages(path):
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tiny_config, tmp_path, capsys):
     state, other = small_state(tiny_config), small_state(tiny_config, 1)
-    keeper = checkpoints.Keeper(tmp_path, state, 3)
+    keeper = checkpoints.CheckpointManager(tmp_path, state, 3)
     keeper.save(1)
     expected = [variable.numpy() for variable in everything(state)]
     for variable in everything(state):
@@ -95,7 +97,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tiny_config, t
     for file, content in damages(tmp_path / "checkpoints" / "step-2"):
         whole = file.read_bytes()
         file.write_bytes(content)
-        checkpoints.Keeper(tmp_path, other, 3).restore()
+        checkpoints.CheckpointManager(tmp_path, other, 3).restore()
         warning = capsys.readouterr().err
         assert warning.count("\n") == 1 and "going on from step 1" in warning, warning
         for before, after in zip(expected, everything(other), strict=True):
@@ -108,7 +110,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tiny_config, t
 
 def test_a_run_whose_checkpoints_are_all_damaged_says_so(tiny_config, tmp_path):
     state = small_state(tiny_config)
-    keeper = checkpoints.Keeper(tmp_path, state, 3)
+    keeper = checkpoints.CheckpointManager(tmp_path, state, 3)
     for step in (1, 2):
         keeper.save(step)
         (tmp_path / f"checkpoints/step-{step}.index").write_bytes(b"damaged")
@@ -117,7 +119,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_says_so(tiny_config, tmp_path):
 
 
 def test_what_killed_writing_left_is_removed_and_nothing_else(tiny_config, tmp_path):
-    keeper = checkpoints.Keeper(tmp_path, small_state(tiny_config), 3)
+    keeper = checkpoints.CheckpointManager(tmp_path, small_state(tiny_config), 3)
     keeper.save(1)
     before = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     (tmp_path / "checkpoints/step-2.data-00000-of-00001").write_bytes(b"half")
@@ -133,7 +135,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_intact(tiny_config, tmp_path):
     import signal
 
     state = small_state(tiny_config)
-    keeper = checkpoints.Keeper(tmp_path, state, 1)
+    keeper = checkpoints.CheckpointManager(tmp_path, state, 1)
     keeper.save(1)
     before = {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -150,7 +152,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_intact(tiny_config, tmp_path):
 
 
 def test_after_a_damaged_checkpoint_was_passed_over_the_new_one_stays_and_is_the_latest(tiny_config, tmp_path):
-    keeper = checkpoints.Keeper(tmp_path, small_state(tiny_config), keep=1, keep_every=10)
+    keeper = checkpoints.CheckpointManager(tmp_path, small_state(tiny_config), keep=1, keep_every=10)
     for step in (10, 20, 30):
         keeper.save(step)
     (tmp_path / "checkpoints/step-30.index").write_bytes(b"damaged")
@@ -161,7 +163,7 @@ def test_after_a_damaged_checkpoint_was_passed_over_the_new_one_stays_and_is_the
 
 
 def test_what_a_person_keeps_beside_the_checkpoints_is_left_alone(tiny_config, tmp_path):
-    keeper = checkpoints.Keeper(tmp_path, small_state(tiny_config), 1)
+    keeper = checkpoints.CheckpointManager(tmp_path, small_state(tiny_config), 1)
     keeper.save(1)
     (tmp_path / "checkpoints/step-1-best").mkdir()
     (tmp_path / "checkpoints/step-1.index.bak").write_bytes(b"mine")
@@ -173,14 +175,14 @@ def test_what_a_person_keeps_beside_the_checkpoints_is_left_alone(tiny_config, t
 def test_a_checkpoint_from_before_the_sums_were_saved_is_read(tiny_config, tmp_path):
     state, other = small_state(tiny_config), small_state(tiny_config, 1)
     state.checkpoint(saved=set()).write(str(tmp_path / "checkpoints" / "step-5"))
-    checkpoints.Keeper(tmp_path, other, 3).restore()
+    checkpoints.CheckpointManager(tmp_path, other, 3).restore()
     for before, after in zip(everything(state), everything(other), strict=True):
         np.testing.assert_array_equal(before.numpy(), after.numpy())
 
 
 def test_a_checkpoint_that_the_disk_does_not_give_is_not_passed_over_as_damaged(tiny_config, tmp_path):
     state = make_state(tiny_config(data__image_size=(8, 8), data__channels=1), 0)
-    keeper = checkpoints.Keeper(tmp_path, state, 2)
+    keeper = checkpoints.CheckpointManager(tmp_path, state, 2)
     keeper.save(1)
     keeper.save(2)
     (data,) = (tmp_path / "checkpoints").glob("step-2.data*")

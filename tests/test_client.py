@@ -25,7 +25,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, predict
 
 from export import client, plans, protocols, saved_model
 from tf_ddpm.errors import UserError
-from tf_ddpm.sampling import load_run
+from tf_ddpm.sampling.run import load_run
 
 ROOT = Path(__file__).parent.parent
 

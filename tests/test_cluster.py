@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from tf_ddpm import cluster
-from tf_ddpm.cluster import Place
 from tf_ddpm.errors import UserError
+from tf_ddpm.runtime import cluster
+from tf_ddpm.runtime.cluster import Worker
 
 TWO = {"worker": ["a:1", "b:2"]}
 
@@ -18,18 +18,18 @@ def config(jobs, kind="worker", index=0):
 @pytest.mark.parametrize("text", ["", " ", "{}", '{"cluster": {}}'])
 def test_without_a_cluster_there_is_one_process(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
-    assert cluster.place() == Place(0, 1) and cluster.place().is_chief
+    assert cluster.this_worker() == Worker(0, 1) and cluster.this_worker().is_chief
 
 
 def test_the_first_worker_or_the_chief_writes(monkeypatch):
     for text, expected in (
-        (config(TWO), Place(0, 2)),
-        (config(TWO, index=1), Place(1, 2)),
-        (config({"chief": ["c:3"], **TWO}, "chief"), Place(0, 3)),
-        (config({"chief": ["c:3"], **TWO}, index=0), Place(1, 3)),
+        (config(TWO), Worker(0, 2)),
+        (config(TWO, index=1), Worker(1, 2)),
+        (config({"chief": ["c:3"], **TWO}, "chief"), Worker(0, 3)),
+        (config({"chief": ["c:3"], **TWO}, index=0), Worker(1, 3)),
     ):
         monkeypatch.setenv("TF_CONFIG", text)
-        assert cluster.place() == expected and cluster.place().is_chief == (expected.index == 0)
+        assert cluster.this_worker() == expected and cluster.this_worker().is_chief == (expected.index == 0)
 
 
 @pytest.mark.parametrize(
@@ -49,5 +49,5 @@ def test_the_first_worker_or_the_chief_writes(monkeypatch):
 def test_a_wrong_cluster_is_named(monkeypatch, text, words):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(UserError) as error:
-        cluster.place()
+        cluster.this_worker()
     assert words in str(error.value) and "\n" not in str(error.value)

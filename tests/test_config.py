@@ -6,8 +6,9 @@ import json
 import pytest
 
 from tf_ddpm import config as config_lib
-from tf_ddpm import presets
+from tf_ddpm.config import presets
 from tf_ddpm.errors import UserError
+from tf_ddpm.runs import configuration
 
 
 def set_(*settings):
@@ -150,7 +151,7 @@ def test_every_key_has_help_and_a_range_or_a_word():
 def test_a_config_without_the_images_sizes_is_no_run(tmp_path):
     (tmp_path / "config.json").write_text(config_lib.to_json(config_lib.Config()))
     with pytest.raises(UserError, match="is missing"):
-        config_lib.read(tmp_path)
+        configuration.read(tmp_path)
 
 
 def test_a_learning_rate_of_zero_is_warned_of():
@@ -164,21 +165,23 @@ def test_chains_of_any_usual_length_are_accepted(timesteps):
 
 
 def test_training_goes_on_with_the_runs_own_configuration(tmp_path):
-    asked = presets.training_config(tmp_path, None, ["data.image_size=8", "data.channels=1", "model.dropout=0.2"])
+    asked = configuration.training_config(
+        tmp_path, None, ["data.image_size=8", "data.channels=1", "model.dropout=0.2"]
+    )
     assert asked.train.steps == presets.preset("digits").train.steps
     (tmp_path / "config.json").write_text(config_lib.to_json(asked))
-    again = presets.training_config(tmp_path, None, ["train.steps=9000"])
+    again = configuration.training_config(tmp_path, None, ["train.steps=9000"])
     assert again.model.dropout == 0.2 and again.train.steps == 9000
     with pytest.raises(UserError, match="another configuration"):
-        presets.training_config(tmp_path, "mnist", [])
+        configuration.training_config(tmp_path, "mnist", [])
 
 
 def test_a_run_goes_on_with_more_steps_and_refuses_another_model():
     saved = set_("data.image_size=8", "data.channels=1")
-    assert config_lib.continued(saved, set_("train.steps=9000")).train.steps == 9000
-    assert config_lib.continued(saved, set_("train.steps=9000")).data.image_size == (8, 8)
+    assert configuration.resumed(saved, set_("train.steps=9000")).train.steps == 9000
+    assert configuration.resumed(saved, set_("train.steps=9000")).data.image_size == (8, 8)
     with pytest.raises(UserError, match=r"model.channels is 32, not 64"):
-        config_lib.continued(saved, set_("model.channels=64"))
+        configuration.resumed(saved, set_("model.channels=64"))
 
 
 def test_the_saved_form_holds_every_key():

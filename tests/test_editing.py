@@ -5,7 +5,9 @@ import pytest
 import tensorflow as tf
 from gaussian import MEAN, STD, chain, exact_denoiser
 
-from tf_ddpm import editing, pixels, samplers, sampling
+from tf_ddpm.codecs import pixels
+from tf_ddpm.diffusion import interpolation, samplers
+from tf_ddpm.sampling import drawing
 
 
 def inpainted(keep, repeats, count=4000):
@@ -19,7 +21,7 @@ def inpainted(keep, repeats, count=4000):
         return tf.sqrt(1 - alpha_bar) * tf.transpose(tf.linalg.solve(marginal, tf.transpose(x_t)))
 
     given, rng = tf.ones([count, 2], tf.float64), np.random.default_rng(0)
-    sampler = editing.Inpainting(samplers.Ancestral(short, "none"), given, tf.constant([keep], tf.float64), repeats)
+    sampler = samplers.Inpainting(samplers.Ancestral(short, "none"), given, tf.constant([keep], tf.float64), repeats)
     noises = lambda _: tf.numpy_function(lambda: rng.normal(size=(count, 2)), [], tf.float64)  # noqa: E731
     x_0, _ = samplers.sample_loop(sampler, denoiser, noises(0), noises)
     return x_0.numpy()
@@ -43,7 +45,7 @@ def test_inpainting_of_everything_and_of_nothing():
 def test_inpainting_refuses_a_sampler_that_remembers():
     _, short = chain(10)
     with pytest.raises(ValueError, match="remembers"):
-        editing.Inpainting(samplers.DPMSolverPP(short, order=2), tf.zeros([1, 2]), tf.zeros([1, 2]))
+        samplers.Inpainting(samplers.DPMSolverPP(short, order=2), tf.zeros([1, 2]), tf.zeros([1, 2]))
 
 
 SAMPLERS = {
@@ -73,7 +75,7 @@ def test_rows_that_enter_at_uneven_steps_are_each_drawn_as_by_a_chain_of_its_own
     x = np.random.default_rng(0).normal(size=(len(steps), 3))
     sampler, denoiser = SAMPLERS[name](whole), exact_denoiser(process)
     noise = addressed(len(steps), 12 * max(sampler.draws, 1))
-    entering = editing.Entering(sampler, tf.constant(steps))
+    entering = samplers.Entering(sampler, tf.constant(steps))
     drawn, _ = samplers.sample_loop(entering, denoiser, tf.constant(x), noise)
     later, _ = samplers.sample_loop(entering, denoiser, tf.constant(x), noise)
     np.testing.assert_array_equal(drawn, later)
@@ -90,7 +92,7 @@ def test_rows_that_enter_at_uneven_steps_are_each_drawn_as_by_a_chain_of_its_own
 def test_first_steps_that_no_row_makes_may_be_left_out():
     process, whole = chain(12)
     steps, x = tf.constant([3, 5]), tf.constant([[0.1, 0.5, -1.0], [2.0, -0.3, 0.2]], tf.float64)
-    entering = editing.Entering(samplers.DPMSolverPP(whole, eta=1.0), steps)
+    entering = samplers.Entering(samplers.DPMSolverPP(whole, eta=1.0), steps)
     loop = lambda first: samplers.sample_loop(  # noqa: E731
         entering, exact_denoiser(process), x, addressed(2, 12), first=first
     )[0].numpy()
@@ -101,9 +103,9 @@ def test_first_steps_that_no_row_makes_may_be_left_out():
 def varied(image, strength, seeds, make=samplers.DPMSolverPP, steps=10):
     """`sampling.vary` of uint8 images on a chain of `steps` of the exact denoiser."""
     process, whole = chain(steps)
-    noise = sampling.noise_of(tf.constant(seeds, tf.int64), image.shape[1:])
+    noise = drawing.image_noise(tf.constant(seeds, tf.int64), image.shape[1:])
     strength = tf.constant(strength, tf.float32)
-    return sampling.vary(make(whole), exact_denoiser(process), noise, tf.constant(image), strength).numpy()
+    return drawing.vary(make(whole), exact_denoiser(process), noise, tf.constant(image), strength).numpy()
 
 
 def test_no_strength_gives_the_image_back_and_every_row_depends_on_itself_alone():
@@ -130,8 +132,10 @@ def test_all_256_values_come_back_from_no_strength():
 )
 def test_a_row_makes_the_last_ceil_of_strength_times_all_steps(strength, steps, made, monkeypatch):
     seen = []
-    entering = editing.Entering
-    monkeypatch.setattr(editing, "Entering", lambda inner, count: seen.append(int(count[0])) or entering(inner, count))
+    entering = samplers.Entering
+    monkeypatch.setattr(
+        samplers, "Entering", lambda inner, count: seen.append(int(count[0])) or entering(inner, count)
+    )
     varied(np.zeros((1, 1, 1, 1), np.uint8), [strength], [0], samplers.DDIM, steps)
     assert seen == [made]
 
@@ -144,7 +148,7 @@ def test_a_variation_of_the_gaussian_is_of_the_gaussian_again():
     rng = np.random.default_rng(2)
     noise = lambda _: tf.numpy_function(lambda: rng.normal(size=(20_000, 1)), [], tf.float64)  # noqa: E731
     x_t = whole.q_sample(x_0, steps - 1, noise(0))
-    entering = editing.Entering(samplers.Ancestral(whole, "none"), steps)
+    entering = samplers.Entering(samplers.Ancestral(whole, "none"), steps)
     drawn, _ = samplers.sample_loop(entering, exact_denoiser(process), x_t, noise)
     for count in (20, 70, 150, 200):
         part = drawn.numpy()[steps.numpy() == count]
@@ -153,22 +157,22 @@ def test_a_variation_of_the_gaussian_is_of_the_gaussian_again():
 
 def test_the_ends_of_a_great_circle_are_the_two_noises_bit_for_bit_and_all_between_has_their_length():
     a, b = (tf.random.stateless_normal([5, 8, 8, 3], [0, seed]) for seed in (1, 2))
-    ends = editing.great_circle(a, b, tf.constant([0.0, 1.0, 0.0, 1.0, 0.5]))
+    ends = interpolation.great_circle(a, b, tf.constant([0.0, 1.0, 0.0, 1.0, 0.5]))
     np.testing.assert_array_equal(ends[:4], tf.stack([a[0], b[1], a[2], b[3]]))
     length = lambda x: np.linalg.norm(x.numpy().reshape(len(x), -1), axis=1)  # noqa: E731
     a = a / length(a).reshape(-1, 1, 1, 1)
     b = b / length(b).reshape(-1, 1, 1, 1)
-    between = editing.great_circle(a, b, tf.linspace(0.1, 0.9, 5))
+    between = interpolation.great_circle(a, b, tf.linspace(0.1, 0.9, 5))
     np.testing.assert_allclose(length(between), 1.0, rtol=1e-6)
-    np.testing.assert_array_equal(editing.great_circle(a, a, tf.fill([5], 0.5)), a)
-    assert np.isfinite(editing.great_circle(a, -a, tf.linspace(0.0, 1.0, 5))).all()
+    np.testing.assert_array_equal(interpolation.great_circle(a, a, tf.fill([5], 0.5)), a)
+    assert np.isfinite(interpolation.great_circle(a, -a, tf.linspace(0.0, 1.0, 5))).all()
 
 
 def test_between_two_noises_every_draw_follows_its_own_circle():
-    one, other = (sampling.noise_of(tf.constant([seed], tf.int64), [4, 4, 1]) for seed in (7, 8))
+    one, other = (drawing.image_noise(tf.constant([seed], tf.int64), [4, 4, 1]) for seed in (7, 8))
     for count in (0, 3):
         for mix, end in ((0.0, one), (1.0, other)):
-            between = sampling.noise_between(one, other, tf.constant([mix]))
+            between = drawing.noise_between(one, other, tf.constant([mix]))
             np.testing.assert_array_equal(between(count), end(count))
-    halfway = sampling.noise_between(one, other, tf.constant([0.5]))
+    halfway = drawing.noise_between(one, other, tf.constant([0.5]))
     assert np.abs(halfway(0) - halfway(3)).max() > 0.1

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ddpm import build, datasets, evaluate, objectives, pixels, randomness, schedules
+from tf_ddpm import build, datasets, randomness
+from tf_ddpm.codecs import pixels
+from tf_ddpm.diffusion import bounds, objectives, schedules
+from tf_ddpm.diffusion.process import DiffusionProcess
 from tf_ddpm.errors import UserError
-from tf_ddpm.process import DiffusionProcess
-from tf_ddpm.sampling import load_run
+from tf_ddpm.evaluation import evaluate
+from tf_ddpm.sampling.run import load_run
 
 
 def test_the_bound_of_a_tiny_chain_has_every_term_in_its_place():
@@ -18,20 +21,20 @@ def test_the_bound_of_a_tiny_chain_has_every_term_in_its_place():
     x_0 = tf.constant(np.round(rng.uniform(0, 255, (3, 4, 4, 1))) / 127.5 - 1)
     noise = tf.constant(rng.normal(size=(4, 3, 4, 4, 1)))
     denoiser = lambda x_t, t: x_t * tf.reshape(0.2 * tf.cast(t, x_t.dtype), [-1, 1, 1, 1])  # noqa: E731
-    bound = tf.function(lambda: objectives.variational_bound(process, denoiser, x_0, lambda t: tf.gather(noise, t)))()
+    bound = tf.function(lambda: bounds.variational_bound(process, denoiser, x_0, lambda t: tf.gather(noise, t)))()
     assert bound.terms.shape == bound.eps_squared_error.shape == (4, 3)
-    np.testing.assert_allclose(bound.prior, objectives.prior_term(process, x_0), rtol=1e-12)
+    np.testing.assert_allclose(bound.prior, bounds.prior_term(process, x_0), rtol=1e-12)
     for i, t in enumerate((0, 2, 3, 7)):
         at = tf.fill([3], i)
         x_t = process.q_sample(x_0, at, noise[i])
         eps = 0.2 * t * x_t
-        np.testing.assert_allclose(bound.terms[i], objectives.bound_term(process, eps, x_0, x_t, at, clip=True))
+        np.testing.assert_allclose(bound.terms[i], bounds.bound_term(process, eps, x_0, x_t, at, clip=True))
         np.testing.assert_allclose(bound.eps_squared_error[i], np.mean((eps - noise[i]) ** 2, axis=(1, 2, 3)))
 
 
 def bound(run_dir, metrics_file, **settings):
     config = load_run(run_dir, **settings).config
-    wanted = evaluate.Wanted(("bpd",), num_images=10, seed=3)
+    wanted = evaluate.EvaluationRequest(("bpd",), num_images=10, seed=3)
     evaluate.evaluate(wanted, config, run_dir, metrics_file)
     return json.loads(metrics_file.read_text())
 

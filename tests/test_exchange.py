@@ -9,11 +9,15 @@ import pytest
 from conftest import make_tiny_config
 from safetensors.numpy import load_file, save_file
 
-from tf_ddpm import build, evaluate, presets, train_loop
+from tf_ddpm import build
 from tf_ddpm import config as config_lib
+from tf_ddpm.config import presets
+from tf_ddpm.diffusers_format import folders, reading, words
 from tf_ddpm.errors import UserError
-from tf_ddpm.exchange import folders, reading, words
-from tf_ddpm.sampling import load_run
+from tf_ddpm.evaluation import evaluate
+from tf_ddpm.runs import configuration
+from tf_ddpm.sampling.run import load_run
+from tf_ddpm.training import loop
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -84,37 +88,37 @@ def test_an_imported_run_samples_evaluates_exports_and_trains_on(folder, run_dir
     np.testing.assert_array_equal(run.sample(range(3)), origin.sample(range(3)))
     assert (saved_model.export_run(run, tmp_path / "serving") / "saved_model.pb").exists()
 
-    wanted, figures = evaluate.Wanted(("bpd",), num_images=4), []
+    wanted, figures = evaluate.EvaluationRequest(("bpd",), num_images=4), []
     with pytest.raises(UserError, match=r"data\.name"):
         evaluate.evaluate(wanted, run.config, str(target), tmp_path / "metrics.json")
     for place, one in ((target, run), (run_dir, origin)):
-        config = config_lib.used(one.config, ["data.name=digits"], {}, config_lib.MEASURING_KEYS)
+        config = configuration.used(one.config, ["data.name=digits"], {}, config_lib.MEASURING_KEYS)
         path = evaluate.evaluate(wanted, config, str(place), tmp_path / "metrics.json")
         figures.append(json.loads(path.read_text())["bits_per_dim"]["value"])
     assert figures[0] == pytest.approx(figures[1], rel=1e-6)
 
     settings = ["data.name=digits", "train.steps=1", "train.batch_size=8", "train.optimizer=sgd"]
-    wanted = presets.training_config(target, None, settings)
-    state = train_loop.run(wanted, target)
+    wanted = configuration.training_config(target, None, settings)
+    state = loop.run(wanted, target)
     assert state.updates == 1
     moved = [np.abs(a - b.numpy()).max() for a, b in zip(state.network.weights, run.network.weights, strict=True)]
     assert 0 < max(moved) < 0.1
-    assert config_lib.read(target).data.name == "digits"
+    assert configuration.read(target).data.name == "digits"
     with pytest.raises(UserError, match="another configuration"):
-        presets.training_config(target, None, ["data.name=mnist"])
+        configuration.training_config(target, None, ["data.name=mnist"])
 
 
 def test_the_null_class_is_told_by_our_own_words_or_by_the_user(tmp_path):
     classes = {"model__classes": 10, "model__null_class": True, "train__label_dropout": 0.1}
-    train_loop.run(make_tiny_config(**classes), tmp_path / "run")
+    loop.run(make_tiny_config(**classes), tmp_path / "run")
     target = folders.export_run(load_run(tmp_path / "run"), tmp_path / "out")
-    assert reading.read_config(target) == config_lib.read(tmp_path / "run")
+    assert reading.read_config(target) == configuration.read(tmp_path / "run")
     (target / reading.OURS).unlink()
     plain, told = reading.read_config(target), reading.read_config(target, ["model.null_class=true"])
     assert (plain.model.classes, plain.model.null_class) == (11, False)
     assert (told.model.classes, told.model.null_class) == (10, True)
     with pytest.raises(UserError, match="no null class"):
-        config_lib.used(plain, [], {"guidance": 2.0})
+        configuration.used(plain, [], {"guidance": 2.0})
     run = load_run(folders.import_run(target, told, tmp_path / "told"), guidance=2.0)
     np.testing.assert_array_equal(
         run.sample([1], label=3), load_run(tmp_path / "run").sample([1], label=3, guidance=2.0)

@@ -12,9 +12,10 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import tf_ddpm
 from export import comparison, joining, plans, saved_model, warmup
-from tf_ddpm import build, sampling
+from tf_ddpm import build
 from tf_ddpm import config as config_lib
 from tf_ddpm.errors import UserError
+from tf_ddpm.sampling.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -162,11 +163,11 @@ def test_a_right_export_of_a_chain_that_amplifies_rounding_is_not_refused(run):
     rng = np.random.default_rng(0)
     for weight in network.weights:
         weight.assign(rng.normal(0.0, 0.3, weight.shape))
-    wild = sampling.Run(run.config, network, 0)
+    wild = Run(run.config, network, 0)
     (plan,) = plans.parse("ddim-10", run.config)
     settings = {"sampler": "ddim", "steps": 10}
     live = wild.sample([0, 1], **settings)
-    rounded = sampling.Run(run.config, build.recast(network, "bfloat16"), 0).sample([0, 1], **settings)
+    rounded = Run(run.config, build.recast(network, "bfloat16"), 0).sample([0, 1], **settings)
     assert np.abs(live.astype(int) - rounded).max() > 16
     comparison._check_images(wild, plan, rounded.astype(int))
     with pytest.raises(UserError, match="other images than the run"):
@@ -182,7 +183,7 @@ def test_one_call_of_the_network_must_agree_and_one_that_is_all_zero_may(run):
     still = build.recast(run.network, "float32")
     for weight in still.weights:
         weight.assign(np.zeros(weight.shape))
-    comparison._check_call(sampling.Run(run.config, still, 0), x_t, t, None, np.zeros_like(eps))
+    comparison._check_call(Run(run.config, still, 0), x_t, t, None, np.zeros_like(eps))
 
 
 def test_a_lane_waits_in_proportion_to_its_shortest_chain_and_a_single_call_not_at_all():
@@ -225,7 +226,7 @@ def test_the_weights_decide_the_names_of_the_queues(run, tmp_path):
 
     chosen = plans.parse("ddim-2", run.config)
     (one,) = queues(saved_model.export_run(run, tmp_path / "a", chosen, 4))
-    other = sampling.Run(run.config, build.recast(run.network, "float32"), 0)
+    other = Run(run.config, build.recast(run.network, "float32"), 0)
     other.network.weights[0].assign_add(tf.ones_like(other.network.weights[0]))
     (two,) = queues(saved_model.export_run(other, tmp_path / "b", chosen, 4))
     assert one != two

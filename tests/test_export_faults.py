@@ -12,7 +12,7 @@ import pytest
 
 from export import plans, saved_model
 from tf_ddpm.errors import UserError
-from tf_ddpm.sampling import load_run
+from tf_ddpm.sampling.run import load_run
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,21 +9,24 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_ddpm import build, datasets, pixels, samplers, sampling
+from tf_ddpm import build, datasets
 from tf_ddpm import config as config_lib
+from tf_ddpm.codecs import pixels
+from tf_ddpm.diffusion import samplers
 from tf_ddpm.errors import UserError
 from tf_ddpm.figures import FIGURES, catalogue, experiments
-from tf_ddpm.figures.catalogue import Subject
+from tf_ddpm.figures.catalogue import FigureContext
+from tf_ddpm.sampling.run import Run, load_run
 
 
 @pytest.fixture(scope="module")
 def run(run_dir):
-    return sampling.load_run(run_dir)
+    return load_run(run_dir)
 
 
 @pytest.fixture(scope="module")
 def real(run, run_dir):
-    return Subject(run, run_dir).some(4)
+    return FigureContext(run, run_dir).some(4)
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def with_classes(tiny_config):
     network = build.network(config, "float32")
     for weight in network.weights:  # a fresh network's blocks change nothing
         weight.assign(weight + 0.1 * tf.random.stateless_normal(weight.shape, [0, 1]))
-    return sampling.Run(config, network, 0)
+    return Run(config, network, 0)
 
 
 def test_the_catalogue_has_every_figure():
@@ -43,7 +46,7 @@ def test_the_catalogue_has_every_figure():
 
 
 def test_every_figure_is_drawn_from_a_run_and_what_it_lacks_is_said(run, run_dir, tmp_path, capsys):
-    paths = catalogue.draw("all", Subject(run, tmp_path, num_images=4))
+    paths = catalogue.draw("all", FigureContext(run, tmp_path, num_images=4))
     assert [path.stem for path in paths] == [name for name in FIGURES if name not in ("sweep", "guidance")]
     for path in paths:
         width, height = Image.open(path).size
@@ -52,23 +55,23 @@ def test_every_figure_is_drawn_from_a_run_and_what_it_lacks_is_said(run, run_dir
     said = capsys.readouterr().out
     assert "sweep: there is no" in said and "--sweep=sampling_steps" in said and "guidance: " in said
     with pytest.raises(UserError, match="null class"):
-        catalogue.draw("guidance", Subject(run, tmp_path))
+        catalogue.draw("guidance", FigureContext(run, tmp_path))
     assert not (tmp_path / "figures" / "guidance.png").exists()
 
 
 def test_a_sweep_is_drawn_from_what_was_measured(run, tmp_path):
     rows = {str(steps): {"fid": {"value": 100.0 / steps}, "kid": {"value": 0.1}} for steps in (10, 20, 50)}
     (tmp_path / "sweep_sampling_steps.json").write_text(json.dumps(rows))
-    (path,) = catalogue.draw("sweep", Subject(run, tmp_path), tmp_path / "curve.png")
+    (path,) = catalogue.draw("sweep", FigureContext(run, tmp_path), tmp_path / "curve.png")
     assert path == tmp_path / "curve.png" and Image.open(path).size[0] > 500
     for wrong in ("[", "[]", '{"10": 3}', "{}"):
         (tmp_path / "sweep_sampling_steps.json").write_text(wrong)
         with pytest.raises(UserError, match="cannot read"):
-            catalogue.draw("sweep", Subject(run, tmp_path))
+            catalogue.draw("sweep", FigureContext(run, tmp_path))
 
 
 def test_guidance_shows_each_class_by_each_weight(with_classes, tmp_path):
-    (path,) = catalogue.draw("guidance", Subject(with_classes, tmp_path))
+    (path,) = catalogue.draw("guidance", FigureContext(with_classes, tmp_path))
     assert path.exists()
     drawn = experiments.guided(with_classes, (0.0, 1.0, 3.0), 6, seed=5)
     assert drawn.shape == (3, 6, 8, 8, 1)
@@ -78,7 +81,7 @@ def test_guidance_shows_each_class_by_each_weight(with_classes, tmp_path):
 
 def test_a_run_with_classes_has_the_other_figures_too(with_classes, tmp_path):
     for name in ("shared_prefix", "variation", "inpainting", "interpolation", "progressive"):
-        assert catalogue.draw(name, Subject(with_classes, tmp_path))[0].exists()
+        assert catalogue.draw(name, FigureContext(with_classes, tmp_path))[0].exists()
 
 
 def test_samples_that_share_the_last_but_one_step_are_one_image_and_others_are_not(run):
@@ -89,7 +92,7 @@ def test_samples_that_share_the_last_but_one_step_are_one_image_and_others_are_n
 
 
 def test_the_batch_size_changes_no_figure(run, real):
-    few = sampling.Run(config_lib.with_values(run.config, {"sample.batch_size": 5}), run.network, run.checkpoint_step)
+    few = Run(config_lib.with_values(run.config, {"sample.batch_size": 5}), run.network, run.checkpoint_step)
     for make in (
         lambda run: experiments.sharing(run, [19, 10, 0], 3, seed=0),
         lambda run: experiments.variations(run, real.images, real.labels, [0, 10, 19], seed=0),
@@ -119,14 +122,14 @@ def test_the_ends_of_an_interpolation_are_the_decoded_images(run, with_classes, 
 
 
 def test_samples_are_as_many_as_asked_for_and_the_rest_of_the_sheet_is_blank(run, tmp_path):
-    sizes = [Image.open(catalogue.draw("samples", Subject(run, tmp_path, n))[0]).size for n in (4, 5, 6)]
+    sizes = [Image.open(catalogue.draw("samples", FigureContext(run, tmp_path, n))[0]).size for n in (4, 5, 6)]
     assert sizes[0] != sizes[1] == sizes[2]
 
 
 def test_an_interpolation_of_fewer_images_than_the_sheet_holds(run, tmp_path):
     few = datasets.load(run.config.data)
     few = dataclasses.replace(few, images=few.images[:5], labels=few.labels[:5])
-    subject = Subject(run, tmp_path)
+    subject = FigureContext(run, tmp_path)
     subject.__dict__["images"] = few
     assert catalogue.draw("interpolation", subject)[0].exists()
 
@@ -161,7 +164,7 @@ def test_noise_grows_along_the_forward_chain_and_is_that_of_q(run, real):
 
 
 def test_coding_sends_more_bits_for_less_distortion(run, run_dir):
-    bits = Subject(run, run_dir, num_images=64).bits
+    bits = FigureContext(run, run_dir, num_images=64).bits
     rates, distortions = catalogue.rate_and_distortion(bits)
     assert len(rates) == len(distortions) == 20
     assert (np.diff(rates) >= 0).all() and (np.diff(distortions) <= 0.02 * distortions[:-1]).all()
@@ -174,7 +177,7 @@ def test_a_folder_that_cannot_be_written_is_named(run, run_dir, tmp_path):
     shutil.copytree(run_dir, copy)
     (copy / "figures").write_text("not a folder")
     with pytest.raises(UserError, match=r"cannot write .*figures"):
-        catalogue.draw("schedules", Subject(run, copy))
+        catalogue.draw("schedules", FigureContext(run, copy))
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -182,7 +185,7 @@ def test_all_figures_of_a_small_set_are_those_that_it_can_give(run, tmp_path, mo
     few = datasets.load(run.config.data)
     few = datasets.ImageSet(few.images[:count], few.labels[:count], few.label_names)
     monkeypatch.setattr(catalogue.datasets, "load", lambda data: few)
-    paths = {path.stem for path in catalogue.draw("all", Subject(run, tmp_path))}
+    paths = {path.stem for path in catalogue.draw("all", FigureContext(run, tmp_path))}
     said = capsys.readouterr().out
     assert all(name in paths or f"{name}: " in said for name in FIGURES)
     assert {"schedules", "samples", "progressive"} <= paths

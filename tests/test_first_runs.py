@@ -11,8 +11,10 @@ import tensorflow as tf
 
 from export import check, plans, saved_model
 from tf_ddpm import config as config_lib
-from tf_ddpm import datasets, train_loop
-from tf_ddpm.sampling import load_run
+from tf_ddpm import datasets
+from tf_ddpm.runs import configuration
+from tf_ddpm.sampling.run import load_run
+from tf_ddpm.training import loop
 
 FIRST = Path(__file__).parent / "fixtures" / "first_runs"
 # What each is: two checkpoints; classes, learned variance and importance sampling in mid-history; a folder of pictures
@@ -42,7 +44,7 @@ def grey(a, b):
 def test_it_is_sampled_and_resumed_as_by_the_code_that_wrote_it(first, name):
     known = np.load(FIRST / f"{name}.npz")
     assert grey(drawn(name)[1], known["images_8"]) <= 1
-    train_loop.run(config_lib.with_values(config_lib.read(name), {"train.steps": 12}), Path(name))
+    loop.run(config_lib.with_values(configuration.read(name), {"train.steps": 12}), Path(name))
     lines = [json.loads(line) for line in (first / name / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
     np.testing.assert_allclose([line["loss"] for line in lines], known["losses"], rtol=2e-3)
@@ -57,13 +59,13 @@ def test_its_earlier_checkpoint_is_still_there_and_resumes(first):
         path.unlink()
     known = np.load(FIRST / "plain.npz")
     assert load_run("plain").checkpoint_step == 4
-    train_loop.run(config_lib.read("plain"), Path("plain"))
+    loop.run(configuration.read("plain"), Path("plain"))
     assert grey(drawn("plain")[1], known["images_8"]) <= 1
 
 
 def test_its_pictures_are_decoded_as_then(first):
     known = np.load(FIRST / "pictures.npz")
-    images = datasets.load(config_lib.read("folder").data)
+    images = datasets.load(configuration.read("folder").data)
     assert images.label_names == ("0", "10", "2")
     np.testing.assert_array_equal(images.labels, known["labels"])
     assert grey(images.images, known["images"]) <= 1  # (JPEG decoders differ by one)

@@ -13,11 +13,15 @@ from conftest import make_tiny_config
 from PIL import Image
 
 from tf_ddpm import config as config_lib
-from tf_ddpm import datasets, generate, kept_labels, own_files, paths, run_directory, train_loop
+from tf_ddpm import datasets
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets import finding
 from tf_ddpm.errors import UserError
-from tf_ddpm.sampling import load_run
+from tf_ddpm.runs import configuration, directory, kept_labels
+from tf_ddpm.runtime import own_files, paths
+from tf_ddpm.sampling import generate
+from tf_ddpm.sampling.run import load_run
+from tf_ddpm.training import loop
 
 ROOT = Path(__file__).parent.parent
 
@@ -93,15 +97,15 @@ def test_a_run_inside_its_own_folder_never_sees_what_it_wrote(tmp_path):
     for name in ("a", "b", "c", "d"):
         picture(tmp_path / f"{name}.png")
     inside = tmp_path / "runs" / "mine"
-    train_loop.run(tiny(tmp_path), inside)
+    loop.run(tiny(tmp_path), inside)
     for out_dir in (inside / "samples", tmp_path / "drawn"):
         generate.generate(load_run(inside), out_dir, 2, 0, sampler="ddim", steps=2)
     (tmp_path / "drawn" / "manifest.json").unlink()
     shutil.copytree(inside, tmp_path, dirs_exist_ok=True)  # the folder is a run directory itself
-    images = datasets.load(config_lib.read(tmp_path).data)
+    images = datasets.load(configuration.read(tmp_path).data)
     assert len(images) == 4 and images.label_names == (".",) and not images.bad
-    again = config_lib.with_values(config_lib.read(tmp_path), {"train.steps": 12})
-    assert train_loop.run(again, tmp_path).updates == 12
+    again = config_lib.with_values(configuration.read(tmp_path), {"train.steps": 12})
+    assert loop.run(again, tmp_path).updates == 12
 
 
 def test_the_files_that_were_passed_over_are_all_listed_in_the_run(tmp_path, capsys):
@@ -113,7 +117,7 @@ def test_the_files_that_were_passed_over_are_all_listed_in_the_run(tmp_path, cap
     config = tiny(tmp_path / "pictures", **kept)
     for name in ("first", "from_the_cache"):
         (tmp_path / name).mkdir()
-        run_directory.write(tmp_path / name, config, datasets.load(config.data))
+        directory.write(tmp_path / name, config, datasets.load(config.data))
         header, *lines = (tmp_path / name / "passed_over.txt").read_text().splitlines()
         assert (
             header.startswith("# ")
@@ -130,14 +134,14 @@ def test_a_list_that_is_not_ours_stays_and_one_of_ours_goes_once_all_is_well(tmp
     config, run_dir = tiny(tmp_path / "pictures"), tmp_path / "run"
     run_dir.mkdir()
     (run_dir / "passed_over.txt").write_text("my own list")
-    run_directory.write(run_dir, config, datasets.load(config.data))
+    directory.write(run_dir, config, datasets.load(config.data))
     assert (run_dir / "passed_over.txt").read_text() == "my own list"
     assert "not this program's, and stays" in capsys.readouterr().err
     (run_dir / "passed_over.txt").unlink()
-    run_directory.write(run_dir, config, datasets.load(config.data))
+    directory.write(run_dir, config, datasets.load(config.data))
     assert r"caf\udce9.png: not an image" in (run_dir / "passed_over.txt").read_text()
     (tmp_path / "pictures" / "caf\udce9.png").unlink()
-    run_directory.write(run_dir, config, datasets.load(config.data))
+    directory.write(run_dir, config, datasets.load(config.data))
     assert not (run_dir / "passed_over.txt").exists()
 
 
@@ -156,7 +160,7 @@ def test_a_new_run_among_the_pictures_takes_no_folder_of_theirs_for_its_own(tmp_
     for name in ("cats", "samples", "figures"):
         picture(tmp_path / name / "a.png")
     with pytest.raises(UserError, match="has figures already; choose another --run_dir"):
-        train_loop.run(tiny(tmp_path), tmp_path)
+        loop.run(tiny(tmp_path), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cats", "figures", "samples"]
 
 
@@ -191,17 +195,17 @@ def test_labels_have_names_wherever_one_is_asked_for(tmp_path, capsys):
     for i, name in enumerate(("rose", "10", "2")):
         picture(tmp_path / "pictures" / name / "a.png", 100 * i)
     with pytest.raises(UserError, match=r"model\.classes=4: expected model\.classes=3 \(2, 10, rose\)"):
-        train_loop.run(tiny(tmp_path / "pictures", model__classes=4), tmp_path / "wrong")
-    train_loop.run(tiny(tmp_path / "pictures", model__classes=3), tmp_path / "run")
+        loop.run(tiny(tmp_path / "pictures", model__classes=4), tmp_path / "wrong")
+    loop.run(tiny(tmp_path / "pictures", model__classes=3), tmp_path / "run")
     assert "labels: 0 2, 1 10, 2 rose" in capsys.readouterr().out
     assert kept_labels.label_names(tmp_path / "run") == ("2", "10", "rose")
     run = load_run(tmp_path / "run")
     quick = {"sampler": "ddim", "steps": 2}
     np.testing.assert_array_equal(run.sample([1], label="rose", **quick), run.sample([1], label=2, **quick))
     for word, value in (("rose", 2), ("2", 2), ("all", None)):
-        assert config_lib.label(run.config, word, run.label_names) == value
+        assert config_lib.parse_label(run.config, word, run.label_names) == value
     with pytest.raises(UserError, match="this run knows rose"):
-        config_lib.label(run.config, "roze", run.label_names)
+        config_lib.parse_label(run.config, "roze", run.label_names)
     generate.generate(run, tmp_path / "samples", 2, 0, label=2, **quick)
     manifest = json.loads((tmp_path / "samples" / "manifest.json").read_text())
     assert manifest["label_names"] == ["2", "10", "rose"] and manifest["labels"] == [2, 2]

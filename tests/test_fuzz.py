@@ -14,10 +14,10 @@ from PIL import Image
 from safetensors.numpy import save
 
 from tf_ddpm import config as config_lib
-from tf_ddpm import datasets, presets
-from tf_ddpm.config import DataConfig
+from tf_ddpm import datasets
+from tf_ddpm.config import DataConfig, presets
+from tf_ddpm.diffusers_format import reading
 from tf_ddpm.errors import UserError
-from tf_ddpm.exchange import reading
 
 FEW, MANY = 150, 10_000
 _AMOUNTS = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]

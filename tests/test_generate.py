@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 import tf_ddpm
-from tf_ddpm import build, image_files, sampling
+from tf_ddpm import build
 from tf_ddpm.errors import UserError
-from tf_ddpm.generate import generate
+from tf_ddpm.sampling import image_files
+from tf_ddpm.sampling.generate import generate
+from tf_ddpm.sampling.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def test_a_generation_that_fails_leaves_the_earlier_one(run, tmp_path, monkeypat
 
 def test_channels_without_a_png_form_are_saved_as_npy(tiny_config, tmp_path, capsys):
     config = tiny_config(data__name="other", data__image_size=(4, 8), data__channels=5)
-    run = sampling.Run(config, build.network(config, "float32"), 0)
+    run = Run(config, build.network(config, "float32"), 0)
     grid = generate(run, tmp_path, 2, seed=0, steps=2)
     assert grid.name == "grid.npy" and np.load(tmp_path / "000001.npy").shape == (4, 8, 5)
     assert ".npy" in capsys.readouterr().out

@@ -5,11 +5,12 @@ import pytest
 import tensorflow as tf
 from conftest import make_tiny_config
 
-from tf_ddpm import guidance, schedules, train_loop
+from tf_ddpm.diffusion import guidance, schedules
+from tf_ddpm.diffusion.process import DiffusionProcess
 from tf_ddpm.errors import UserError
-from tf_ddpm.process import DiffusionProcess
-from tf_ddpm.sampling import load_run
-from tf_ddpm.unet import UNet
+from tf_ddpm.networks.unet import UNet
+from tf_ddpm.sampling.run import load_run
+from tf_ddpm.training import loop
 
 CLASSES = {"model__classes": 10, "model__null_class": True, "train__label_dropout": 0.25}
 
@@ -17,7 +18,7 @@ CLASSES = {"model__classes": 10, "model__null_class": True, "train__label_dropou
 @pytest.fixture(scope="module")
 def conditional_run(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "conditional"
-    train_loop.run(make_tiny_config(**CLASSES, train__steps=30, train__learning_rate=5e-3), path)
+    loop.run(make_tiny_config(**CLASSES, train__steps=30, train__learning_rate=5e-3), path)
     return path
 
 
@@ -137,7 +138,7 @@ def test_the_export_takes_label_and_guidance(conditional_run, tmp_path):
 def test_a_set_with_another_number_of_labels_is_refused(tmp_path):
     config = make_tiny_config(**CLASSES | {"model__classes": 7})
     with pytest.raises(UserError, match=r"expected model\.classes=10"):
-        train_loop.run(config, tmp_path / "run")
+        loop.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

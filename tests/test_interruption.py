@@ -9,7 +9,7 @@ import time
 import pytest
 from training_processes import ROOT
 
-from tf_ddpm import interruption
+from tf_ddpm.runtime import interruption
 
 _BUSY = {
     "Python": "time.sleep(600)",
@@ -81,10 +81,13 @@ def test_the_handlers_of_before_are_there_again_and_a_signal_handled_elsewhere_e
     seen = []
     before = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGWINCH, lambda *_: seen.append("window"))
     try:
-        with interruption.leaving(lambda: seen.append("left"), "interrupted"):
+        with interruption.exit_on_signal(lambda: seen.append("left"), "interrupted"):
             os.kill(os.getpid(), signal.SIGWINCH)
             time.sleep(0.1)
-        with pytest.raises(interruption.Interrupted), interruption.leaving(lambda: seen.append("left"), "interrupted"):
+        with (
+            pytest.raises(interruption.Interrupted),
+            interruption.exit_on_signal(lambda: seen.append("left"), "interrupted"),
+        ):
             os.kill(os.getpid(), signal.SIGINT)
         assert seen == ["window", "left"]
         assert signal.getsignal(signal.SIGINT) == before[0] and signal.set_wakeup_fd(-1) == -1
@@ -93,7 +96,7 @@ def test_the_handlers_of_before_are_there_again_and_a_signal_handled_elsewhere_e
 
 
 def test_while_training_saves_nothing_is_cut_short():
-    with interruption.leaving(lambda: None, "interrupted"), interruption.Signals() as signals:
+    with interruption.exit_on_signal(lambda: None, "interrupted"), interruption.Signals() as signals:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(interruption._PATIENCE + 0.5)
         assert signals.seen == signal.SIGINT
@@ -102,11 +105,11 @@ def test_while_training_saves_nothing_is_cut_short():
 def test_a_terminal_that_closes_once_more_ends_nothing_that_is_ending_in_order():
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
-        with pytest.raises(interruption.Interrupted), interruption.leaving(lambda: None, "interrupted"):
+        with pytest.raises(interruption.Interrupted), interruption.exit_on_signal(lambda: None, "interrupted"):
             os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGHUP)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        with interruption.leaving(lambda: None, "interrupted"), interruption.Signals():  # as in training
+        with interruption.exit_on_signal(lambda: None, "interrupted"), interruption.Signals():  # as in training
             os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGHUP)
     finally:

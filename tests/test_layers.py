@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ddpm import layers, randomness
+from tf_ddpm import randomness
+from tf_ddpm.networks import embeddings, group_norm, layers, primitives
 
 
 def test_embedding_is_sines_then_cosines_at_hos_frequencies():
     t, width = 37.0, 8
     frequency = [10_000 ** (-i / 3) for i in range(4)]
     expected = [np.sin(t * f) for f in frequency] + [np.cos(t * f) for f in frequency]
-    np.testing.assert_allclose(layers.sinusoidal_embedding(tf.constant([t]), width)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(embeddings.sinusoidal_embedding(tf.constant([t]), width)[0], expected, atol=1e-5)
 
 
 def group_norm_reference(x, gamma, beta, groups, swish):
@@ -29,7 +30,7 @@ def group_norm_reference(x, gamma, beta, groups, swish):
 @pytest.mark.parametrize("shape", [(2, 6, 4, 8), (3, 1, 1, 8)])
 def test_group_norm_and_its_hand_written_gradient_equal_the_definition(shape, swish):
     rng = np.random.default_rng(0)
-    layer = layers.GroupNorm(8, 2, swish=swish)
+    layer = group_norm.GroupNorm(8, 2, swish=swish)
     gamma, beta = rng.normal(1, 0.3, 8), rng.normal(0, 0.3, 8)
     layer.gamma.assign(gamma)
     layer.beta.assign(beta)
@@ -50,7 +51,7 @@ def test_group_norm_and_its_hand_written_gradient_equal_the_definition(shape, sw
 @pytest.mark.parametrize("xla", [False, True])
 def test_bias_and_dropout_within_group_norm_equal_their_definitions_around_it(xla):
     rng, shape = np.random.default_rng(1), (3, 4, 5, 8)
-    layer = layers.GroupNorm(8, 2, swish=True, xla=xla)
+    layer = group_norm.GroupNorm(8, 2, swish=True, xla=xla)
     x, bias, dy = rng.normal(size=shape), rng.normal(0, 3, (3, 8)), rng.normal(size=shape)
     keep = rng.random(shape) < 0.7
     x32, bias32 = tf.constant(x, tf.float32), tf.constant(bias, tf.float32)
@@ -68,14 +69,14 @@ def test_bias_and_dropout_within_group_norm_equal_their_definitions_around_it(xl
 
 def test_group_norm_survives_a_mean_far_above_the_spread():
     x = tf.random.stateless_normal([1, 8, 8, 4], [0, 1]) + 300.0
-    y = layers.GroupNorm(4, 2)(x).numpy()
+    y = group_norm.GroupNorm(4, 2)(x).numpy()
     assert abs(y.std() - 1) < 1e-2 and abs(y.mean()) < 1e-2
 
 
 @pytest.mark.parametrize("mean", [0.0, 30.0])
 def test_group_norm_in_bfloat16_is_as_near_to_the_definition_as_its_dtype(mean):
     rng = np.random.default_rng(0)
-    layer = layers.GroupNorm(8, 2, swish=True, dtype="bfloat16")
+    layer = group_norm.GroupNorm(8, 2, swish=True, dtype="bfloat16")
     x = tf.cast(rng.normal(mean, 1, (3, 24, 20, 8)), tf.bfloat16)
     exact = group_norm_reference(tf.cast(x, tf.float64), np.ones(8), np.zeros(8), 2, True)
     error = np.abs(tf.cast(layer(x), tf.float64) - exact)
@@ -87,7 +88,7 @@ def test_a_dense_layer_of_every_pixel_and_its_gradients_are_those_of_the_layer()
     layer = keras.layers.Dense(5, bias_initializer="random_normal")
     x, dy = (tf.random.stateless_normal([2, 3, 4, width], [0, width]) for width in (7, 5))
     found = []
-    for call in (layer, lambda x: layers._of_pixels(layer, x)):
+    for call in (layer, lambda x: primitives.pointwise_dense(layer, x)):
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = call(x)
@@ -169,4 +170,4 @@ def test_initial_weights_are_hos():
 
 def test_groups_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ValueError, match="3 groups do not divide 8 channels"):
-        layers.GroupNorm(8, 3)
+        group_norm.GroupNorm(8, 3)

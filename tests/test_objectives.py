@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ddpm import objectives, schedules
-from tf_ddpm.process import DiffusionProcess
+from tf_ddpm.diffusion import bounds, objectives, schedules
+from tf_ddpm.diffusion.process import DiffusionProcess
 
 
 def test_l_simple_is_the_mean_squared_error_of_the_noise_for_each_image():
@@ -59,7 +59,7 @@ def test_kl_of_normals_is_that_of_a_numerical_integral():
     log_q = -0.5 * ((x - 0.3) ** 2 / 0.4 + np.log(2 * np.pi * 0.4))
     log_p = -0.5 * ((x + 0.5) ** 2 / 1.7 + np.log(2 * np.pi * 1.7))
     expected = np.sum(np.exp(log_q) * (log_q - log_p)) * (x[1] - x[0])
-    ours = objectives.normal_kl(objectives.Gaussian(*map(tf.constant, map(np.float64, q))), p)
+    ours = bounds.normal_kl(objectives.Gaussian(*map(tf.constant, map(np.float64, q))), p)
     assert float(ours) == pytest.approx(expected, rel=1e-7)
 
 
@@ -67,7 +67,7 @@ def test_kl_of_normals_is_that_of_a_numerical_integral():
 def test_the_decoders_probabilities_of_all_bytes_sum_to_one_and_follow_the_normal(mean, std):
     x_0 = tf.constant((np.arange(256) / 127.5 - 1)[:, None])
     p = objectives.Gaussian(tf.constant([[mean]], tf.float64), tf.constant([[2 * np.log(std)]], tf.float64))
-    probability = np.exp(objectives.discretised_log_likelihood(x_0, p).numpy()[:, 0])
+    probability = np.exp(bounds.discretised_log_likelihood(x_0, p).numpy()[:, 0])
     assert probability.sum() == pytest.approx(1.0, abs=1e-6)
     edges = np.concatenate([[-np.inf], (np.arange(255) + 0.5) / 127.5 - 1, [np.inf]])
     exact = np.diff([0.5 * (1 + math.erf((e - mean) / std / math.sqrt(2))) for e in edges])
@@ -108,14 +108,14 @@ def test_the_bound_of_a_tiny_chain_is_an_independent_sum(variance):
             total -= np.log2(cdf(edge + width) - cdf(edge - width))
 
     image = tf.fill([1, 1, 1, 1], tf.constant(x_0, tf.float64))
-    ours = objectives.prior_term(process, image).numpy()
+    ours = bounds.prior_term(process, image).numpy()
     for t in range(8):
         at = tf.constant([t])
         x_t = process.q_sample(image, at, tf.fill([1, 1, 1, 1], tf.constant(noise, tf.float64)))
         output = slope * x_t
         if variance == "learned_range":
             output = tf.concat([output, tf.fill([1, 1, 1, 1], tf.constant(spread, tf.float64))], axis=-1)
-        ours = ours + objectives.bound_term(process, output, image, x_t, at).numpy()
+        ours = ours + bounds.bound_term(process, output, image, x_t, at).numpy()
     np.testing.assert_allclose(ours, [total], rtol=1e-9)
 
 
@@ -143,7 +143,7 @@ def test_the_bound_on_a_gaussian_is_its_entropy_and_the_closed_form_gap_of_the_v
         if variance == "exact":
             output = tf.concat([output, tf.fill(x_t.shape, tf.constant(np.log(exact[t]), tf.float64))], axis=-1)
         if t:
-            terms = objectives.bound_term(process, output, x_0, x_t, at)
+            terms = bounds.bound_term(process, output, x_0, x_t, at)
         else:  # a continuous decoder: the density of x_0 itself
             p = process.p_step(process.x_0_from_output(x_t, at, output), x_t, at, output)
             squared = (x_0 - p.mean) ** 2 * tf.exp(-p.log_variance)
@@ -164,7 +164,7 @@ def test_a_term_of_the_bound_is_the_weighted_error_of_the_noise():
     t = np.array([1, 2, 30, 500, 999])
     x_0, eps, output = rng.uniform(-1, 1, (5, 3, 4, 2)), *rng.normal(size=(2, 5, 3, 4, 2))
     x_t = process.q_sample(tf.constant(x_0), tf.constant(t), tf.constant(eps))
-    bits = objectives.bound_term(process, tf.constant(output), tf.constant(x_0), x_t, tf.constant(t))
+    bits = bounds.bound_term(process, tf.constant(output), tf.constant(x_0), x_t, tf.constant(t))
     variance = beta[t] * (1 - alpha_bar[t - 1]) / (1 - alpha_bar[t])
     weight = beta[t] ** 2 / (2 * variance * (1 - beta[t]) * (1 - alpha_bar[t]))
     error = ((eps - output) ** 2).mean(axis=(1, 2, 3))

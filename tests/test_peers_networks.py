@@ -9,10 +9,12 @@ import torch
 from conftest import make_tiny_config
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from tf_ddpm import build, objectives, train_loop
+from tf_ddpm import build
+from tf_ddpm.diffusers_format import folders, reading, tensors
+from tf_ddpm.diffusion import objectives
 from tf_ddpm.errors import UserError
-from tf_ddpm.exchange import folders, reading, tensors
-from tf_ddpm.sampling import load_run
+from tf_ddpm.sampling.run import load_run
+from tf_ddpm.training import loop
 
 pytestmark = pytest.mark.peers
 torch.set_num_threads(2)
@@ -159,7 +161,7 @@ def test_a_training_gradient_is_pytorchs():
     config = make_tiny_config(diffusion__timesteps=1000, diffusion__schedule="linear")
     process = build.process(config.diffusion)
     from tf_ddpm import config as config_lib
-    from tf_ddpm.exchange import words
+    from tf_ddpm.diffusers_format import words
 
     config = config_lib.with_values(config, words.model_words(settings))
     network = build.network(config, "float32")
@@ -275,7 +277,7 @@ def test_improved_ddpm_runs_in_diffusers(tmp_path):
         train__objective="hybrid",
         train__label_dropout=0.1,
     )
-    train_loop.run(config, tmp_path / "run")
+    loop.run(config, tmp_path / "run")
     run = load_run(tmp_path / "run")
     folders.export_run(run, tmp_path / "out")
     theirs = UNet2DModel.from_pretrained(tmp_path / "out" / "unet").eval()

@@ -16,8 +16,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.schedulers import scheduling_ddpm, scheduling_dpmsolver_multistep
 
-from tf_ddpm import samplers, schedules
-from tf_ddpm.process import DiffusionProcess
+from tf_ddpm.diffusion import samplers, schedules
+from tf_ddpm.diffusion.process import DiffusionProcess
 
 pytestmark = pytest.mark.peers
 

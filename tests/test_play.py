@@ -18,8 +18,8 @@ from PIL import Image
 from serving_stand_in import StandIn
 
 from export import bundle, plans, saved_model
-from tf_ddpm import train_loop
-from tf_ddpm.sampling import load_run
+from tf_ddpm.sampling.run import load_run
+from tf_ddpm.training import loop
 
 PAGE = Path(__file__).parent.parent / "export" / "templates" / "play.html"
 INT64_MAX = 2**63 - 1
@@ -392,7 +392,7 @@ def classes(tmp_path_factory):
     """A run with classes, a null class and guidance."""
     path = tmp_path_factory.mktemp("classes")
     config = make_tiny_config(model__classes=10, model__null_class=True, train__label_dropout=0.2)
-    train_loop.run(config, path / "run")
+    loop.run(config, path / "run")
     run = load_run(path / "run")
     version = saved_model.export_run(run, path / "served", plans.parse("ddim-3", run.config), 8)
     with StandIn(version, model="digits", cors=True) as url:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ddpm import schedules
-from tf_ddpm.process import DiffusionProcess
+from tf_ddpm.diffusion import schedules
+from tf_ddpm.diffusion.process import DiffusionProcess
 
 T = 1000
 LINEAR = schedules.betas("linear", T)

@@ -15,11 +15,12 @@ import tensorflow as tf
 from conftest import mirrored
 from PIL import Image
 
-from tf_ddpm import chunks, datasets, evaluate, replicas
 from tf_ddpm import config as config_lib
+from tf_ddpm import datasets
 from tf_ddpm.errors import UserError
-from tf_ddpm.evaluation import inception, quality, sweep
-from tf_ddpm.sampling import load_run, open_run
+from tf_ddpm.evaluation import evaluate, inception, quality, sweep
+from tf_ddpm.runtime import chunks, collectives
+from tf_ddpm.sampling.run import load_run, open_run
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,7 +48,7 @@ def measured(run_dir, folder, changes=(), **wanted):
     )
     wanted = {"metrics": ("fid", "kid", "pr"), "num_images": 40, "allow_few": True} | wanted
     run = None if wanted.get("images") else str(run_dir)
-    evaluate.evaluate(evaluate.Wanted(**wanted), config, run, folder / "metrics.json")
+    evaluate.evaluate(evaluate.EvaluationRequest(**wanted), config, run, folder / "metrics.json")
     return json.loads((folder / "metrics.json").read_text())
 
 
@@ -90,11 +91,11 @@ def test_the_figures_are_those_of_the_images_that_the_run_draws(run_dir, tmp_pat
 def test_a_set_is_at_no_distance_from_itself(tmp_path):
     images = datasets.load(config_lib.Config().data).images[:300]
     network = quality.FeatureNetwork(None, mirrored(1))
-    one = quality.of_images(images, network, str(tmp_path), {}, "features")
+    one = quality.array_features(images, network, str(tmp_path), {}, "features")
     found = values(quality.measure(("fid", "kid", "pr", "memorisation"), one, one, "x"))
     assert abs(found["fid"]) < 1e-6 and found["precision"] == found["recall"] == 1.0
     assert found["memorisation"] == 1.0  # copies are told
-    other = quality.of_images(255 - images, network, str(tmp_path), {}, "features")
+    other = quality.array_features(255 - images, network, str(tmp_path), {}, "features")
     found = quality.measure(("fid", "memorisation"), other, one, "x")
     assert found["fid"]["value"] > 1.0
     assert found["memorisation"]["value"] == found["memorisation"]["in_pixels"] == 0.0
@@ -142,7 +143,9 @@ def test_what_cannot_be_measured_is_one_clear_line_and_no_file(run_dir, tmp_path
 def test_statistics_from_a_file_give_the_fid_and_refuse_what_needs_features(run_dir, tmp_path):
     whole = measured(run_dir, tmp_path, metrics=("fid",))
     network = quality.FeatureNetwork(None, mirrored(1))
-    real = quality.of_images(datasets.load(config_lib.Config().data).images, network, str(tmp_path), {}, "features")
+    real = quality.array_features(
+        datasets.load(config_lib.Config().data).images, network, str(tmp_path), {}, "features"
+    )
     path = str(tmp_path / "stats.npz")
     np.savez(path, mu=real.moments.mean, sigma=real.moments.covariance)
     assert measured(run_dir, tmp_path, metrics=("fid",), reference=path)["fid"]["value"] == whole["fid"]["value"]
@@ -168,7 +171,7 @@ def test_four_devices_draw_and_see_what_one_does(run_dir):
     images = one.sample(range(23)).astype(int)
     assert np.abs(four.sample(range(23)).astype(int) - images).max() <= 1
     rows = np.arange(7, dtype=np.float32)[:, None]
-    np.testing.assert_array_equal(replicas.over_replicas(mirrored(4), lambda x: 2.0 * x)(rows), 2 * rows)
+    np.testing.assert_array_equal(collectives.over_replicas(mirrored(4), lambda x: 2.0 * x)(rows), 2 * rows)
 
 
 def test_chunks_that_are_there_are_not_computed_again(tmp_path):
@@ -230,7 +233,7 @@ def test_an_evaluation_killed_three_times_gives_the_same_bits(run_dir, tmp_path)
 def test_a_sweep_draws_a_curve_and_keeps_every_receipt(run_dir, tmp_path, capsys):
     values = {"data.cache_dir": str(tmp_path)}
     config = config_lib.with_values(load_run(run_dir).config, values)
-    wanted = evaluate.Wanted(("fid", "pr"), num_images=20, allow_few=True)
+    wanted = evaluate.EvaluationRequest(("fid", "pr"), num_images=20, allow_few=True)
     picture = sweep.sweep(wanted, config, str(run_dir), "sampling_steps:2,4")
     assert Image.open(picture).width > 500
     rows = json.loads((run_dir / "sweep_sampling_steps.json").read_text())

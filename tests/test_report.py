@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
-from tf_ddpm import sampling
 from tf_ddpm.errors import UserError
 from tf_ddpm.report import charts, page
+from tf_ddpm.sampling.run import load_run
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def reported(run_dir, tmp_path):
         extra.mkdir(parents=True)
         info = {"signatures": {"ddim_50": ["seed"], "png": ["seed"]}, "checkpoint_step": step}
         (extra / "model_info.json").write_text(json.dumps(info))
-    path = page.write_report(sampling.load_run(copy), copy)
+    path = page.write_report(load_run(copy), copy)
     return path, path.read_text(encoding="utf-8")
 
 
@@ -61,7 +61,7 @@ def test_an_imported_run_has_a_page_too(run_dir, tmp_path):
     copy.mkdir()  # (What other tests have measured of the run stays behind as well.)
     shutil.copy(run_dir / "config.json", copy)
     shutil.copytree(run_dir / "checkpoints", copy / "checkpoints")
-    body = without_plotly(page.write_report(sampling.load_run(copy), copy).read_text(encoding="utf-8"))
+    body = without_plotly(page.write_report(load_run(copy), copy).read_text(encoding="utf-8"))
     assert "Samples" in body and "Curves" not in body and "While it was trained" not in body
 
 
@@ -70,7 +70,7 @@ def test_a_line_of_the_log_that_was_cut_short_is_passed_over(run_dir, tmp_path):
     shutil.copytree(run_dir, copy)
     with (copy / "metrics.jsonl").open("a") as file:
         file.write('{}\n{"step": 9, "lo')
-    assert "Images a second" in page.write_report(sampling.load_run(copy), copy).read_text(encoding="utf-8")
+    assert "Images a second" in page.write_report(load_run(copy), copy).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_file_that_cannot_be_read_is_named(run_dir, tmp_path, name, text):
     shutil.copytree(run_dir, copy)
     (copy / name).write_text(text)
     with pytest.raises(UserError, match=name):
-        page.write_report(sampling.load_run(copy), copy)
+        page.write_report(load_run(copy), copy)
     assert not (copy / "report.html").exists()
 
 

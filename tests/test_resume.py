@@ -8,8 +8,9 @@ import sys
 import pytest
 from training_processes import LONG, ROOT, check_interrupted, ended, result, start
 
-from tf_ddpm import interruption, run_directory
 from tf_ddpm.errors import UserError
+from tf_ddpm.runs import directory
+from tf_ddpm.runtime import interruption
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one device", "two devices"])
@@ -45,7 +46,7 @@ def test_a_run_stopped_twenty_times_ends_bit_identical(tmp_path, devices):
 
 
 def test_a_run_in_use_is_refused(tmp_path):
-    with run_directory.held(tmp_path):
+    with directory.locked(tmp_path):
         process = start(tmp_path)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 1 and "another process is training in" in errors and "Traceback" not in errors
@@ -58,11 +59,11 @@ def test_a_hold_ends_with_its_process(tmp_path):
     code += "    print('held', flush=True); time.sleep(100)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
-    with pytest.raises(UserError, match="another process"), run_directory.held(tmp_path):
+    with pytest.raises(UserError, match="another process"), directory.locked(tmp_path):
         pass
     process.kill()
     process.wait()
-    with run_directory.held(tmp_path):
+    with directory.locked(tmp_path):
         pass
 
 

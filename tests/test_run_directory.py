@@ -11,10 +11,12 @@ from PIL import Image
 from training_processes import ROOT, ended, start
 
 from export import saved_model
-from tf_ddpm import checkpoint_files, checkpoints, presets, sampling, train_loop
 from tf_ddpm import config as config_lib
+from tf_ddpm.diffusers_format import folders, reading
 from tf_ddpm.errors import UserError
-from tf_ddpm.exchange import folders, reading
+from tf_ddpm.runs import checkpoint_files, checkpoints, configuration
+from tf_ddpm.sampling.run import load_run
+from tf_ddpm.training import loop
 
 
 @pytest.fixture
@@ -33,13 +35,13 @@ def content(folder):
 @pytest.mark.parametrize("name", ["lr[1e-3]", "back\\slash", "not-utf8-\udcff"])
 def test_a_name_below_which_tensorflow_cannot_read_is_refused_before_anything_is_written(tiny_config, tmp_path, name):
     with pytest.raises(UserError, match="TensorFlow cannot read below"):
-        train_loop.run(tiny_config(), tmp_path / name)
+        loop.run(tiny_config(), tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
 def test_neither_import_nor_export_writes_below_such_a_name(run_dir, tmp_path):
     with pytest.raises(UserError, match="TensorFlow cannot read below"):
-        saved_model.export_run(sampling.load_run(run_dir), tmp_path / "export[1]")
+        saved_model.export_run(load_run(run_dir), tmp_path / "export[1]")
     source = ROOT / "pretrained" / "fashion_mnist"
     with pytest.raises(UserError, match="TensorFlow cannot read below"):
         folders.import_run(source, reading.read_config(source, []), tmp_path / "import[1]")
@@ -48,15 +50,15 @@ def test_neither_import_nor_export_writes_below_such_a_name(run_dir, tmp_path):
 
 @pytest.mark.parametrize("name", ["a{b,c} d?*é", "a[b", "a]b"])
 def test_other_odd_names_are_a_run_like_any(tiny_config, tmp_path, name):
-    train_loop.run(tiny_config(train__steps=4), tmp_path / name)
-    assert train_loop.run(tiny_config(), tmp_path / name).updates == 8
+    loop.run(tiny_config(train__steps=4), tmp_path / name)
+    assert loop.run(tiny_config(), tmp_path / name).updates == 8
 
 
 def test_checkpoints_without_a_configuration_are_not_gone_on_with(tiny_config, copy):
     (copy / "config.json").unlink()
     before = content(copy)
     with pytest.raises(UserError, match=r"checkpoints and no config\.json"):
-        train_loop.run(further(tiny_config(train__learning_rate=0.5)), copy)
+        loop.run(further(tiny_config(train__learning_rate=0.5)), copy)
     assert content(copy) == before
 
 
@@ -69,32 +71,32 @@ def test_checkpoints_that_cannot_be_seen_do_not_make_a_run_begin_again(tiny_conf
         (copy / "checkpoints").symlink_to(copy / "nowhere")
     before = content(copy)
     with pytest.raises(UserError, match=f"cannot read the checkpoints.*{words}"):
-        train_loop.run(further(tiny_config()), copy)
+        loop.run(further(tiny_config()), copy)
     assert content(copy) == before
 
 
 def test_a_run_that_has_lost_its_checkpoints_says_what_is_done_again(tiny_config, copy, capsys):
     shutil.rmtree(copy / "checkpoints")
-    train_loop.run(tiny_config(), copy)
+    loop.run(tiny_config(), copy)
     assert "its updates up to step 8 are done again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_run_whose_directory_is_moved_or_removed_ends_with_a_line(tiny_config, tmp_path, monkeypatch, moved):
-    run_dir, save = tmp_path / "run", checkpoints.Keeper.save
+    run_dir, save = tmp_path / "run", checkpoints.CheckpointManager.save
 
     def saved(self, step):
         save(self, step)
         run_dir.rename(tmp_path / "elsewhere") if moved else shutil.rmtree(run_dir)
 
-    monkeypatch.setattr(checkpoints.Keeper, "save", saved)
+    monkeypatch.setattr(checkpoints.CheckpointManager, "save", saved)
     with pytest.raises(UserError, match="moved or removed while it was trained"):
-        train_loop.run(tiny_config(), run_dir)
+        loop.run(tiny_config(), run_dir)
     assert not run_dir.exists()
     if moved:
         (tmp_path / "elsewhere").rename(run_dir)
         monkeypatch.undo()
-        assert checkpoint_files.steps(run_dir) == [4] and train_loop.run(tiny_config(), run_dir).updates == 8
+        assert checkpoint_files.steps(run_dir) == [4] and loop.run(tiny_config(), run_dir).updates == 8
 
 
 def test_images_that_have_changed_between_two_parts_of_a_run_are_told(tiny_config, tmp_path, capsys):
@@ -106,7 +108,7 @@ def test_images_that_have_changed_between_two_parts_of_a_run_are_told(tiny_confi
     for steps, change in ((2, None), (4, "removed"), (6, None)):
         if change:
             (folder / "03.png").unlink()
-        train_loop.run(tiny_config(**data, train__steps=steps), tmp_path / "run")
+        loop.run(tiny_config(**data, train__steps=steps), tmp_path / "run")
         told = capsys.readouterr().err
         assert ("the images are not those" in told and "(20 then, 19 now)" in told) == bool(change)
     assert json.loads((tmp_path / "run" / "data.json").read_text())["images"] == 19
@@ -137,28 +139,28 @@ sys.exit(subprocess.call(["sh", "-c", 'exec "$0" "$@" {closed}', sys.executable,
 def test_until_its_first_checkpoint_a_run_may_be_configured_anew(tiny_config, tmp_path, capsys):
     """As after a first try that took too much memory."""
     config = tiny_config(train__steps=6)
-    train_loop.run(config, tmp_path)
+    loop.run(config, tmp_path)
     shutil.rmtree(tmp_path / "checkpoints")
-    other = presets.training_config(tmp_path, None, ["train.batch_size=8", "model.channels=16"])
+    other = configuration.training_config(tmp_path, None, ["train.batch_size=8", "model.channels=16"])
     assert other.train.steps == 6 and other.data.image_size == (8, 8)
-    state = train_loop.run(other, tmp_path)
-    assert config_lib.read(tmp_path).train.batch_size == 8 and state.network.settings["channels"] == 16
+    state = loop.run(other, tmp_path)
+    assert configuration.read(tmp_path).train.batch_size == 8 and state.network.settings["channels"] == 16
     with pytest.raises(UserError, match=r"model\.channels is 16, not 8"):
-        presets.training_config(tmp_path, None, ["model.channels=8"])
+        configuration.training_config(tmp_path, None, ["model.channels=8"])
     shutil.rmtree(tmp_path / "checkpoints")
     with pytest.raises(UserError, match=r"data\.name is"):
-        presets.training_config(tmp_path, "mnist", [])
+        configuration.training_config(tmp_path, "mnist", [])
 
 
 def test_what_somebody_keeps_in_the_directory_stays(tiny_config, tmp_path):
     (tmp_path / "data.json").write_text('{"mine": 1}')
     with pytest.raises(UserError, match=r"data\.json is not what this program writes"):
-        train_loop.run(tiny_config(), tmp_path)
+        loop.run(tiny_config(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["data.json"]
     (tmp_path / "data.json").unlink()
-    train_loop.run(tiny_config(), tmp_path)
+    loop.run(tiny_config(), tmp_path)
     (tmp_path / "checkpoints" / "step-8.backup").mkdir()
-    assert sampling.load_run(tmp_path).checkpoint_step == 8
+    assert load_run(tmp_path).checkpoint_step == 8
 
 
 _WRITES = """
@@ -187,7 +189,7 @@ def test_what_killed_processes_were_writing_is_removed_and_what_others_write_sta
         dead.kill()
         dead.wait()
     assert len(partial()) == len(before) + 2
-    train_loop.run(further(tiny_config()), copy)
+    loop.run(further(tiny_config()), copy)
     assert partial() == before and len(before) == 3
     others.kill()
     others.wait()

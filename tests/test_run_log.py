@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ddpm import run_log
-from tf_ddpm.run_log import RunLog
+from tf_ddpm.training import run_log
+from tf_ddpm.training.run_log import RunLog
 
 
 class Clock:

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from gaussian import MEAN, STD, chain, exact_denoiser
 
-from tf_ddpm import samplers, schedules
-from tf_ddpm.process import DiffusionProcess
+from tf_ddpm.diffusion import samplers, schedules
+from tf_ddpm.diffusion.process import DiffusionProcess
 
 
 def one_step(sampler, denoiser, x_t, t, noise=None):

@@ -6,9 +6,11 @@ import tensorflow as tf
 from conftest import mirrored
 
 import tf_ddpm
-from tf_ddpm import build, sampling
+from tf_ddpm import build
 from tf_ddpm.errors import UserError
-from tf_ddpm.unet import UNet
+from tf_ddpm.networks.unet import UNet
+from tf_ddpm.sampling import drawing
+from tf_ddpm.sampling.run import Run, open_run
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ def test_frames_end_with_the_image(run):
 
 @pytest.mark.parametrize("num_frames", [0, 6])
 def test_devices_share_the_images_and_their_way_from_noise(run, run_dir, monkeypatch, num_frames):
-    rows, draw = [], sampling.draw
+    rows, draw = [], drawing.draw
 
     def noted(sampler, denoiser, noise, *options):
         tf.numpy_function(lambda x_T: rows.append(len(x_T)), [noise(0)], [])
@@ -95,8 +97,8 @@ def test_devices_share_the_images_and_their_way_from_noise(run, run_dir, monkeyp
 
     arguments = np.arange(5), np.zeros(5, int), run.settings(sampler="ddim"), num_frames
     ((images, frames),) = run.batches(*arguments)
-    monkeypatch.setattr(sampling, "draw", noted)
-    ((shared, shared_frames),) = sampling.open_run(run_dir, run.config, mirrored(3)).batches(*arguments)
+    monkeypatch.setattr(drawing, "draw", noted)
+    ((shared, shared_frames),) = open_run(run_dir, run.config, mirrored(3)).batches(*arguments)
     assert rows == [2, 2, 2]
     assert close(shared, images) and shared.shape == images.shape
     assert close(shared_frames, frames) if num_frames else shared_frames is None
@@ -150,7 +152,7 @@ def test_a_chain_of_full_length_is_not_respaced(tiny_config):
 
 def test_any_number_of_channels_can_be_drawn(tiny_config):
     config = tiny_config(data__name="other", data__image_size=(4, 8), data__channels=5)
-    run = sampling.Run(config, build.network(config, "float32"), 0)
+    run = Run(config, build.network(config, "float32"), 0)
     assert run.sample([0], steps=2).shape == (1, 4, 8, 5)
 
 
@@ -158,7 +160,7 @@ def test_any_number_of_channels_can_be_drawn(tiny_config):
 def test_work_taken_out_of_the_loop_gives_what_the_network_gives(changes):
     network = randomised(UNet(1, 8, (8, 16), 1, attention_levels=(1,), groups=2, **changes))
     timesteps = np.array([0, 7, 13, 999])
-    call = sampling.hoisted(network, timesteps)
+    call = drawing.precompute_time(network, timesteps)
     x_t, t = tf.random.stateless_normal([5, 4, 4, 1], [0, 0]), tf.constant([999, 0, 7, 13, 7])
     label = {"label": tf.constant([0, 1, 2, -1, 0])} if "classes" in changes else {}
     outputs = network(x_t, t, **label)
@@ -167,7 +169,7 @@ def test_work_taken_out_of_the_loop_gives_what_the_network_gives(changes):
 
 
 def test_no_embedding_of_time_is_left_in_the_loop(run):
-    sample = sampling.compiled(build.sampler(run.settings(), run.process), run.network, run.image_shape)
+    sample = drawing.compiled_draw(build.sampler(run.settings(), run.process), run.network, run.image_shape)
     library = sample.get_concrete_function().graph.as_graph_def().library.function
     (body,) = [f for f in library if "while_body" in f.signature.name and "map" not in f.signature.name]
     operations = [node.op for node in body.node_def]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tf_ddpm import schedules
+from tf_ddpm.diffusion import schedules
 
 
 def test_linear_schedule_is_that_of_ho_et_al():

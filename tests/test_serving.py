@@ -17,8 +17,9 @@ from PIL import Image
 from export import check, joining, plans, saved_model, warmup
 from export.limits import Limits
 from tf_ddpm import config as config_lib
-from tf_ddpm import presets, train_loop
-from tf_ddpm.sampling import load_run
+from tf_ddpm.config import presets
+from tf_ddpm.sampling.run import load_run
+from tf_ddpm.training import loop
 
 MAX_BATCH = 16
 PLANS = "ddim-6,dpmpp-5,ddpm-20"
@@ -107,7 +108,7 @@ def served(program, tmp_path_factory):
     classes = {"model__classes": 10, "model__null_class": True, "train__label_dropout": 0.2}
     # alpha_bar of 0.1 at the end: an image is still in its latent after eight updates' worth of a network.
     schedule = {"diffusion__schedule": "linear", "diffusion__beta_end": 0.2}
-    train_loop.run(make_tiny_config(**classes, **schedule, train__learning_rate=5e-3), path / "run")
+    loop.run(make_tiny_config(**classes, **schedule, train__learning_rate=5e-3), path / "run")
     with make_served(path / "run", program, path) as served:
         yield served
 
@@ -410,7 +411,7 @@ def test_many_threads_and_batch_sizes_give_the_right_images(served, tmp_path):
 @pytest.mark.slow
 def test_a_thousand_requests_of_many_sizes_leave_memory_flat(program, tmp_path):
     config = config_lib.with_values(presets.preset("digits"), {"train.steps": 10})
-    train_loop.run(config_lib.validated(config), tmp_path / "run")
+    loop.run(config_lib.validated(config), tmp_path / "run")
     run = load_run(tmp_path / "run")
     version = saved_model.export_run(run, tmp_path / "ddpm", plans.parse("dpmpp-10", run.config), 64)
     with Served(run, version, program, tmp_path / "exchange") as served:

@@ -4,9 +4,12 @@ import numpy as np
 import tensorflow as tf
 from conftest import make_tiny_config
 
-from tf_ddpm import build, checkpoints, randomness, train_loop
-from tf_ddpm.timestep_sampling import ImportanceTimesteps
-from tf_ddpm.train_state import TrainState
+from tf_ddpm import build, randomness
+from tf_ddpm.diffusion.timestep_sampling import ImportanceTimesteps
+from tf_ddpm.runs import checkpoints
+from tf_ddpm.training import loop
+from tf_ddpm.training.state import TrainState
+from tf_ddpm.training.optimizers import make_optimizer
 
 
 class Reference:
@@ -71,7 +74,7 @@ def test_the_history_is_saved_and_a_resumed_run_has_that_of_one_never_stopped(tm
 
     def history(run_dir, *steps):
         for count in steps:
-            state = train_loop.run(make_tiny_config(train__steps=count, **changes), run_dir)
+            state = loop.run(make_tiny_config(train__steps=count, **changes), run_dir)
         return state.timesteps
 
     whole, parts = history(tmp_path / "whole", 8), history(tmp_path / "parts", 4, 8)
@@ -80,7 +83,7 @@ def test_the_history_is_saved_and_a_resumed_run_has_that_of_one_never_stopped(tm
     np.testing.assert_allclose(whole.history, parts.history, rtol=1e-5)
     config = make_tiny_config(data__image_size=(8, 8), data__channels=1, **changes)
     fresh = TrainState(
-        lambda: build.network(config, "float32"), build.optimizer(config.train), build.timesteps(config)
+        lambda: build.network(config, "float32"), make_optimizer(config.train), build.timesteps(config)
     )
-    checkpoints.Keeper(tmp_path / "whole", fresh, 3).restore()
+    checkpoints.CheckpointManager(tmp_path / "whole", fresh, 3).restore()
     np.testing.assert_array_equal(fresh.timesteps.history, whole.history)

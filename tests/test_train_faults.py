@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from training_processes import ROOT, SETTINGS, ended, result, start
 
-from tf_ddpm import checkpoint_files
+from tf_ddpm.runs import checkpoint_files
 
 # A file system of our own, as big as we want: in a name space where this process may mount one.
 _IN_TMPFS = """

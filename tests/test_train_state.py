@@ -8,10 +8,15 @@ import pytest
 import tensorflow as tf
 from conftest import make_tiny_config, mirrored
 
-from tf_ddpm import build, objectives, optimizers, pixels, randomness
+from tf_ddpm import build, randomness
+from tf_ddpm.codecs import pixels
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.datasets.image_set import ImageSet
-from tf_ddpm.train_state import METRICS, Rules, TrainState, make_update, make_updates
+from tf_ddpm.diffusion import objectives
+from tf_ddpm.training import optimizers
+from tf_ddpm.training.state import METRICS, TrainState
+from tf_ddpm.training.update import UpdateOptions, make_update, make_updates
+from tf_ddpm.training.optimizers import make_optimizer
 
 _RNG = np.random.default_rng(0)
 IMAGES = ImageSet(
@@ -26,11 +31,11 @@ def trained_by_hand(config, devices, objective=None, clip_norm=None, strategy=No
         tf.keras.utils.set_random_seed(0)
         state = TrainState(
             lambda: build.network(config, "float32", config.train.jit != "off", config.train.remat),
-            build.optimizer(config.train),
+            make_optimizer(config.train),
             build.timesteps(config),
         )
     settings = config.train
-    rules = Rules(
+    rules = UpdateOptions(
         settings.batch_size,
         clip_norm or settings.clip_norm,
         settings.ema_decay,

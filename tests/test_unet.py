@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ddpm import build, layers, presets, randomness
+from tf_ddpm import build, randomness
 from tf_ddpm import config as config_lib
-from tf_ddpm.unet import UNet
+from tf_ddpm.config import presets
+from tf_ddpm.networks import embeddings, layers
+from tf_ddpm.networks.unet import UNet
 
 
 def small(**changes):
@@ -75,7 +77,7 @@ def test_every_residual_blocks_output_changes_with_t(preset):
         blocks = [layer for layer in network.layers if isinstance(layer, layers.ResidualBlock)]
         shapes = {tuple(block.conv_1.kernel.shape[2:]) for block in blocks}
     channels, groups = config.model.channels, config.model.groups
-    embedding = randomised(layers.TimeEmbedding(channels, 4 * channels), scale=channels**-0.5)
+    embedding = randomised(embeddings.TimeEmbedding(channels, 4 * channels), scale=channels**-0.5)
     near, far = (tf.nn.silu(embedding(tf.constant([t]))) for t in (10, 900))
     assert len(blocks) == len(config.model.multipliers) * (2 * config.model.blocks + 1) + 2
     for width_in, width in shapes:

@@ -12,7 +12,8 @@ import tensorflow as tf
 from PIL import Image
 from training_processes import LONG, ROOT, check_interrupted, ended, result, start, start_workers
 
-from tf_ddpm import checkpoint_files, sampling
+from tf_ddpm.runs import checkpoint_files
+from tf_ddpm.sampling.run import load_run
 
 # main.py, with random directions of the pixels for the FID network.
 _PROJECTED = f"""
@@ -84,7 +85,7 @@ def test_two_workers_draw_and_measure_what_one_process_does(tmp_path, run_dir):
         outputs = ended(start_workers(run_dir, mode=mode, flags=flags))
         assert [code for code, _, _ in outputs] == [0, 0], outputs
         assert "wrote" in outputs[0][1] and "wrote" not in outputs[1][1]
-    expected = sampling.load_run(run_dir).sample(range(70))
+    expected = load_run(run_dir).sample(range(70))
     found = np.stack([np.asarray(Image.open(tmp_path / "drawn" / f"{i:06d}.png"))[..., None] for i in range(70)])
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
     alone = [*measured[:1], f"--metrics_file={tmp_path}/alone.json"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import tensorflow as tf
 from conftest import TINY
 
-from tf_ddpm import checkpoint_files
+from tf_ddpm.runs import checkpoint_files
 
 ROOT = Path(__file__).parent.parent
 # Everything that a run could lose: random numbers, flips, dropout, the history of losses. Epochs (7 steps of 256

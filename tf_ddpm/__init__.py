@@ -12,13 +12,13 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tf_ddpm.sampling import Run
+    from tf_ddpm.sampling.run import Run
 
 __all__ = ["load_run"]
 
 
 def load_run(run_dir: str | os.PathLike, **settings) -> Run:
     """The trained run in `run_dir`: see `tf_ddpm.sampling.load_run`."""
-    from tf_ddpm import sampling
+    from tf_ddpm.sampling.run import load_run
 
-    return sampling.load_run(run_dir, **settings)
+    return load_run(run_dir, **settings)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_ddpm import objectives, optimizers, samplers, schedules
 from tf_ddpm.config import Config, DiffusionConfig, SampleConfig, TrainConfig
-from tf_ddpm.process import DiffusionProcess
-from tf_ddpm.timestep_sampling import ImportanceTimesteps
-from tf_ddpm.unet import UNet
+from tf_ddpm.diffusion import objectives, samplers, schedules
+from tf_ddpm.diffusion.process import DiffusionProcess
+from tf_ddpm.diffusion.timestep_sampling import ImportanceTimesteps
+from tf_ddpm.networks.unet import UNet
 
 
 def process(diffusion: DiffusionConfig) -> DiffusionProcess:
@@ -96,9 +96,3 @@ def sampler(sample: SampleConfig, whole: DiffusionProcess) -> samplers.Sampler:
         "langevin": lambda: samplers.Langevin(steps, sample.clip, sample.snr),
     }
     return makers[sample.sampler]()
-
-
-def optimizer(train: TrainConfig) -> optimizers.Optimizer:
-    """Adam as Ho et al. 2020 use it (beta 0.9 and 0.999, epsilon 1e-8), or plain SGD."""
-    rate = optimizers.warmup_cosine(train.learning_rate, train.warmup_steps, train.decay_steps)
-    return {"adam": optimizers.Adam, "sgd": optimizers.SGD}[train.optimizer](rate)

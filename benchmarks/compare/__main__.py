@@ -28,8 +28,8 @@ from absl import app, flags
 
 from benchmarks.compare import side as side_lib
 from tf_ddpm import config as config_lib
-from tf_ddpm import presets
-from tf_ddpm.exchange import words
+from tf_ddpm.config import presets
+from tf_ddpm.diffusers_format import words
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("model", ["cifar10"], "Presets whose networks are compared: cifar10, fashion_mnist.")

@@ -8,12 +8,16 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.compare.side import serve
-from tf_ddpm import build, devices, presets, sampling
+from tf_ddpm import build
 from tf_ddpm import config as config_lib
-from tf_ddpm.config import Config
+from tf_ddpm.config import Config, presets
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.datasets.image_set import ImageSet
-from tf_ddpm.train_state import Rules, TrainState, make_update, make_updates
+from tf_ddpm.runtime import devices
+from tf_ddpm.sampling.run import Run
+from tf_ddpm.training.state import TrainState
+from tf_ddpm.training.update import UpdateOptions, make_update, make_updates
+from tf_ddpm.training.optimizers import make_optimizer
 
 SHAPES = {"cifar10": (32, 32, 3), "fashion_mnist": (28, 28, 1)}
 
@@ -49,8 +53,8 @@ def update(
     train, strategy = config.train, strategy or devices.strategy()
     with strategy.scope():
         make = lambda: build.network(config, precision, xla=True)  # noqa: E731
-        state = TrainState(make, build.optimizer(train), build.timesteps(config))
-    rules = Rules(batch, train.clip_norm, train.ema_decay, train.ema_warmup, xla=devices.best_jit() == "step")
+        state = TrainState(make, make_optimizer(train), build.timesteps(config))
+    rules = UpdateOptions(batch, train.clip_norm, train.ema_decay, train.ema_warmup, xla=devices.best_jit() == "step")
     step = make_update(state, build.process(config.diffusion), build.objective(train), strategy, rules)
     shape = (*config.data.image_size, config.data.channels)
     bytes_ = np.random.default_rng(0).integers(0, 256, (1000, *shape), np.uint8)
@@ -67,7 +71,7 @@ def sample(config: Config, precision: str, batch: int, steps: int) -> Callable[[
     network = build.network(config, "float32")
     if precision != "float32":
         network = build.recast(network, precision)
-    run = sampling.Run(config, network, 0)
+    run = Run(config, network, 0)
     return lambda: run.sample(range(batch), sampler="ddim", steps=steps)
 
 

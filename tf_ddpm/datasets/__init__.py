@@ -3,7 +3,7 @@
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.errors import UserError
-from tf_ddpm.paths import home_expanded
+from tf_ddpm.runtime.paths import home_expanded
 
 
 def check(data: DataConfig) -> None:
@@ -33,10 +33,8 @@ def load(data: DataConfig) -> ImageSet:
       UserError: where the set does not exist, cannot be downloaded, or holds no image.
     """
     check(data)
-    if data.name == "digits":
-        from tf_ddpm.datasets import digits as source
-    elif data.name == "folder":
-        from tf_ddpm.datasets import folder as source
+    if data.name == "digits" or data.name == "folder":
+        from tf_ddpm.datasets import tfds_set as source
     else:
         from tf_ddpm.datasets import tfds_set as source
     images = source.load(data)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from tf_ddpm import own_files
 from tf_ddpm.errors import UserError
+from tf_ddpm.runtime import own_files
 
 # What cameras, archives and file systems leave beside pictures.
 _LEFT_BY_SYSTEMS = frozenset({"@eadir", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"})

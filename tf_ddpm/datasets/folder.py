@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tf_ddpm import own_files
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets import finding, pictures
 from tf_ddpm.datasets.image_set import ImageSet, collect
 from tf_ddpm.datasets.pictures import Reader, Rules
 from tf_ddpm.errors import UserError
-from tf_ddpm.paths import home_expanded, printable
+from tf_ddpm.runtime import own_files
+from tf_ddpm.runtime.paths import home_expanded, printable
 
 _SHOWN = 5  # bad files named in full
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tf_ddpm import whole_files
 from tf_ddpm.config import DataConfig
 from tf_ddpm.errors import UserError
-from tf_ddpm.paths import home_expanded
+from tf_ddpm.runtime import atomic_files
+from tf_ddpm.runtime.paths import home_expanded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _collect_in_file(
     kept = _kept(folder, image_shape)
     if kept is not None:
         return kept
-    with whole_files.folder_aside(folder.parent) as parent:
+    with atomic_files.staging_directory(folder.parent) as parent:
         aside = parent / "whole"
         aside.mkdir()
         images = np.lib.format.open_memmap(aside / "images.npy", "w+", np.uint8, (limit, *image_shape))

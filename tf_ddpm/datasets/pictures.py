@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from tf_ddpm import own_files
 from tf_ddpm.config import DECODER, DataConfig
 from tf_ddpm.datasets import colour, first_decoder, jpeg_end
+from tf_ddpm.runtime import own_files
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _WITH_ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")

@@ -15,11 +15,11 @@ from absl import logging
 from tqdm import tqdm
 
 from tf_ddpm import config as config_lib
-from tf_ddpm import paths
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets import pictures
 from tf_ddpm.datasets.image_set import ImageSet, collect
 from tf_ddpm.errors import UserError
+from tf_ddpm.runtime import paths
 
 _PROBE_SECONDS = 3
 

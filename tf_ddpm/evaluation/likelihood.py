@@ -10,11 +10,14 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tf_ddpm import build, datasets, objectives, pixels, randomness, sampling
+from tf_ddpm import build, datasets, randomness
 from tf_ddpm import config as config_lib
-from tf_ddpm.evaluation import receipts
-from tf_ddpm.process import DiffusionProcess
-from tf_ddpm.sampling import Run
+from tf_ddpm.codecs import pixels
+from tf_ddpm.diffusion import bounds
+from tf_ddpm.diffusion.process import DiffusionProcess
+from tf_ddpm.evaluation import provenance
+from tf_ddpm.sampling import drawing
+from tf_ddpm.sampling.run import Run
 
 _VERSION = 2  # of how it is computed
 
@@ -53,7 +56,7 @@ def bits_per_dim(run: Run, images: datasets.ImageSet, seed: int, steps: int | No
         "timesteps": process.timesteps.tolist(),
         "receipt": {
             "metric_version": _VERSION,
-            **receipts.of_run(run),
+            **provenance.describe_run(run),
             "data": {"name": data.name, "split": data.split, "decoder": data.decoder or config_lib.DECODER},
             "num_images": len(images),
             "seed": seed,
@@ -62,7 +65,7 @@ def bits_per_dim(run: Run, images: datasets.ImageSet, seed: int, steps: int | No
             "clip": "static",
             "precision": settings.precision,
             "weights": settings.weights,
-            "versions": receipts.versions(),
+            "versions": provenance.versions(),
             "seconds": round(time.perf_counter() - began, 1),
         },
     }
@@ -81,9 +84,9 @@ def _compiled_terms(run: Run, process: DiffusionProcess) -> Callable[..., tuple[
         autograph=False,
     )
     def terms(images: tf.Tensor, label: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        denoiser = sampling.denoiser_of(run.network, process, label if run.config.model.classes else None, None)
+        denoiser = drawing.denoiser_of(run.network, process, label if run.config.model.classes else None, None)
         noise = lambda t: randomness.image_normal(seeds, t, shape)  # noqa: E731
-        bound = objectives.variational_bound(process, denoiser, pixels.to_unit(images), noise)
+        bound = bounds.variational_bound(process, denoiser, pixels.to_unit(images), noise)
         return tuple(tf.transpose(part) for part in bound)
 
     return run.over_devices(terms)

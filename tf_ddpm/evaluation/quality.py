@@ -10,15 +10,16 @@ import numpy as np
 import tensorflow as tf
 
 from tf_ddpm import config as config_lib
-from tf_ddpm import datasets, image_files
-from tf_ddpm.chunks import CHUNK, in_chunks
+from tf_ddpm import datasets
 from tf_ddpm.errors import UserError
-from tf_ddpm.evaluation import feature_metrics, inception, receipts
+from tf_ddpm.evaluation import feature_metrics, inception, provenance
 from tf_ddpm.evaluation.feature_metrics import Moments
 from tf_ddpm.evaluation.inception import Inception
-from tf_ddpm.paths import home_expanded
-from tf_ddpm.replicas import agree, of_all, over_replicas
-from tf_ddpm.sampling import Run
+from tf_ddpm.runtime.chunks import CHUNK, in_chunks
+from tf_ddpm.runtime.collectives import agree, all_gather, over_replicas
+from tf_ddpm.runtime.paths import home_expanded
+from tf_ddpm.sampling import image_files
+from tf_ddpm.sampling.run import Run
 
 METRICS = ("fid", "kid", "pr", "memorisation")
 _VERSION = 1  # of how the metrics are computed
@@ -28,7 +29,7 @@ _NEAR = 0.01  # of real images are as near to another as this quantile
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
+class FeatureSet:
     """A set of images and their features.
 
     Attributes:
@@ -68,43 +69,43 @@ class FeatureNetwork:
 
     def all_have(self, found: bool) -> bool:
         """Whether every worker has `found` something; all ask together."""
-        return bool(of_all(self._strategy, int(found)).all())
+        return bool(all_gather(self._strategy, int(found)).all())
 
 
-def of_images(images: np.ndarray, network: FeatureNetwork, cache_dir: str, about: dict, what: str) -> Pictures:
+def array_features(images: np.ndarray, network: FeatureNetwork, cache_dir: str, about: dict, what: str) -> FeatureSet:
     """Images that are there already; their features are kept in `cache_dir`, by what the images hold.
 
     Raises:
       UserError: for images that the network does not take.
     """
     _check(images.shape)
-    key = receipts.digest(images)
+    key = provenance.digest(images)
     network.agree(key)
-    made_by = receipts.digest(key, network.sha256, CHUNK, _VERSION, receipts.versions())
+    made_by = provenance.digest(key, network.sha256, CHUNK, _VERSION, provenance.versions())
     folder = home_expanded(cache_dir, "data.cache_dir") / "features" / made_by[:32]
     features_of = lambda start, stop: {"features": network(np.asarray(images[start:stop]))}  # noqa: E731
     rows, _ = in_chunks(folder, len(images), features_of, what, network.all_have)
     features = rows["features"]
-    return Pictures(
+    return FeatureSet(
         images, features, feature_metrics.moments(features), about | {"images": len(images), "sha256": key}
     )
 
 
-def of_run(
+def run_features(
     run: Run, network: FeatureNetwork, folder: Path, count: int, seed: int, label: int | None, rounded: bool
-) -> Pictures:
+) -> FeatureSet:
     """`count` images drawn by `run` with the seeds `seed`, `seed` + 1, ..., kept in `folder` chunk by chunk."""
     _check((count, *run.image_shape))
     settings = run.config.sample
     about = {
-        **receipts.of_run(run),
-        **receipts.of_sampling(run, settings),
+        **provenance.describe_run(run),
+        **provenance.describe_sampling(run, settings),
         "first_seed": seed,
         "label": "in turn" if label is None and run.config.model.classes else label,
         "rounding": "uint8" if rounded else "float",
     }
-    weights = receipts.digest(*(np.asarray(weight) for weight in run.network.get_weights()))
-    key = receipts.digest(about, weights, network.sha256, CHUNK, _VERSION, receipts.versions())
+    weights = provenance.digest(*(np.asarray(weight) for weight in run.network.get_weights()))
+    key = provenance.digest(about, weights, network.sha256, CHUNK, _VERSION, provenance.versions())
 
     def draw(start: int, stop: int) -> dict[str, np.ndarray]:
         images = run.sample(range(seed + start, seed + stop), label, rounded)
@@ -112,10 +113,10 @@ def of_run(
 
     rows, seconds = in_chunks(folder / key[:32], count, draw, "drawing", network.all_have)
     about |= {"images": count, "weights_sha256": weights, "seconds": round(seconds, 1)}
-    return Pictures(rows["images"], rows["features"], feature_metrics.moments(rows["features"]), about)
+    return FeatureSet(rows["images"], rows["features"], feature_metrics.moments(rows["features"]), about)
 
 
-def of_statistics(path: str) -> Pictures:
+def load_statistics(path: str) -> FeatureSet:
     """The mean and covariance in an .npz file with `mu` and `sigma`.
 
     Raises:
@@ -132,15 +133,15 @@ def of_statistics(path: str) -> Pictures:
         raise UserError(f"--reference={path}: expected mu [{inception.FEATURES}] and sigma of its square")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise UserError(f"--reference={path}: mu and sigma hold numbers that are not finite")
-    about = {"statistics": os.path.basename(path), "sha256": receipts.digest(mean, covariance), "images": None}
-    return Pictures(None, None, Moments(mean, covariance), about)
+    about = {"statistics": os.path.basename(path), "sha256": provenance.digest(mean, covariance), "images": None}
+    return FeatureSet(None, None, Moments(mean, covariance), about)
 
 
-def of_folder(path: str, network: FeatureNetwork, cache_dir: str) -> Pictures:
+def folder_features(path: str, network: FeatureNetwork, cache_dir: str) -> FeatureSet:
     """Every image of a folder, all of one size."""
     images = datasets.load_pictures(path).images
     about = {"folder": os.path.basename(os.path.abspath(path)), "decoder": config_lib.DECODER}
-    return of_images(images, network, cache_dir, about, "features")
+    return array_features(images, network, cache_dir, about, "features")
 
 
 def check_counts(metrics: tuple[str, ...], generated: int, real: int | None, allow_few: bool) -> None:
@@ -164,7 +165,7 @@ def check_counts(metrics: tuple[str, ...], generated: int, real: int | None, all
         raise UserError("--reference=FILE.npz holds statistics alone, which are enough for --metrics=fid only")
 
 
-def check_shapes(metrics: tuple[str, ...], generated: Pictures, real: Pictures) -> None:
+def check_shapes(metrics: tuple[str, ...], generated: FeatureSet, real: FeatureSet) -> None:
     """Whether the two sets can be compared.
 
     Raises:
@@ -175,7 +176,9 @@ def check_shapes(metrics: tuple[str, ...], generated: Pictures, real: Pictures) 
         raise UserError(f"memorisation compares pixels: images of {shapes[0]} against a reference of {shapes[1]}")
 
 
-def measure(metrics: tuple[str, ...], generated: Pictures, real: Pictures, inception_sha256: str) -> dict[str, dict]:
+def measure(
+    metrics: tuple[str, ...], generated: FeatureSet, real: FeatureSet, inception_sha256: str
+) -> dict[str, dict]:
     """`fid`, `kid`, `precision`, `recall` and `memorisation`, those of `metrics`, each with `value` and `receipt`."""
     receipt = {
         "metric_version": _VERSION,
@@ -183,7 +186,7 @@ def measure(metrics: tuple[str, ...], generated: Pictures, real: Pictures, incep
         "reference": real.about,
         "inception_sha256": inception_sha256,
         "resize": "bilinear to 299x299, TensorFlow 1 (no half-pixel centres, no antialiasing)",
-        "versions": receipts.versions(),
+        "versions": provenance.versions(),
     }
     found = {}
     if "fid" in metrics:
@@ -212,7 +215,7 @@ def memorised_share(generated: np.ndarray, real: np.ndarray) -> float:
     return float(np.mean(feature_metrics.neighbours(generated, real, 1)[1][:, 0] <= np.quantile(apart, _NEAR)))
 
 
-def save_closest_pairs(generated: Pictures, real: Pictures, path: Path, count: int = 16) -> Path:
+def save_closest_pairs(generated: FeatureSet, real: FeatureSet, path: Path, count: int = 16) -> Path:
     """A picture of the generated images nearest to a real one (in features), each beside it, the nearest first."""
     indices, distances = feature_metrics.neighbours(generated.features, real.features, 1)
     nearest = np.argsort(distances[:, 0], kind="stable")[:count]

@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from tf_ddpm import checkpoint_files, cluster, devices, evaluate, sampling
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config
 from tf_ddpm.errors import UserError
-from tf_ddpm.evaluate import Wanted
-from tf_ddpm.evaluation import quality
+from tf_ddpm.evaluation import evaluate, quality
+from tf_ddpm.evaluation.evaluate import EvaluationRequest
 from tf_ddpm.evaluation.quality import FeatureNetwork
 from tf_ddpm.figures import plots
+from tf_ddpm.runs import checkpoint_files
+from tf_ddpm.runtime import cluster, devices
+from tf_ddpm.sampling.run import open_run
 
 _NAMES = ("sampling_steps", "checkpoint")
 
 
-def sweep(wanted: Wanted, config: Config, run_dir: str, words: str) -> Path:
+def sweep(wanted: EvaluationRequest, config: Config, run_dir: str, words: str) -> Path:
     """Measures along the curve, prints a table and writes `sweep_<name>.json` and `.png` into `run_dir`.
 
     Args:
@@ -37,19 +39,19 @@ def sweep(wanted: Wanted, config: Config, run_dir: str, words: str) -> Path:
     real = evaluate.reference(wanted, config, network)
     path, rows = Path(run_dir) / f"sweep_{name}.json", {}
     for point, changed in zip(points, configs, strict=True):
-        run = sampling.open_run(run_dir, changed, strategy, point if name == "checkpoint" else None)
+        run = open_run(run_dir, changed, strategy, point if name == "checkpoint" else None)
         run.agree(dataclasses.replace(wanted, inception=None), words)
         drawn = evaluate.drawn(dataclasses.replace(wanted, metrics=metrics), run, run_dir, network, real)
         quality.check_shapes(metrics, drawn, real)
         rows[point] = quality.measure(metrics, drawn, real, network.sha256)
         evaluate.write(path, {str(key): row for key, row in rows.items()})
-        if not cluster.place().is_chief:
+        if not cluster.this_worker().is_chief:
             continue
         if len(rows) == 1:
             print(f"| {name} | {' | '.join(rows[point])} |\n| --- |{' --- |' * len(rows[point])}")
         figures = " | ".join(f"{figure['value']:.4g}" for figure in rows[point].values())
         print(f"| {point} | {figures} |", flush=True)
-    return _picture(name, rows, path.with_suffix(".png")) if cluster.place().is_chief else path
+    return _picture(name, rows, path.with_suffix(".png")) if cluster.this_worker().is_chief else path
 
 
 def _points(words: str, run_dir: str) -> tuple[str, list[int]]:

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from tf_ddpm import datasets, image_files, schedules
+from tf_ddpm import datasets
 from tf_ddpm.datasets.image_set import ImageSet
+from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import likelihood
 from tf_ddpm.figures import experiments, plots
-from tf_ddpm.sampling import Run
+from tf_ddpm.sampling import image_files
+from tf_ddpm.sampling.run import Run
 
 _ROWS = 6  # of a sheet of images
 _MEASURED = 16  # images whose bound is taken
@@ -25,7 +27,7 @@ _WEIGHTS = (0.0, 1.0, 2.0, 4.0)  # of guidance
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class FigureContext:
     """What a figure is drawn of.
 
     Attributes:
@@ -58,12 +60,12 @@ class Subject:
         return sorted({round(share * last) for share in np.linspace(0.05, 1.0, count)}, reverse=True)
 
 
-def _timesteps(subject: Subject, cuts: list[int]) -> list[str]:
+def _timesteps(subject: FigureContext, cuts: list[int]) -> list[str]:
     known = experiments.chain(subject.run).timesteps
     return [f"t = {known[cut] + 1}" for cut in cuts]  # as the papers count
 
 
-def _schedules(subject: Subject) -> Figure:
+def _schedules(subject: FigureContext) -> Figure:
     diffusion = subject.run.config.diffusion
     figure, axes = plots.panels(3)
     time = np.arange(1, diffusion.timesteps + 1)
@@ -83,7 +85,7 @@ def _schedules(subject: Subject) -> Figure:
     return figure
 
 
-def _forward(subject: Subject) -> Figure:
+def _forward(subject: FigureContext) -> Figure:
     process = subject.run.process
     timesteps = [round(share * (len(process) - 1)) for share in (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)]
     real = subject.some(_ROWS).images
@@ -92,7 +94,7 @@ def _forward(subject: Subject) -> Figure:
     return plots.sheet(np.concatenate([real[:, None], drawn], axis=1), columns=words)
 
 
-def _samples(subject: Subject) -> Figure:
+def _samples(subject: FigureContext) -> Figure:
     run, count = subject.run, subject.num_images or 64
     columns = image_files.class_columns(run.config.model.classes) or round(count**0.5)
     rows = -(-count // columns)
@@ -101,24 +103,24 @@ def _samples(subject: Subject) -> Figure:
     return plots.sheet(np.concatenate([drawn, blank]).reshape(rows, columns, *drawn.shape[1:]))
 
 
-def _progressive(subject: Subject) -> Figure:
+def _progressive(subject: FigureContext) -> Figure:
     drawn = experiments.progressive(subject.run, _ROWS, 10, subject.seed)
     return plots.sheet(drawn, columns=_reverse_words(subject, drawn.shape[1]))
 
 
-def _reverse_words(subject: Subject, moments: int) -> list[str]:
+def _reverse_words(subject: FigureContext, moments: int) -> list[str]:
     known = experiments.chain(subject.run).timesteps[::-1]
     at = np.unique(np.round(np.linspace(0, len(known) - 1, moments)).astype(int))
     return [f"t = {known[i] + 1}" for i in at]
 
 
-def _shared_prefix(subject: Subject) -> Figure:
+def _shared_prefix(subject: FigureContext) -> Figure:
     cuts = subject.cuts(_ROWS)
     drawn = experiments.sharing(subject.run, cuts, 8, subject.seed)
     return plots.sheet(drawn, rows=_timesteps(subject, cuts), title=r"each row shares $x_t$")
 
 
-def _interpolation(subject: Subject) -> Figure:
+def _interpolation(subject: FigureContext) -> Figure:
     real = subject.some(2 * _ROWS)
     pairs = len(real) // 2
     if not pairs:
@@ -130,7 +132,7 @@ def _interpolation(subject: Subject) -> Figure:
     return plots.sheet(drawn, columns=["image", *(f"{share:.2f}" for share in np.linspace(0, 1, 8)), "image"])
 
 
-def _inpainting(subject: Subject) -> Figure:
+def _inpainting(subject: FigureContext) -> Figure:
     run, real = subject.run, subject.some(_ROWS)
     height, width = run.image_shape[:2]
     columns = [real.images]
@@ -158,7 +160,7 @@ def _middle(height: int, width: int) -> np.ndarray:
     return keep
 
 
-def _variation(subject: Subject) -> Figure:
+def _variation(subject: FigureContext) -> Figure:
     cuts, real = subject.cuts(8)[::-1], subject.some(_ROWS)
     drawn = experiments.variations(subject.run, real.images, real.labels, cuts, subject.seed)
     drawn = np.concatenate([real.images[:, None], drawn], axis=1)
@@ -179,7 +181,7 @@ def rate_and_distortion(bits: dict) -> tuple[np.ndarray, np.ndarray]:
     return np.cumsum(terms), 127.5 * np.sqrt(bits["x_0_squared_error"][::-1])
 
 
-def _coding(subject: Subject) -> Figure:
+def _coding(subject: FigureContext) -> Figure:
     rates, distortions = rate_and_distortion(subject.bits)
     left = np.arange(len(rates), 0, -1)
     figure, axes = plots.panels(3)
@@ -195,7 +197,7 @@ def _coding(subject: Subject) -> Figure:
     return figure
 
 
-def _bound(subject: Subject) -> Figure:
+def _bound(subject: FigureContext) -> Figure:
     terms, receipt = subject.bits["terms"], subject.bits["receipt"]
     figure, (axis,) = plots.panels(1)
     by_t = np.array([terms["L_0"], *terms["L_t_minus_1"]])
@@ -210,7 +212,7 @@ def _bound(subject: Subject) -> Figure:
     return figure
 
 
-def _sweep(subject: Subject) -> Figure:
+def _sweep(subject: FigureContext) -> Figure:
     path = subject.run_dir / "sweep_sampling_steps.json"
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
@@ -226,7 +228,7 @@ def _sweep(subject: Subject) -> Figure:
     return plots.curves(steps, metrics, "sampling steps", logarithmic=True)
 
 
-def _guidance(subject: Subject) -> Figure:
+def _guidance(subject: FigureContext) -> Figure:
     model = subject.run.config.model
     if not model.null_class:
         raise UserError("guidance compares a class with none: it needs a run with classes and the null class")
@@ -235,7 +237,7 @@ def _guidance(subject: Subject) -> Figure:
     return plots.sheet(drawn, rows=[f"guidance {weight:g}" for weight in _WEIGHTS], columns=words)
 
 
-FIGURES: dict[str, Callable[[Subject], Figure]] = {
+FIGURES: dict[str, Callable[[FigureContext], Figure]] = {
     "schedules": _schedules,
     "forward": _forward,
     "samples": _samples,
@@ -251,7 +253,7 @@ FIGURES: dict[str, Callable[[Subject], Figure]] = {
 }
 
 
-def draw(name: str, subject: Subject, path: Path | None = None) -> list[Path]:
+def draw(name: str, subject: FigureContext, path: Path | None = None) -> list[Path]:
     """Draws the figure of that name, or `all` of them, as PNG.
 
     Args:

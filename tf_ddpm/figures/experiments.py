@@ -12,10 +12,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_ddpm import build, editing, pixels, randomness, samplers, sampling
-from tf_ddpm.objectives import Denoiser
-from tf_ddpm.process import DiffusionProcess
-from tf_ddpm.sampling import Run
+from tf_ddpm import build, randomness
+from tf_ddpm.codecs import pixels
+from tf_ddpm.diffusion import interpolation, samplers
+from tf_ddpm.diffusion.denoiser import Denoiser
+from tf_ddpm.diffusion.process import DiffusionProcess
+from tf_ddpm.sampling import drawing
+from tf_ddpm.sampling.run import Run
 
 _LATENT_STEPS = 50  # of DDIM, there and back, unless the run is told otherwise
 
@@ -69,7 +72,7 @@ def variations(run: Run, images: np.ndarray, labels: np.ndarray, cuts: Sequence[
 
     def draw(images: np.ndarray, labels: np.ndarray, seeds: np.ndarray, cut: np.ndarray) -> np.ndarray:
         x_cut = whole.q_sample(pixels.to_unit(tf.constant(images)), tf.constant(cut), _noise(seeds, 0, shape))
-        sampler = editing.Entering(samplers.Ancestral(whole, run.config.sample.clip), tf.constant(cut) + 1)
+        sampler = samplers.Entering(samplers.Ancestral(whole, run.config.sample.clip), tf.constant(cut) + 1)
         return _drawn(run, sampler, x_cut, lambda k: _noise(seeds, k + 1, shape), labels)
 
     each = [np.repeat(part, len(cuts), axis=0) for part in (images, labels, _seeds(seed, len(images)))]
@@ -101,7 +104,7 @@ def interpolations(run: Run, images: np.ndarray, labels: np.ndarray, moments: in
 def great_circle(a: np.ndarray, b: np.ndarray, moments: int) -> np.ndarray:
     """[moments, ...] from `a` to `b`, which are the first and the last, along the circle through both."""
     ends = [np.broadcast_to(end, (moments, *end.shape)) for end in (a, b)]
-    return editing.great_circle(*map(tf.constant, ends), tf.linspace(0.0, 1.0, moments)).numpy()
+    return interpolation.great_circle(*map(tf.constant, ends), tf.linspace(0.0, 1.0, moments)).numpy()
 
 
 def inpainted(
@@ -111,7 +114,7 @@ def inpainted(
     whole, seeds = chain(run), _seeds(seed, len(images))
     inner = samplers.Ancestral(whole, run.config.sample.clip)
     given = pixels.to_unit(tf.constant(images))
-    sampler = editing.Inpainting(inner, given, tf.constant(keep, tf.float32)[..., None], repeats)
+    sampler = samplers.Inpainting(inner, given, tf.constant(keep, tf.float32)[..., None], repeats)
     noise = lambda k: _noise(seeds, k + 1, run.image_shape)  # noqa: E731
     return _drawn(run, sampler, _noise(seeds, 0, run.image_shape), noise, labels)
 
@@ -142,10 +145,10 @@ def _drawn(run: Run, sampler: samplers.Sampler, x_T: tf.Tensor, noise: Callable,
 
 
 def _denoiser(run: Run, process: DiffusionProcess, labels: tf.Tensor | None) -> Denoiser:
-    network = sampling.hoisted(run.network, process.timesteps)
+    network = drawing.precompute_time(run.network, process.timesteps)
     guides = labels is not None and run.config.model.null_class and run.config.sample.guidance != 1.0
     guidance = tf.fill([len(labels)], run.config.sample.guidance) if guides else None
-    return sampling.denoiser_of(network, process, labels, guidance)
+    return drawing.denoiser_of(network, process, labels, guidance)
 
 
 def _known(run: Run, labels: np.ndarray) -> tf.Tensor | None:

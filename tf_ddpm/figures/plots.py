@@ -13,7 +13,8 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tf_ddpm import image_files, own_files, whole_files
+from tf_ddpm.runtime import atomic_files, own_files
+from tf_ddpm.sampling import image_files
 
 _DPI = 120
 _CELL, _ACROSS = 0.55, 4.0  # inches that an image of a sheet, and all of a row, take at least
@@ -74,7 +75,7 @@ def save(figure: Figure, path: Path) -> Path:
       OSError: where it cannot be written.
     """
     try:
-        with whole_files.aside(path) as beside:
+        with atomic_files.atomic_write(path) as beside:
             figure.savefig(beside, dpi=_DPI, format="png", metadata={"Software": own_files.MADE_BY})
     finally:
         pyplot.close(figure)

@@ -15,10 +15,11 @@ import numpy as np
 from PIL import Image
 
 from tf_ddpm import config as config_lib
-from tf_ddpm import image_files, whole_files
 from tf_ddpm.errors import UserError
 from tf_ddpm.report import charts
-from tf_ddpm.sampling import Run
+from tf_ddpm.runtime import atomic_files
+from tf_ddpm.sampling import image_files
+from tf_ddpm.sampling.run import Run
 
 _SAMPLES, _ANIMATED, _FRAMES = 64, 16, 30
 _PREVIEWS = 24  # of those that training has drawn, evenly spread
@@ -58,7 +59,7 @@ def write_report(run: Run, run_dir: str | os.PathLike, seed: int = 0) -> Path:
         **found,
     )
     try:
-        whole_files.write_text(path, page)
+        atomic_files.write_text(path, page)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     return path

@@ -1,0 +1,53 @@
+"""The JSON of `config.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from tf_ddpm.config.keys import with_values
+from tf_ddpm.config.rules import validated
+from tf_ddpm.config.schema import FORMAT_VERSION, Config, DataConfig
+from tf_ddpm.errors import UserError
+
+
+def to_json(config: Config) -> str:
+    """The text of `config.json`."""
+    return json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(config)}, indent=2) + "\n"
+
+
+def from_json(text: str, where: str = "config.json") -> Config:
+    """The inverse of `to_json`.
+
+    Raises:
+      UserError: for text that is no config, is of a newer format, or holds an unknown or wrong key.
+    """
+    try:
+        loaded = json.loads(text)
+        version = loaded.pop("format_version")
+        values = {f"{section}.{name}": value for section, keys_ in loaded.items() for name, value in keys_.items()}
+        sections = [field.name for field in dataclasses.fields(Config)]
+        unknown = [section for section in loaded if section not in sections]
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{where} is not a run's configuration (expected JSON with a format_version)") from None
+    if type(version) is not int or version < 1:
+        raise UserError(f"{where}: format_version={version!r} is not a version; expected 1 to {FORMAT_VERSION}")
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"{where} has format_version {version}; this program reads up to {FORMAT_VERSION}: use a newer one"
+        )
+    if unknown:
+        raise UserError(f"{where}: unknown section {unknown[0]!r}; expected {', '.join(sections)}")
+    if values.get("data.name", "digits") is not None:  # (an imported run has decoded nothing yet)
+        values.setdefault("data.decoder", 1)  # the rules before they were told apart
+    try:
+        return validated(with_values(Config(), values))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def portable(config: Config) -> Config:
+    """`config` without the paths of this machine, for files that leave it."""
+    name = None if config.data.name == "folder" else config.data.name
+    paths = {f"data.{key}": getattr(DataConfig(), key) for key in ("path", "data_dir", "cache_dir")}
+    return with_values(config, paths | {"data.name": name})

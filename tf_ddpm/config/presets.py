@@ -1,0 +1,205 @@
+"""Named configurations, each a small delta from the defaults of `schema.py`."""
+
+from tf_ddpm.config import keys, schema
+from tf_ddpm.errors import UserError
+
+
+def _steps(count: int) -> dict[str, int]:
+    """So many updates, over which the learning rate decays."""
+    return {"train.steps": count, "train.decay_steps": count}
+
+
+# Ho et al. 2020, appendix B: optimizer, averaging and chain that all of their models share.
+_HO = {
+    "model.blocks": 2,
+    "model.groups": 32,
+    "train.learning_rate": 2e-4,
+    "train.warmup_steps": 5000,
+    "train.ema_decay": 0.9999,
+    "train.ema_warmup": False,
+    "train.checkpoint_every": 10_000,
+    "train.preview_every": 10_000,
+    "data.random_flip": True,
+}
+
+
+# Ho et al. 2020, the 256x256 models: six levels, attention at 16x16, small variance.
+_HO_256 = _HO | {
+    "model.channels": 128,
+    "model.multipliers": (1, 1, 2, 2, 4, 4),
+    "model.attention_levels": (4,),
+    "diffusion.variance": "fixed_small",
+    "data.image_size": (256, 256),
+    "data.channels": 3,
+    "train.learning_rate": 2e-5,
+    "train.batch_size": 64,
+    "train.preview_images": 16,
+    "sample.batch_size": 16,
+}
+
+
+_SMALL_28 = {
+    "model.channels": 32,
+    "model.multipliers": (1, 2, 2),
+    "model.attention_levels": (2,),
+    "model.groups": 8,
+    "train.precision": "bfloat16",
+    "train.batch_size": 64,  # of the same number of images, twice as many updates learn more
+    "train.learning_rate": 2e-3,
+    **_steps(9600),
+    "train.checkpoint_every": 1200,
+    "train.preview_every": 2400,
+}
+
+
+# Less than two minutes of two cores.
+_DIGITS = {
+    "train.steps": 1200,
+    "train.batch_size": 64,
+    "train.learning_rate": 2e-3,
+    "train.decay_steps": 1200,
+    "train.checkpoint_every": 400,
+    "train.preview_every": 400,
+}
+
+
+_CIFAR10 = _HO | {
+    "model.channels": 128,
+    "model.multipliers": (1, 2, 2, 2),
+    "model.attention_levels": (1,),
+    "model.dropout": 0.1,
+    "data.name": "cifar10",
+    "data.image_size": (32, 32),
+    "data.channels": 3,
+    "train.steps": 800_000,
+}
+
+
+# A folder of one's own pictures: --set=data.path=DIR. The average follows within minutes.
+_IMAGES = {
+    "data.name": "folder",
+    "data.channels": 3,
+    "data.random_flip": True,
+    "diffusion.schedule": "cosine",
+    "diffusion.prediction": "v",  # of eps the colours of a short training are too bright
+    "sample.sampler": "dpmpp",
+    "sample.steps": 25,
+}
+
+
+# For two cores.
+_IMAGES_CPU = _IMAGES | {
+    "model.channels": 32,
+    "model.groups": 8,
+    "train.batch_size": 32,
+    "train.learning_rate": 2e-3,
+    "train.checkpoint_every": 500,
+    "train.preview_every": 500,
+}
+
+
+# For one GPU. Nobody has trained these yet.
+_IMAGES_GPU = _IMAGES | {
+    "model.channels": 128,
+    "model.blocks": 2,
+    "model.groups": 32,
+    "model.dropout": 0.1,
+    "train.precision": "bfloat16",
+    "train.batch_size": 128,
+    "train.learning_rate": 3e-4,
+    "train.warmup_steps": 1000,
+    "train.ema_decay": 0.9995,
+    "train.checkpoint_every": 5000,
+    "train.preview_every": 5000,
+}
+
+
+# Ho & Salimans 2022: one network for every class and for none, which guidance compares.
+_TEN_CLASSES = {"model.classes": 10, "model.null_class": True, "train.label_dropout": 0.1}
+
+
+PRESETS: dict[str, dict[str, object]] = {
+    # 1,797 real 8x8 digits that come with scikit-learn: no download.
+    "digits": _DIGITS,
+    # The same, each drawn as one asks: --mode=sample --preset=digits_cond --label=3.
+    "digits_cond": _DIGITS | _TEN_CLASSES | {"train.batch_size": 128, **_steps(2000)},
+    # 60,000 handwritten digits, 28x28.
+    "mnist": _SMALL_28 | {"data.name": "mnist"},
+    # 60,000 pieces of clothing, 28x28.
+    "fashion_mnist": _SMALL_28 | {"data.name": "fashion_mnist"},
+    # Pictures of a folder, 32x32: ten minutes of two cores.
+    "images32": _IMAGES_CPU
+    | {
+        "data.image_size": (32, 32),
+        "model.multipliers": (1, 2, 2),
+        "model.attention_levels": (2,),
+        **_steps(1450),
+    },
+    # The same, 64x64: hours.
+    "images64": _IMAGES_CPU
+    | {
+        "data.image_size": (64, 64),
+        "model.multipliers": (1, 2, 2, 4),
+        "model.attention_levels": (3,),
+        **_steps(6000),
+        "train.preview_images": 16,
+    },
+    # The same for one GPU.
+    "images32_gpu": _IMAGES_GPU
+    | {
+        "data.image_size": (32, 32),
+        "model.multipliers": (1, 2, 2, 2),
+        "model.attention_levels": (1, 2),
+        **_steps(60_000),
+    },
+    "images64_gpu": _IMAGES_GPU
+    | {
+        "data.image_size": (64, 64),
+        "model.multipliers": (1, 2, 3, 4),
+        "model.attention_levels": (2, 3),
+        **_steps(100_000),
+        "train.batch_size": 64,
+    },
+    # Ho et al.'s CIFAR-10 model, 35.7 million parameters, 800,000 steps.
+    "cifar10": _CIFAR10,
+    "cifar10_cond": _CIFAR10 | _TEN_CLASSES,
+    # Nichol & Dhariwal 2021, the CIFAR-10 model of L_hybrid, 52.5 million parameters, 500,000 steps. (Their code feeds
+    # the network t * 1000 / T; ours feeds t, so their checkpoints would need other frequencies.)
+    "cifar10_iddpm": _CIFAR10
+    | {
+        "model.blocks": 3,
+        "model.attention_levels": (1, 2),
+        "model.heads": 4,
+        "model.norm_epsilon": 1e-5,
+        "model.injection": "scale_shift",
+        "model.downsample_padding": "symmetric",
+        "model.embedding_order": "cos_sin",
+        "model.frequency_shift": 0,
+        "model.dropout": 0.3,
+        "diffusion.timesteps": 4000,
+        "diffusion.schedule": "cosine",
+        "diffusion.variance": "learned_range",
+        "train.objective": "hybrid",
+        "train.learning_rate": 1e-4,
+        "train.warmup_steps": 0,
+        "train.clip_norm": None,
+        "data.random_flip": False,
+        "train.steps": 500_000,
+    },
+    "fashion_mnist_cond": _SMALL_28 | _TEN_CLASSES | {"data.name": "fashion_mnist"},
+    # Ho et al.'s CelebA-HQ 256x256 model, 113.7 million parameters, 500,000 steps.
+    "celebahq256": _HO_256 | {"data.name": "celeb_a_hq/256", "train.steps": 500_000},
+    # Ho et al.'s LSUN Church 256x256 model: the same network, 1,200,000 steps.
+    "lsun256": _HO_256 | {"data.name": "lsun/church_outdoor", "train.steps": 1_200_000},
+}
+
+
+def preset(name: str) -> schema.Config:
+    """The configuration of that name.
+
+    Raises:
+      UserError: for an unknown name, with the closest known ones.
+    """
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}; did you mean: {keys.closest(name, PRESETS)}?")
+    return keys.with_values(schema.Config(), PRESETS[name])

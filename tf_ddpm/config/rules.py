@@ -1,0 +1,151 @@
+"""What must fit together in a configuration."""
+
+from __future__ import annotations
+
+from tf_ddpm.config.schema import Config, DataConfig, DiffusionConfig, ModelConfig
+from tf_ddpm.diffusion import schedules
+from tf_ddpm.errors import UserError
+
+_SMALLEST_ALPHA_BAR = 1e-14  # 1 / sqrt(alpha_bar) multiplies the rounding of the predicted eps
+
+
+def validated(config: Config) -> Config:
+    """`config` itself if its keys fit together.
+
+    Raises:
+      UserError: naming the keys that do not, and what would.
+    """
+    _check_model(config.model)
+    _check_chain(config.diffusion)
+    _check_training_and_sampling(config)
+    _check_labels(config)
+    _check_data(config.data, levels=len(config.model.level_widths))
+    return config
+
+
+def _check_model(model: ModelConfig) -> None:
+    widths = model.level_widths
+    if not widths:
+        raise UserError("model.multipliers is empty: expected a width for each level, for example 1,2,2")
+    normed = (model.channels, *widths)
+    for width in normed:
+        if width % model.groups:
+            fits = [g for g in range(1, width + 1) if all(w % g == 0 for w in normed) and min(normed) // g >= 4]
+            raise UserError(
+                f"model.groups={model.groups} does not divide a width of {width} channels; "
+                f"model.groups={max(fits, default=1)} would"
+            )
+    if model.middle == "attention" and model.middle_groups and widths[-1] % model.middle_groups:
+        raise UserError(f"model.middle_groups={model.middle_groups} does not divide the last level's {widths[-1]}")
+    if model.channels % 2:
+        raise UserError(f"model.channels={model.channels}: expected an even number (the embedding pairs sin and cos)")
+    attending = set(model.attention_levels) | set(model.up_attention_levels or ())
+    for level in attending:
+        if level >= len(widths):
+            raise UserError(f"model.attention_levels has {level}, but the last level is {len(widths) - 1}")
+    if model.middle == "attention":
+        attending.add(len(widths) - 1)
+    name = "heads" if model.head_channels is None else "head_channels"
+    divisor = getattr(model, name)
+    if any(widths[level] % divisor for level in attending):
+        shown = [widths[level] for level in sorted(attending)]
+        remedy = "model.heads=1" if name == "heads" else "model.head_channels=none"
+        raise UserError(f"model.{name}={divisor} does not divide the widths {shown} of the attentions; {remedy} would")
+
+
+def _check_chain(diffusion: DiffusionConfig) -> None:
+    if diffusion.beta_start > diffusion.beta_end and diffusion.schedule in ("linear", "quadratic"):
+        raise UserError(
+            f"diffusion.beta_start={diffusion.beta_start} is above diffusion.beta_end={diffusion.beta_end}: "
+            "noise must grow along the chain"
+        )
+    end = schedules.alpha_bars(
+        schedules.betas(diffusion.schedule, diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
+    )[-1]
+    if end < _SMALLEST_ALPHA_BAR:
+        raise UserError(
+            f"the chain ends at alpha_bar={end:.1g}, which float32 cannot undo: expected at least "
+            f"{_SMALLEST_ALPHA_BAR:g}; lower diffusion.beta_end={diffusion.beta_end:g} or "
+            f"diffusion.timesteps={diffusion.timesteps}"
+        )
+
+
+def _check_training_and_sampling(config: Config) -> None:
+    diffusion, train = config.diffusion, config.train
+    if config.sample.steps is not None and config.sample.steps > diffusion.timesteps:
+        raise UserError(
+            f"sample.steps={config.sample.steps} is more than diffusion.timesteps={diffusion.timesteps}: "
+            f"expected 1 to {diffusion.timesteps}"
+        )
+    if diffusion.learned_variance and train.objective == "simple":
+        raise UserError(
+            f"diffusion.variance={diffusion.variance} is not taught by train.objective=simple; expected hybrid or vlb"
+        )
+    if train.objective == "hybrid" and not diffusion.learned_variance:
+        raise UserError("train.objective=hybrid needs diffusion.variance=learned_range (or learned)")
+    if train.min_snr_gamma is not None and train.objective != "simple":
+        raise UserError(f"train.min_snr_gamma weighs train.objective=simple, not {train.objective}")
+    if train.decay_steps and train.decay_steps <= train.warmup_steps:
+        raise UserError(
+            f"train.decay_steps={train.decay_steps} counts from step 0 and must exceed "
+            f"train.warmup_steps={train.warmup_steps}"
+        )
+
+
+def _check_labels(config: Config) -> None:
+    model, guidance = config.model, config.sample.guidance
+    if model.null_class and not model.classes:
+        raise UserError("model.null_class=true needs classes: set model.classes to the number of labels of the data")
+    if config.train.label_dropout > 0 and not model.null_class:
+        raise UserError(
+            f"train.label_dropout={config.train.label_dropout:g} replaces labels by the null class: "
+            "expected model.null_class=true"
+        )
+    if guidance != 1.0 and not model.classes:
+        raise UserError(f"guidance {guidance:g}: this run knows no classes; expected 1 (train one with model.classes)")
+    if guidance != 1.0 and not model.null_class:
+        raise UserError(
+            f"guidance {guidance:g}: this run has no null class to guide away from; expected 1 "
+            "(train one with model.null_class=true and train.label_dropout=0.1)"
+        )
+
+
+def _check_data(data: DataConfig, levels: int) -> None:
+    if data.name == "folder":
+        if data.path is None:
+            raise UserError("data.name=folder needs the folder: --set=data.path=DIR")
+        if data.image_size is None:
+            raise UserError("data.name=folder needs a size to bring the images to: --set=data.image_size=32")
+    if data.name in ("digits", "folder") and data.channels not in (None, 1, 3, 4):
+        raise UserError(f"data.channels={data.channels}: expected 1 (grey), 3 (RGB) or 4 (RGBA)")
+    usual = DataConfig.max_megapixels, DataConfig.truncated
+    if data.decoder == 1 and (data.max_megapixels, data.truncated) != usual:
+        raise UserError("data.max_megapixels and data.truncated are of data.decoder=2; this run reads pictures by 1")
+    factor = 2 ** (levels - 1)
+    if data.image_size is not None and any(side % factor for side in data.image_size):
+        nearest = ",".join(str(max(factor, round(side / factor) * factor)) for side in data.image_size)
+        raise UserError(
+            f"data.image_size={','.join(map(str, data.image_size))}: {levels} levels need sides "
+            f"divisible by {factor}, for example {nearest}"
+        )
+
+
+def warnings(config: Config) -> list[str]:
+    """What is legal but rarely meant, a line each."""
+    found = []
+    channels, groups = config.model.channels, config.model.groups
+    if channels // groups == 1:
+        found.append(
+            f"model.groups={groups} leaves one channel a group, and the normalisation then erases the time "
+            f"embedding; model.groups={max(1, channels // 4)} keeps it"
+        )
+    if config.model.null_class and config.train.label_dropout == 0:
+        found.append(
+            "model.null_class=true with train.label_dropout=0: the null class, and so guidance, is not trained"
+        )
+    if 0 < config.train.decay_steps < config.train.steps:
+        found.append(
+            f"the learning rate is 0 from step train.decay_steps={config.train.decay_steps} on, "
+            f"before train.steps={config.train.steps}"
+        )
+    return found

@@ -1,0 +1,255 @@
+"""What a run's configuration holds: frozen dataclasses, whose fields carry their help text and their range."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+FORMAT_VERSION = 1
+
+
+DECODER = 2  # the newest rules by which picture files become pixels; 1: as up to November 2026 (`first_decoder`)
+
+
+SAMPLERS_WITH_ETA = ("ddim", "dpmpp")
+
+
+def key(
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A config key: its default, what it means, and its range (`low` and `high` inclusive, `above` exclusive)."""
+    return dataclasses.field(
+        default=default,
+        metadata={"help": text, "low": low, "high": high, "above": above, "choices": choices},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The U-Net (Ho et al. 2020, appendix B)."""
+
+    channels: int = key(32, "width of the first convolution, and size of the sinusoidal embedding", low=2, high=4096)
+    multipliers: tuple[int, ...] = key((1, 2), "width of each level, in units of channels", low=1, high=64)
+    widths: tuple[int, ...] | None = key(
+        None, "width of each level, where multipliers cannot say it", low=1, high=65536
+    )
+    blocks: int = key(1, "residual blocks a level", low=1, high=64)
+    attention_levels: tuple[int, ...] = key((1,), "levels with self-attention, 0 the finest", low=0, high=16)
+    up_attention_levels: tuple[int, ...] | None = key(
+        None, "the same on the way up; none: as on the way down", low=0, high=16
+    )
+    middle: str = key("attention", "what is between down and up", choices=("attention", "residual", "none"))
+    heads: int = key(1, "attention heads", low=1, high=1024)
+    head_channels: int | None = key(None, "width of an attention head, instead of heads", low=1, high=4096)
+    groups: int = key(8, "groups of each GroupNorm", low=1, high=4096)
+    middle_groups: int | None = key(
+        None, "groups of the middle attention's GroupNorm; none: as groups; 0: it has no GroupNorm", low=0, high=4096
+    )
+    norm_epsilon: float = key(1e-6, "epsilon of each GroupNorm", above=0.0, high=1.0)
+    dropout: float = key(0.0, "dropout rate inside residual blocks", low=0.0, high=0.95)
+    injection: str = key(
+        "add", "how the time enters a residual block: added, or as scale and shift", choices=("add", "scale_shift")
+    )
+    downsample_padding: str = key("same", "padding of the strided convolutions", choices=("same", "symmetric"))
+    embedding_order: str = key("sin_cos", "order of the sinusoids", choices=("sin_cos", "cos_sin"))
+    frequency_shift: int = key(1, "1: the last frequency is 1/10,000; 0: just above", low=0, high=1)
+    time_width: int | None = key(None, "width of the time embedding; none: 4 channels", low=1, high=65536)
+    classes: int = key(0, "labels the network is told apart by, as many as the data has; 0: none", low=0, high=10**6)
+    null_class: bool = key(False, "one label more for no label at all, which guidance needs")
+
+    @property
+    def level_widths(self) -> tuple[int, ...]:
+        """The width of each level, the finest first."""
+        return self.widths or tuple(self.channels * multiplier for multiplier in self.multipliers)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionConfig:
+    """The chain: q(x_t | x_{t-1}) and what the network predicts about it."""
+
+    timesteps: int = key(1000, "length T of the chain", low=1, high=100_000)
+    schedule: str = key("linear", "beta schedule", choices=("linear", "cosine", "quadratic", "constant"))
+    beta_start: float = key(1e-4, "first beta (linear, quadratic)", low=1e-8, high=0.999)
+    beta_end: float = key(0.02, "last beta (linear, quadratic), every beta (constant)", low=1e-8, high=0.999)
+    prediction: str = key("eps", "what the network outputs", choices=("eps", "x_0", "v"))
+    variance: str = key(
+        "fixed_large", "reverse variance", choices=("fixed_small", "fixed_large", "learned", "learned_range")
+    )
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the network outputs the variance as well."""
+        return self.variance in ("learned", "learned_range")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The images. `none` for image_size or channels means: as the set has them."""
+
+    name: str | None = key(
+        "digits", "digits, folder, or a TensorFlow Datasets name such as mnist or cifar10; none: not known"
+    )
+    path: str | None = key(None, "the folder of images, for name=folder")
+    data_dir: str | None = key(None, "where TensorFlow Datasets keeps its sets (default: TFDS_DATA_DIR or its own)")
+    split: str = key(
+        "train", "split of a TensorFlow Datasets set, or of a folder with subfolders train, validation, test"
+    )
+    image_size: tuple[int, ...] | None = key(None, "side, or height,width in pixels", low=1, high=4096)
+    channels: int | None = key(None, "1 grey, 3 RGB, 4 RGBA", low=1, high=4096)
+    max_megapixels: float = key(200.0, "larger pictures are passed over, for name=folder", above=0.0, high=2000.0)
+    truncated: str = key(
+        "skip",
+        "a picture file that ends too early, for name=folder: passed over, or read as far as it goes",
+        choices=("skip", "read"),
+    )
+    decoder: int | None = key(
+        None,
+        "rules by which pictures become pixels; none: the newest, which a new run then keeps",
+        low=1,
+        high=DECODER,
+    )
+    on_bad_file: str = key("warn", "what a file that is no image does, for name=folder", choices=("warn", "fail"))
+    random_flip: bool = key(False, "mirror half of the training images left to right")
+    memory_gb: float = key(4.0, "decoded images above this size go to a file in cache_dir", low=0.0, high=1e6)
+    cache_dir: str = key("~/.cache/tf_ddpm", "where decoded images too large for memory are kept")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One optimisation run."""
+
+    steps: int = key(3000, "updates in all", low=1, high=10**9)
+    batch_size: int = key(128, "images an update, over all devices", low=1, high=10**6)
+    objective: str = key("simple", "what is minimised", choices=("simple", "vlb", "hybrid"))
+    timestep_sampling: str = key(
+        "uniform", "how t is drawn; importance: by each t's recent losses", choices=("uniform", "importance")
+    )
+    label_dropout: float = key(0.0, "share of the labels replaced by the null class", low=0.0, high=0.95)
+    min_snr_gamma: float | None = key(None, "bound of min-SNR weights, for objective=simple", above=0.0, high=1e6)
+    optimizer: str = key("adam", "update rule", choices=("adam", "sgd"))
+    learning_rate: float = key(1e-3, "after the warm-up", above=0.0, high=100.0)
+    warmup_steps: int = key(100, "updates over which the learning rate rises linearly", low=0, high=10**9)
+    decay_steps: int = key(
+        0, "update at which a cosine decay from the end of the warm-up reaches 0; 0: none", low=0, high=10**9
+    )
+    clip_norm: float | None = key(
+        1.0, "largest norm of the gradient of the global batch; none: not clipped", above=0.0, high=1e9
+    )
+    ema_decay: float = key(0.999, "decay of the moving average of the weights", low=0.0, high=1.0)
+    ema_warmup: bool = key(True, "let the decay rise as (1+n)/(10+n)")
+    seed: int = key(0, "weights, order of the data, timesteps, noise, dropout", low=0, high=2**31 - 1)
+    precision: str = key("float32", "arithmetic of the network", choices=("float32", "bfloat16"))
+    jit: str = key(
+        "auto",
+        "what XLA compiles: nothing, the normalisations, or the step; auto: step on GPUs, norms elsewhere",
+        choices=("auto", "off", "norms", "step"),
+    )
+    accumulate: int = key(
+        1, "parts in which a device computes its images, one after the other: less memory", low=1, high=10**6
+    )
+    steps_per_call: int = key(
+        1,
+        "updates in one call, after which signals are looked at: saves a small network what Python costs between them",
+        low=1,
+        high=1000,
+    )
+    remat: bool = key(False, "compute each residual block a second time for its gradient: less memory, 30 % slower")
+    log_every: int = key(50, "updates between two lines of metrics.jsonl", low=1, high=10**9)
+    checkpoint_every: int = key(1000, "updates between two checkpoints", low=1, high=10**9)
+    preview_every: int = key(1000, "updates between two preview grids", low=1, high=10**9)
+    preview_images: int = key(64, "images in a preview grid", low=1, high=10_000)
+    keep: int = key(3, "the last checkpoints that are kept", low=1, high=10**6)
+    max_bad_steps: int = key(
+        0,
+        "updates in a row that are skipped if loss or gradient is not finite; one more ends the run",
+        low=0,
+        high=10**9,
+    )
+    deterministic: bool = key(False, "let TensorFlow choose operations that give the same bits every time; slower")
+    keep_every: int = key(0, "checkpoints of multiples of this step are kept as well; 0: none", low=0, high=10**9)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """How images are drawn when the command line says nothing else."""
+
+    sampler: str = key("ddpm", "reverse process", choices=("ddpm", "ddim", "dpmpp", "heun", "langevin"))
+    steps: int | None = key(None, "steps of the reverse chain; none: all T", low=1, high=100_000)
+    eta: float = key(0.0, "noise of ddim and dpmpp: 0 deterministic, 1 as much as ddpm", low=0.0, high=1.0)
+    order: int = key(2, "order of dpmpp", low=1, high=3)
+    third_order: str = key("diffusers", "second-derivative term of dpmpp order 3", choices=("diffusers", "taylor"))
+    snr: float = key(0.16, "signal-to-noise ratio of a langevin correction", above=0.0, high=10.0)
+    spacing: str = key(
+        "trailing", "which steps a shorter chain visits", choices=("linspace", "leading", "trailing", "quadratic")
+    )
+    guidance: float = key(
+        1.0, "weight of the label: 1 as trained, 0 without it, more to exaggerate it", low=0.0, high=100.0
+    )
+    clip: str = key("static", "what holds x_0 in range at each step", choices=("none", "static", "dynamic"))
+    batch_size: int = key(64, "images drawn at once", low=1, high=10**6)
+    weights: str = key("ema", "the moving average of the weights, or those of the last update", choices=("ema", "raw"))
+    precision: str = key("float32", "arithmetic of the network", choices=("float32", "bfloat16"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All that a run needs; saved as `config.json` in its directory."""
+
+    model: ModelConfig = ModelConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    sample: SampleConfig = SampleConfig()
+
+
+# Keys that may change when a run goes on; any other would make it a different run.
+CHANGEABLE = frozenset(
+    {"data.path", "data.data_dir", "data.memory_gb", "data.cache_dir", "data.on_bad_file"}
+    | {
+        f"train.{n}"
+        for n in (
+            "steps",
+            "jit",
+            "accumulate",
+            "steps_per_call",
+            "remat",
+            "log_every",
+            "checkpoint_every",
+            "preview_every",
+            "preview_images",
+            "keep",
+            "keep_every",
+            "max_bad_steps",
+            "ema_decay",
+            "ema_warmup",
+        )
+    }
+    | {f"sample.{field.name}" for field in dataclasses.fields(SampleConfig)}
+)
+
+
+SAMPLING_KEYS = frozenset(f"sample.{field.name}" for field in dataclasses.fields(SampleConfig))
+
+
+# What may change where a run is measured on data.
+MEASURING_KEYS = SAMPLING_KEYS | frozenset(
+    f"data.{name}"
+    for name in (
+        "name",
+        "path",
+        "data_dir",
+        "split",
+        "memory_gb",
+        "cache_dir",
+        "on_bad_file",
+        "decoder",
+        "max_megapixels",
+        "truncated",
+    )
+)

@@ -1,0 +1,212 @@
+"""What a folder of diffusers holds: its configuration in our words, and its weights. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401 (NumPy knows bfloat16 once it is imported)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from tf_ddpm import config as config_lib
+from tf_ddpm.config import Config
+from tf_ddpm.diffusers_format import words
+from tf_ddpm.errors import UserError
+
+WEIGHTS = "diffusion_pytorch_model"  # the file's name without its ending
+_AVERAGE = "unet_ema"  # folder of the average in a checkpoint of diffusers' training script
+_RAW = ".non_ema"  # variant of the file with the weights of the last update
+_COMPILED = "_orig_mod."  # what torch.compile puts before a name
+OURS = "tf_ddpm.json"  # our own configuration, beside what diffusers reads
+
+
+def read_config(diffusers_dir: str | os.PathLike, settings: Iterable[str] = ()) -> Config:
+    """The configuration of the run that the folder would become, with each `--set` applied.
+
+    Args:
+      diffusers_dir: a pipeline with `model_index.json` (`unet/` and `scheduler/`, or all files in one folder, as the
+        oldest have them), a checkpoint of diffusers' training script, of which the average `unet_ema` is taken, or a
+        UNet2DModel alone, whose chain is then taken to be Ho et al. 2020's.
+
+    Raises:
+      UserError: where it is no such folder, or has an option that cannot be honoured.
+    """
+    folder = Path(diffusers_dir)
+    unet = _json(_unet_folder(folder) / "config.json")
+    if unet.get("_class_name", "UNet2DModel") != "UNet2DModel":
+        raise UserError(f"{folder}: its network is a {unet['_class_name']!r:.60}; expected a UNet2DModel")
+    _check_pipeline(folder)
+    scheduler = _scheduler(folder)
+    own = folder / OURS
+    base = config_lib.from_json(_text(own), str(own)) if own.is_file() else None
+    settings = list(settings)
+    asked = config_lib.with_settings(
+        Config(), [s for s in settings if s.partition("=")[0].strip() == "data.image_size"]
+    )
+    model = words.model_words(unet, asked.data.image_size)
+    learned = unet.get("out_channels", 3) != unet.get("in_channels", 3)
+    # Without a scheduler: Ho et al. 2020's chain.
+    taught = {"diffusion.variance": "learned_range", "train.objective": "hybrid"} if learned else {}
+    chain = words.chain_words(scheduler, learned) if scheduler else taught
+    if base is None:
+        values = {"data.name": None} | chain | model
+    else:  # ours says more than they can: sampling, data, training, the null class
+        values = {key: value for key, value in (chain | model).items() if not key.startswith(("sample.", "train."))}
+        if base.model.null_class and values["model.classes"] == base.model.classes + 1:
+            values |= {"model.null_class": True, "model.classes": base.model.classes}
+    config = config_lib.with_values(base or Config(), values)
+    changed = config_lib.with_settings(config, settings)
+    if changed.model.null_class and not config.model.null_class and changed.model.classes == config.model.classes:
+        # The last class is the null class.
+        changed = config_lib.with_values(changed, {"model.classes": max(changed.model.classes - 1, 0)})
+    return config_lib.validated(changed)
+
+
+def read_weights(diffusers_dir: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Every weight of the network as float32, by name.
+
+    Raises:
+      UserError: where there are none, or they cannot be read.
+    """
+    path = _weights_file(_unet_folder(Path(diffusers_dir)))
+    if path.suffix == ".bin":
+        weights = _read_bin(path)
+    elif path.suffix == ".json":
+        weights = _read_shards(path)
+    else:
+        weights = _read_safetensors(path)
+    return {name.removeprefix("module.").removeprefix(_COMPILED): array for name, array in weights.items()}
+
+
+def _weights_file(folder: Path) -> Path:
+    names = [f"{WEIGHTS}.safetensors", f"{WEIGHTS}.safetensors.index.json"]
+    names += [f"{WEIGHTS}{variant}.safetensors" for variant in (".fp16", ".bf16")]
+    names += [f"{WEIGHTS}.bin", f"{WEIGHTS}{_RAW}.safetensors"]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    found = ", ".join(sorted(path.name for path in folder.iterdir())[:8])
+    raise UserError(f"{folder}: expected the weights in {WEIGHTS}.safetensors or {WEIGHTS}.bin; it holds {found}")
+
+
+def _read_shards(index: Path) -> dict[str, np.ndarray]:
+    """All weights of the files that an index names."""
+    names = _json(index).get("weight_map")
+    files = [str(name) for name in names.values()] if isinstance(names, dict) else []
+    if not files or any(Path(file).name != file or not file.endswith(".safetensors") for file in files):
+        raise UserError(f"{index}: expected a weight_map of names of files beside it")
+    found: dict[str, np.ndarray] = {}
+    for name in sorted(set(files)):
+        found |= _read_safetensors(index.parent / name)
+    return found
+
+
+def _unet_folder(folder: Path) -> Path:
+    """Where the network's config.json is."""
+    if not folder.is_dir():
+        raise UserError(f"--diffusers_dir={folder}: no such folder")
+    for candidate in (folder / _AVERAGE, folder / "unet", folder):
+        if (candidate / "config.json").is_file():
+            return candidate
+    raise UserError(f"--diffusers_dir={folder}: expected a unet/config.json or config.json of diffusers in it")
+
+
+def _check_pipeline(folder: Path) -> None:
+    """Refuses a pipeline of more than a network and a scheduler: its network does not draw pixels."""
+    if not (folder / "model_index.json").is_file():
+        return
+    for name, value in _json(folder / "model_index.json").items():
+        if not name.startswith("_") and name not in ("unet", "scheduler") and value not in (None, [None, None]):
+            raise UserError(f"{folder}: a pipeline with the part {name!r:.60}; expected unet and scheduler alone")
+
+
+def notes(diffusers_dir: str | os.PathLike, config: Config) -> list[str]:
+    """What a person should know of the import of `config`, a line each."""
+    folder, found = Path(diffusers_dir), []
+    unet = _unet_folder(folder)
+    if unet == folder / _AVERAGE:
+        found.append(
+            f"taking the average of the weights, {_AVERAGE}; those of the last update are in {folder / 'unet'}"
+        )
+    elif (unet.resolve().parent / _AVERAGE).is_dir() and unet.resolve().name == "unet":
+        found.append(f"taking the weights of the last update; their average is in {unet.resolve().parent / _AVERAGE}")
+    if _weights_file(unet).name == f"{WEIGHTS}{_RAW}.safetensors":
+        found.append(f"taking the weights of the last update ({_RAW}): there is no average in the folder")
+    return found + _notes_of_chain(folder, config)
+
+
+def _notes_of_chain(folder: Path, config: Config) -> list[str]:
+    if not _scheduler(folder):
+        return [
+            "no scheduler in the folder: the chain is taken to be Ho et al. 2020's; --set=diffusion.* says otherwise"
+        ]
+    if config.sample.sampler == "dpmpp" and config.sample.spacing in ("leading", "linspace"):
+        return ["on shorter chains diffusers' solver leaves the last timestep out; --spacing=trailing is its own grid"]
+    return []
+
+
+def _scheduler(folder: Path) -> dict[str, Any]:
+    """The scheduler's config, empty where there is none."""
+    folder = folder.resolve()
+    beside = [folder.parent / "scheduler"] if folder.name in ("unet", _AVERAGE) else []
+    if folder.name.startswith("checkpoint-") or folder.parent.name.startswith("checkpoint-"):  # of the training script
+        beside += [folder.parent / "scheduler", folder.parent.parent / "scheduler"]
+    for place in [folder / "scheduler", folder, *beside]:
+        path = place / "scheduler_config.json"
+        if path.is_file():
+            return _json(path)
+    return {}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {str(error)[:100]}") from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path}: {str(error)[:100]}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(path, framework="np") as file:
+            return {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        _refuse_pointer(path)
+        raise UserError(f"cannot read {path}: {str(error).splitlines()[0][:150]}") from None
+
+
+def _refuse_pointer(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(40).startswith(b"version https://git-lfs"):
+            raise UserError(f"{path} is a Git LFS pointer, not the weights themselves; fetch them with: git lfs pull")
+
+
+def _read_bin(path: Path) -> dict[str, np.ndarray]:
+    """A PyTorch file, read by PyTorch itself, which executes nothing in it (`weights_only`)."""
+    _refuse_pointer(path)
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f"{path} is a PyTorch file: install PyTorch to read it (pip install torch), or use a .safetensors file"
+        ) from None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {str(name): tensor.float().numpy() for name, tensor in state.items()}
+    except Exception as error:  # torch.load raises whatever its parsers do
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot read {path} as weights alone: {reason[:150]}") from None

@@ -1,0 +1,1 @@
+"""The equations: schedules, chains, objectives, samplers. They know no configuration and no network."""

@@ -1,0 +1,20 @@
+"""The reverse process: each sampler is one step, and one loop drives them all.
+
+The network is seen only as `denoiser(x_t, t)`, randomness only as `noise(count)`. A sampler is given a chain that
+already has the wanted number of steps (`DiffusionProcess.respaced`), and goes from its last step to its first.
+"""
+
+from tf_ddpm.diffusion.samplers.ancestral import Ancestral
+from tf_ddpm.diffusion.samplers.base import Noise, Sampler, SolverState, clipped
+from tf_ddpm.diffusion.samplers.ddim import DDIM, ddim_inversion
+from tf_ddpm.diffusion.samplers.dpm_solver import DPMSolverPP
+from tf_ddpm.diffusion.samplers.entering import Entering
+from tf_ddpm.diffusion.samplers.heun import Heun
+from tf_ddpm.diffusion.samplers.inpainting import Inpainting
+from tf_ddpm.diffusion.samplers.langevin import Langevin
+from tf_ddpm.diffusion.samplers.loop import sample_loop
+
+__all__ = [
+    "DDIM", "Ancestral", "DPMSolverPP", "Entering", "Heun", "Inpainting", "Langevin", "Noise", "Sampler", "SolverState",
+    "clipped", "ddim_inversion", "sample_loop",
+]  # fmt: skip

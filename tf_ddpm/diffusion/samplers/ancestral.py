@@ -1,0 +1,24 @@
+"""Ancestral sampling (Ho et al. 2020, algorithm 2)."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tf_ddpm.diffusion.denoiser import Denoiser
+from tf_ddpm.diffusion.samplers.base import Noise, Sampler, SolverState, clipped
+
+
+class Ancestral(Sampler):
+    """Ho et al. 2020, algorithm 2; on a shorter chain Nichol & Dhariwal 2021, section 4."""
+
+    draws = 1
+
+    def step(
+        self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: Noise, memory: SolverState
+    ) -> tuple[tf.Tensor, tf.Tensor, SolverState]:
+        """x_{t-1} = mean + sigma_t noise, and no noise in the last step (t = 0)."""
+        output = self.output(denoiser, x_t, t)
+        x_0 = clipped(self.process.x_0_from_output(x_t, t, output), self.clip)
+        mean, log_variance = self.process.p_step(x_0, x_t, t, output)
+        sigma = tf.where(t > 0, tf.exp(0.5 * log_variance), tf.zeros_like(log_variance))
+        return mean + sigma * noise(0), x_0, memory

@@ -1,0 +1,158 @@
+"""Images or a run -> metrics.json: each figure with a receipt of how it was got."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from tf_ddpm import datasets
+from tf_ddpm.config import DECODER, Config
+from tf_ddpm.errors import UserError
+from tf_ddpm.evaluation import likelihood, quality
+from tf_ddpm.evaluation.quality import FeatureNetwork, FeatureSet
+from tf_ddpm.runtime import atomic_files, cluster, devices
+from tf_ddpm.sampling.run import Run, open_run
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationRequest:
+    """What to measure.
+
+    Attributes:
+      metrics: some of bpd, fid, kid, pr, memorisation.
+      num_images: how many to draw, and to take bits/dim of; None: 50,000 and 64.
+      seed: of the first image. label: class of all images drawn; None: in turn.
+      images: a folder to measure instead of a run. reference: train, test, a folder or an .npz file.
+      inception: the weights of the FID network; None: as TF_DDPM_INCEPTION says.
+      allow_few: whether a FID of fewer images than features is given. rounded: images as uint8, as they are saved.
+    """
+
+    metrics: tuple[str, ...] = ("bpd",)
+    num_images: int | None = None
+    seed: int = 0
+    label: int | None = None
+    images: str | None = None
+    reference: str = "train"
+    inception: str | None = None
+    allow_few: bool = False
+    rounded: bool = True
+
+
+def evaluate(wanted: EvaluationRequest, config: Config, run_dir: str | None, metrics_file: str | os.PathLike) -> Path:
+    """Measures and writes the figures into `metrics_file`, beside those already there.
+
+    Args:
+      config: of the run, or of the data alone where `wanted.images` are measured without one.
+      run_dir: None where there is no run.
+
+    Returns:
+      The path of the file.
+
+    Raises:
+      UserError: where something cannot be read, does not fit, is too little, or the file cannot be written.
+    """
+    path = Path(metrics_file)
+    metrics = _earlier(path)
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+    strategy = devices.strategy()
+    run = open_run(run_dir, config, strategy) if wanted.images is None else None
+    if run is not None:
+        run.agree(dataclasses.replace(wanted, inception=None))
+    found, lines = {}, []
+    of_features = tuple(name for name in wanted.metrics if name in quality.METRICS)
+    if of_features:  # what is missing is found before anything long is begun
+        if run is not None:
+            count = _count(wanted)
+            quality.check_counts(of_features, count, count, wanted.allow_few)
+        network = FeatureNetwork(wanted.inception, strategy)
+        real = reference(wanted, config, network)
+    if "bpd" in wanted.metrics:
+        images = likelihood.chosen_images(run, wanted.num_images or 64, wanted.seed)
+        steps = config.sample.steps if wanted.metrics == ("bpd",) else None
+        found["bits_per_dim"] = likelihood.bits_per_dim(run, images, wanted.seed, steps)
+        lines.append(likelihood.table(found["bits_per_dim"]))
+        write(path, metrics | found)
+    if of_features:
+        generated = drawn(wanted, run, run_dir, network, real) if run else _folder(wanted, config, network, real)
+        quality.check_shapes(of_features, generated, real)
+        found |= quality.measure(of_features, generated, real, network.sha256)
+        lines += [f"{name:20s} {found[name]['value']:.6g}" for name in found if name != "bits_per_dim"]
+        if "memorisation" in of_features:
+            lines.append(f"closest pairs        {_pairs(generated, real, path)}")
+    write(path, metrics | found)
+    if cluster.this_worker().is_chief:
+        print("\n".join(lines))
+    return path
+
+
+def reference(wanted: EvaluationRequest, config: Config, network: FeatureNetwork) -> FeatureSet:
+    """The real images, or what is known of them.
+
+    Raises:
+      UserError: where they are not named or cannot be read.
+    """
+    if wanted.reference.endswith(".npz"):
+        return quality.load_statistics(wanted.reference)
+    if wanted.reference not in ("train", "test", config.data.split):
+        return quality.folder_features(wanted.reference, network, config.data.cache_dir)
+    data = dataclasses.replace(config.data, split=wanted.reference, random_flip=False)
+    about = {"data": data.name, "split": data.split, "image_size": data.image_size, "channels": data.channels}
+    about["decoder"] = data.decoder or DECODER
+    return quality.array_features(datasets.load(data).images, network, data.cache_dir, about, "reference")
+
+
+def drawn(wanted: EvaluationRequest, run: Run, run_dir: str, network: FeatureNetwork, real: FeatureSet) -> FeatureSet:
+    """The images of the run, kept in `run_dir`/evaluation."""
+    count = _count(wanted)
+    quality.check_counts(wanted.metrics, count, real.about["images"], wanted.allow_few)
+    folder = Path(run_dir) / "evaluation"
+    return quality.run_features(run, network, folder, count, wanted.seed, wanted.label, wanted.rounded)
+
+
+def _count(wanted: EvaluationRequest) -> int:
+    return wanted.num_images or 50_000
+
+
+def _folder(wanted: EvaluationRequest, config: Config, network: FeatureNetwork, real: FeatureSet) -> FeatureSet:
+    generated = quality.folder_features(wanted.images, network, config.data.cache_dir)
+    quality.check_counts(wanted.metrics, len(generated.images), real.about["images"], wanted.allow_few)
+    return generated
+
+
+def _pairs(generated: FeatureSet, real: FeatureSet, path: Path) -> Path:
+    if not cluster.this_worker().is_chief:
+        return path
+    try:
+        return quality.save_closest_pairs(generated, real, path.with_name("closest_pairs.png"))
+    except OSError as error:
+        raise UserError(f"cannot write the closest pairs beside {path}: {error.strerror}") from None
+
+
+def write(path: Path, metrics: dict) -> None:
+    """Writes the file aside and renames it; of several workers, the chief does.
+
+    Raises:
+      UserError: where it cannot be written.
+    """
+    if not cluster.this_worker().is_chief:
+        return
+    try:
+        atomic_files.write_text(path, json.dumps(metrics, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _earlier(path: Path) -> dict:
+    """What the file holds already."""
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(metrics, dict):
+            return metrics
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        pass
+    raise UserError(f"{path} cannot be read as metrics; move it away first")

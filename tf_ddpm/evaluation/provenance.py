@@ -1,0 +1,50 @@
+"""What a figure's receipt says of the run and the program that it was got with."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_ddpm import config as config_lib
+from tf_ddpm.config import SampleConfig
+from tf_ddpm.sampling.run import Run
+
+
+def versions() -> dict[str, str]:
+    """The libraries whose arithmetic the figure is."""
+    return {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
+
+
+def describe_run(run: Run) -> dict:
+    """Which weights, of which configuration."""
+    config = run.config
+    return {
+        "checkpoint_step": run.checkpoint_step,
+        "config_sha256": hashlib.sha256(config_lib.to_json(config_lib.portable(config)).encode()).hexdigest(),
+        "prediction": config.diffusion.prediction,
+        "variance": config.diffusion.variance,
+        "timesteps": config.diffusion.timesteps,
+    }
+
+
+def describe_sampling(run: Run, settings: SampleConfig) -> dict:
+    """How the images were drawn."""
+    drawn = dataclasses.asdict(settings)
+    return drawn | {"steps": settings.steps or run.config.diffusion.timesteps}
+
+
+def digest(*parts: object) -> str:
+    """sha256 of arrays (their shape, dtype and bytes) and of what prints as text."""
+    found = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            found.update(f"{part.shape} {part.dtype.str}".encode())
+            for start in range(0, len(part), 1000):  # a memory-mapped file is never held whole
+                found.update(part[start : start + 1000].tobytes())
+        else:
+            found.update(repr(part).encode())
+    return found.hexdigest()

@@ -1,0 +1,1 @@
+"""The networks. They do not know what diffusion is."""

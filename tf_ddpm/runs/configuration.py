@@ -1,0 +1,138 @@
+"""The configuration of a run on disk: read, resumed, used. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tf_ddpm.config import (
+    CHANGEABLE,
+    SAMPLING_KEYS,
+    Config,
+    changed,
+    from_json,
+    get,
+    validated,
+    with_settings,
+    with_values,
+)
+from tf_ddpm.config.presets import preset
+from tf_ddpm.errors import UserError
+from tf_ddpm.runs import checkpoint_files
+
+
+def read(run_dir: str | os.PathLike) -> Config:
+    """The configuration of the run in `run_dir`.
+
+    Raises:
+      UserError: where there is no run, or its config cannot be read.
+    """
+    path = Path(run_dir) / "config.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise UserError(f"cannot read {path}: it is a link that leads nowhere") from None
+        raise UserError(
+            f"no run in {run_dir} (it has no config.json); "
+            f"train one with: python main.py --mode=train --run_dir={run_dir}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    config = from_json(text, str(path))
+    if config.data.image_size is None or config.data.channels is None:
+        raise UserError(f"{path}: data.image_size or data.channels is missing; expected those of the run's images")
+    return config
+
+
+def training_config(run_dir: str | os.PathLike, preset_name: str | None, settings: Sequence[str]) -> Config:
+    """What `--mode=train` asks for: the preset (default: digits) with every `--set` applied.
+
+    A run that exists already goes on with its own configuration, so changed; all but its data may be, until it has a
+    checkpoint.
+
+    Raises:
+      UserError: for unknown names or values, or those that would make an existing run another one.
+    """
+    saved = read(run_dir) if os.path.lexists(os.path.join(run_dir, "config.json")) else None
+    if saved is None or preset_name is not None:
+        asked = validated(with_settings(preset(preset_name or "digits"), settings))
+    begun = bool(checkpoint_files.steps(run_dir))  # which also finds a directory that cannot be read
+    if saved is None:
+        return asked
+    if preset_name is not None:
+        wanted = resumed(saved, asked, begun)  # another preset is another run
+        if saved.data.name is None or not begun:  # imported, or stopped early: it has no training of its own yet
+            return wanted
+    return resumed(saved, with_settings(saved, settings), begun)
+
+
+def resumed(saved: Config, wanted: Config, begun: bool = True) -> Config:
+    """The configuration with which the run of `saved` goes on when `wanted` is asked for.
+
+    Args:
+      begun: whether it has a checkpoint; without one all but its data may still change.
+
+    Raises:
+      UserError: naming the keys that would make it a different run.
+    """
+    fixed, values = [], {}
+    for key in changed(saved, wanted):
+        old, new = get(saved, key), get(wanted, key)
+        if new is None and key in ("data.image_size", "data.channels", "data.decoder"):
+            continue  # they were resolved when it began
+        if new == "auto" and key == "train.jit":
+            continue  # it was resolved from the devices
+        imported = saved.data.name is None and key not in ("data.image_size", "data.channels")
+        section = key.partition(".")[0]
+        if key in CHANGEABLE or (imported and section in ("data", "train")) or (not begun and section != "data"):
+            values[key] = new  # an imported run begins its training
+        else:
+            fixed.append(f"{key} is {_shown(old)}, not {_shown(new)}")
+    if fixed:
+        raise UserError(
+            "this run was started with another configuration: "
+            + "; ".join(fixed[:4])
+            + ("; ..." if len(fixed) > 4 else "")
+            + "\nGo on with its own values, or start a new run with another --run_dir."
+        )
+    return validated(with_values(saved, values))
+
+
+def data_config(settings: Iterable[str]) -> Config:
+    """The defaults with `--set` of data.* keys, where there is no run.
+
+    Raises:
+      UserError: for another key, or a value that is out of range.
+    """
+    config = with_settings(Config(), settings)
+    for key in changed(Config(), config):
+        if not key.startswith("data."):
+            raise UserError(f"--set={key}: there is no run; expected data.* keys only")
+    return validated(config)
+
+
+def used(
+    saved: Config, settings: Iterable[str], flags: dict[str, Any], allowed: frozenset[str] = SAMPLING_KEYS
+) -> Config:
+    """The configuration with which a trained run is used: `--set` of the `allowed` keys, and the sampling flags.
+
+    Args:
+      flags: value by key of `SampleConfig`; None: not given.
+
+    Raises:
+      UserError: for another key, or a value that does not fit the run.
+    """
+    wanted = with_settings(saved, settings)
+    for key in changed(saved, wanted):
+        if key not in allowed:
+            known = ", ".join(sorted(allowed)) if allowed != SAMPLING_KEYS else "sample.* keys only"
+            raise UserError(f"--set={key} cannot change a trained run; this mode takes {known}")
+    given = {f"sample.{name}": value for name, value in flags.items() if value is not None}
+    return validated(with_values(wanted, given))
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,150 @@
+"""The directory of a run that is being trained: made, held by one process, and known again."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tf_ddpm import config as config_lib
+from tf_ddpm.config import Config
+from tf_ddpm.datasets.image_set import ImageSet
+from tf_ddpm.errors import UserError
+from tf_ddpm.runtime import atomic_files, own_files
+from tf_ddpm.runtime.paths import printable
+
+_BAD_HEADER = "# Files that were passed over, and why (written by tf_ddpm)"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds `folder`, which exists, for this process alone. The hold ends with the process, however it ends.
+
+    Raises:
+      UserError: where another process holds it, or it cannot be read.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot read the run directory {folder}: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is training in {folder}; wait for it, stop it, or take another --run_dir"
+            ) from None
+        except OSError as error:  # some network file systems have no such locks
+            print(f"warning: {folder} cannot be held for this process alone: {error.strerror}", file=sys.stderr)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def make(run_dir: Path, holds: contextlib.ExitStack) -> None:
+    """Makes the directory of a new run, and holds it.
+
+    Raises:
+      UserError: where it cannot be made, or another process was quicker.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write the run directory {run_dir}: {error.strerror}") from None
+    holds.enter_context(locked(run_dir))
+    if (run_dir / "config.json").exists():
+        raise UserError(f"another process has just trained in {run_dir}; the same command goes on with its run")
+
+
+def write(run_dir: Path, config: Config, images: ImageSet) -> None:
+    """Writes `config.json`, and `data.json`, which tells the images of the run from others; warns if they are others.
+
+    The files that were passed over are listed in `passed_over.txt`. What killed processes have left half-written is
+    removed.
+
+    Raises:
+      UserError: where the directory cannot be written, or a `data.json` in it is someone's own.
+    """
+    path = run_dir / "data.json"
+    count, names, *digests = images.fingerprint()
+    now = {"images": count, "labels": list(names), "sha256": hashlib.sha256(repr(digests).encode()).hexdigest()}
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:  # as in a run that is new, or imported
+        before = now
+    except (OSError, ValueError):
+        before = None
+    if not isinstance(before, dict) or before.keys() != now.keys():
+        raise UserError(f"{path} is not what this program writes there; move it away, or choose another --run_dir")
+    if before != now:
+        print(
+            f"warning: the images are not those that {run_dir} was trained on so far ({before['images']} then, "
+            f"{count} now); it goes on with these, and ends otherwise than with those",
+            file=sys.stderr,
+        )
+    for folder in (run_dir, run_dir / "previews"):
+        atomic_files.remove_left(folder)
+    try:
+        atomic_files.write_text(run_dir / "config.json", config_lib.to_json(config))
+        atomic_files.write_text(path, json.dumps(now, indent=1) + "\n")
+        _list_bad(run_dir / "passed_over.txt", images.bad)
+    except OSError as error:
+        raise UserError(f"cannot write the run directory {run_dir}: {error.strerror}") from None
+
+
+def _list_bad(path: Path, bad: tuple[str, ...]) -> None:
+    """Writes the list of files that were passed over, or removes an earlier one; somebody else's file stays."""
+    if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(_BAD_HEADER):
+        print(f"warning: {path} is not this program's, and stays; what was passed over is not listed", file=sys.stderr)
+    elif bad:
+        atomic_files.write_text(path, printable("\n".join([_BAD_HEADER, *bad])) + "\n")
+        print(f"{len(bad)} files that were passed over: {path}", file=sys.stderr)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_free(run_dir: Path, pictures: Path) -> None:
+    """Whether a new run in the folder of its own pictures finds nothing there that it would take for its own.
+
+    Raises:
+      UserError: naming what is there.
+    """
+    if not run_dir.resolve().is_relative_to(pictures.resolve()):
+        return
+    taken = sorted(name for name in own_files.RUN_PARTS if (run_dir / name).exists())
+    if taken:
+        raise UserError(
+            f"{run_dir} lies in the folder of pictures and has {taken[0]} already; choose another --run_dir"
+        )
+
+
+class DirectoryGuard:
+    """Whether a directory is still the one that it was: neither removed nor moved, with another in its place."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._number = self._find()
+
+    def _find(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self._folder)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def check(self) -> None:
+        """Before anything is written.
+
+        Raises:
+          UserError: where it is another one.
+        """
+        if self._find() != self._number:
+            raise UserError(
+                f"{self._folder} was moved or removed while it was trained; "
+                "where it is back, the same command goes on from its last checkpoint"
+            )

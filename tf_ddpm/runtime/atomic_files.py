@@ -1,0 +1,89 @@
+"""Files and folders that are there whole, or not at all: written aside, and renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_UNFINISHED: set[Path] = set()  # what this process has aside
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; the file takes its name at the end, and is removed where the writing fails.
+
+    A lock, which dies with its process, says whether it is still being written.
+    """
+    beside = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")  # others may write the same
+    with _gone_afterwards(beside), beside.open("xb") as lock:
+        with contextlib.suppress(OSError):  # some network file systems have no such locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield beside
+        os.replace(beside, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes the file.
+
+    Raises:
+      OSError: where the disk does not take it; what was there before stays.
+    """
+    with atomic_write(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def remove_left(folder: Path) -> None:
+    """Removes the files in `folder` that killed processes were writing aside."""
+    for left in folder.glob(f".partial-{'[0-9a-f]' * 8}-*"):
+        if left.is_file():
+            with contextlib.suppress(OSError), left.open("r+b") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
+
+
+def remove_unfinished() -> None:
+    """Removes all that this process is writing aside, for one that ends without further ado."""
+    for path in tuple(_UNFINISHED):
+        _remove(path)
+
+
+@contextlib.contextmanager
+def _gone_afterwards(path: Path) -> Iterator[None]:
+    _UNFINISHED.add(path)
+    try:
+        yield
+    finally:
+        _remove(path)
+        _UNFINISHED.discard(path)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)  # says nothing of what is a file, or gone
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+@contextlib.contextmanager
+def staging_directory(parent: Path) -> Iterator[Path]:
+    """A hidden folder in `parent`, which is made, to write in and rename from; gone afterwards.
+
+    Those that killed processes have left there are removed. A lock, which dies with its process, says whether the one
+    that made a folder is still at work.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(".partial-*/lock"):
+        with contextlib.suppress(OSError), left.open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=parent))
+    with _gone_afterwards(folder), (folder / "taking-lock").open("w") as lock:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.rename(folder / "taking-lock", folder / "lock")  # there only once it is held
+        yield folder

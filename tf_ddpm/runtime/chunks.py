@@ -1,0 +1,73 @@
+"""Long work in chunks on disk: killed and started again, it goes on where it was and gives the same bits."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tf_ddpm.errors import UserError
+from tf_ddpm.runtime import atomic_files, cluster
+
+CHUNK = 500  # rows; the same for everyone, since the rows of one batch round alike
+
+
+def in_chunks(
+    folder: Path,
+    count: int,
+    compute: Callable[[int, int], dict[str, np.ndarray]],
+    what: str,
+    all_have: Callable[[bool], bool] = bool,
+) -> tuple[dict[str, np.ndarray], float]:
+    """Rows 0 to `count` of everything that `compute(start, stop)` gives, and the seconds that it took in all.
+
+    Args:
+      folder: holds the chunks; its name must say everything that the rows depend on.
+      what: a word for the progress bar.
+      all_have: of several processes that compute together, whether all have found a chunk, given whether this one has.
+
+    Raises:
+      UserError: where the folder cannot be written.
+    """
+    parts, seconds, chief = [], 0.0, cluster.this_worker().is_chief
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_files.remove_left(folder)
+        with tqdm(total=count, desc=what, unit="image", leave=False, disable=None if chief else True) as bar:
+            for start in range(0, count, CHUNK):
+                stop = min(start + CHUNK, count)
+                path = folder / f"{start:08d}-{stop:08d}.npz"
+                part = _read(path)
+                found = part is not None
+                if not all_have(found):
+                    began = time.perf_counter()
+                    part = compute(start, stop)
+                    part["seconds"] = np.float64(time.perf_counter() - began)
+                    if not found:  # every worker for itself: its folder need not be that of the others
+                        _write(path, part)
+                seconds += float(part.pop("seconds"))
+                parts.append(part)
+                bar.update(stop - start)
+    except OSError as error:
+        raise UserError(f"cannot keep {what} in {folder}: {error.strerror or error}") from None
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, seconds
+
+
+def _read(path: Path) -> dict[str, np.ndarray] | None:
+    """A chunk, or None where there is none that can be read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except Exception:  # whatever a damaged file makes its readers raise: the chunk is computed again
+        return None
+
+
+def _write(path: Path, part: dict[str, np.ndarray]) -> None:
+    with atomic_files.atomic_write(path) as beside, beside.open("wb") as file:
+        np.savez(file, **part)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,227 @@
+"""A trained run, and images from it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from tf_ddpm import build
+from tf_ddpm import config as config_lib
+from tf_ddpm.config import Config, SampleConfig
+from tf_ddpm.errors import UserError
+from tf_ddpm.networks import averaging
+from tf_ddpm.networks.unet import UNet
+from tf_ddpm.runs import checkpoints, configuration, kept_labels
+from tf_ddpm.runtime import cluster, devices
+from tf_ddpm.runtime.collectives import agree, over_replicas
+from tf_ddpm.runtime.paths import printable
+from tf_ddpm.sampling.drawing import compiled_draw
+
+
+class Run:
+    """A trained run: its configuration, its EMA network, and images from it.
+
+    Args:
+      strategy: whose devices share the images of a batch; the network was made in its scope. None: one device.
+      label_names: of the labels of its images, by label; empty: not known.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        network: UNet,
+        checkpoint_step: int,
+        strategy: tf.distribute.Strategy | None = None,
+        label_names: tuple[str, ...] = (),
+    ):
+        self.config = config
+        self.network = network
+        self.checkpoint_step, self.label_names = checkpoint_step, label_names
+        self._strategy = strategy if strategy is not None and strategy.num_replicas_in_sync > 1 else None
+        self.process = build.process(config.diffusion)
+        self._denoisers: dict[tuple[tuple[int, ...], int], Callable] = {}
+        self._compiled: dict[tuple[SampleConfig, bool, int, bool], Callable] = {}
+
+    def over_devices(self, function: Callable) -> Callable:
+        """`function` of arrays [B, ...] that gives [B, ...], its rows shared out over the run's devices."""
+        if self._strategy is not None:
+            return over_replicas(self._strategy, function)
+        return lambda *inputs: tf.nest.map_structure(lambda part: part.numpy(), function(*map(tf.constant, inputs)))
+
+    def agree(self, *wanted: object) -> None:
+        """Whether all workers have this checkpoint and configuration, and want the same.
+
+        Raises:
+          UserError: where they do not.
+        """
+        if self._strategy is not None:
+            config = config_lib.portable(self.config)
+            agree(self._strategy, checkpoint_step=self.checkpoint_step, configuration=config, flags=wanted)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return (*self.config.data.image_size, self.config.data.channels)
+
+    def denoiser(self, x_t: ArrayLike, t: ArrayLike, label: ArrayLike | None = None) -> tf.Tensor:
+        """The network's output float32 [B, H, W, C]: eps, unless the run says otherwise.
+
+        Where the variance is learned, C more channels that stand for it follow.
+
+        Args:
+          x_t: float32 [B, H, W, C]. t: int [B], 0 to T-1.
+          label: int [B] for a run with classes, -1 for none of them.
+        """
+        x_t, t = tf.convert_to_tensor(x_t, tf.float32), tf.convert_to_tensor(t, tf.int32)
+        labels = [] if label is None else [tf.convert_to_tensor(label, tf.int32)]
+        shape = tuple(x_t.shape[1:])
+        if (shape, len(labels)) not in self._denoisers:
+            # The batch alone is open: the network looks at the rest.
+            specs = [tf.TensorSpec([None, *shape]), *[tf.TensorSpec([None], tf.int32)] * (1 + len(labels))]
+            call = lambda x_t, t, label=None: self.network(x_t, t, label=label)  # noqa: E731
+            self._denoisers[shape, len(labels)] = tf.function(call, input_signature=specs)
+        return self._denoisers[shape, len(labels)](x_t, t, *labels)
+
+    def sample(
+        self, seeds: Sequence[int], label: int | str | Sequence[int] | None = None, rounded: bool = True, **settings
+    ) -> np.ndarray:
+        """Images uint8 [N, H, W, C], one for each seed.
+
+        Args:
+          seeds: whole numbers.
+          label: the class of all images, a number or a name, or of each, for a run with classes; -1: no class; None:
+            every class in turn, that of a seed being its remainder.
+          rounded: False: float32 from 0 to 255, as they are before they are rounded.
+          settings: any key of `config.SampleConfig` but precision, for example steps=50 or guidance=2.0.
+
+        Raises:
+          UserError: for a label or setting that is unknown or out of range, or for no seeds at all.
+        """
+        seeds = np.asarray(seeds)
+        if seeds.ndim != 1 or seeds.size == 0 or seeds.dtype.kind != "i":
+            raise UserError("seeds: expected a row of whole numbers of at most 63 bits, for example range(16)")
+        labels = self.labels(seeds, label)
+        batches = self.batches(seeds, labels, self.settings(**settings), rounded=rounded)
+        return np.concatenate([images for images, _ in batches])
+
+    def labels(self, seeds: np.ndarray, label: int | str | Sequence[int] | None) -> np.ndarray:
+        """The label int32 [N] of each of the `seeds` [N]: see `sample`.
+
+        Raises:
+          UserError: for a label that the run does not know, or another number of labels than seeds.
+        """
+        classes = self.config.model.classes
+        if isinstance(label, str):
+            label = config_lib.parse_label(self.config, label, self.label_names)
+        if label is None:
+            return (seeds % max(classes, 1)).astype(np.int32)
+        labels = np.asarray(label)
+        if labels.dtype.kind != "i" or labels.shape not in ((), seeds.shape):
+            raise UserError(f"label: expected one whole number, or as many as there are seeds ({len(seeds)})")
+        for value in np.unique(labels):
+            config_lib.check_label(self.config, int(value))
+        return np.broadcast_to(labels.astype(np.int32), seeds.shape)
+
+    def name_of(self, label: int) -> str:
+        """The label in words."""
+        if label < 0:
+            return "no label"
+        name = f" ({printable(self.label_names[label])})" if label < len(self.label_names) else ""
+        return f"label {label}{name}"
+
+    def settings(self, **changes) -> SampleConfig:
+        """The run's sampling settings with `changes` applied; those that are None are left as they are.
+
+        Raises:
+          UserError: for a setting that is unknown or out of range.
+        """
+        for name in ("precision", "weights"):
+            if changes.get(name, getattr(self.config.sample, name)) != getattr(self.config.sample, name):
+                raise UserError(f"{name}: chosen when the run is loaded: load_run(run_dir, {name}=...)")
+        values = {f"sample.{name}": value for name, value in changes.items() if value is not None}
+        return config_lib.validated(config_lib.with_values(self.config, values)).sample
+
+    def batches(
+        self,
+        seeds: np.ndarray,
+        labels: np.ndarray,
+        settings: SampleConfig,
+        num_frames: int = 0,
+        rounded: bool = True,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Batches of at most `settings.batch_size` images, with frames (`draw`) for the first batch."""
+        for start in range(0, len(seeds), settings.batch_size):
+            part = slice(start, start + settings.batch_size)
+            label = labels[part].astype(np.int32)
+            guidance = np.full(label.shape, settings.guidance, np.float32)
+            count = 0 if start else num_frames
+            with devices.within_memory("A smaller batch needs less: --set=sample.batch_size=N."):
+                images, *frames = self._drawer(settings, count, rounded)(seeds[part].astype(np.int64), label, guidance)
+            yield images, frames[0] if count else None
+
+    def _drawer(self, settings: SampleConfig, num_frames: int, rounded: bool) -> Callable[..., tuple]:
+        """`compiled` for these settings over all devices, made once."""
+        guides = settings.guidance != 1.0
+        key = (dataclasses.replace(settings, batch_size=1, guidance=1.0), guides, num_frames, rounded)
+        if key not in self._compiled:
+            sampler = build.sampler(settings, self.process)
+            draws = compiled_draw(sampler, self.network, self.image_shape, guides, num_frames, rounded)
+            self._compiled[key] = self.over_devices(draws)
+        return self._compiled[key]
+
+
+def load_run(run_dir: str | os.PathLike, **settings) -> Run:
+    """The run in `run_dir`, with its latest EMA weights.
+
+    Args:
+      settings: changes to the run's `config.SampleConfig`, for example precision="bfloat16".
+
+    Raises:
+      UserError: where there is no run or no checkpoint, or it cannot be read.
+    """
+    values = {f"sample.{name}": value for name, value in settings.items()}
+    return open_run(run_dir, config_lib.validated(config_lib.with_values(configuration.read(run_dir), values)))
+
+
+def _warn_of_stale_average(share: float, about: str) -> None:
+    if share > averaging.STALE and cluster.this_worker().is_chief:
+        print(
+            f"warning: {about}{share:.0%} of the weights' average are still what the run began with, and its images "
+            "mostly noise; the last weights draw better ones: --weights=raw (a lower train.ema_decay, or "
+            "train.ema_warmup=true, lets the average follow)",
+            file=sys.stderr,
+        )
+
+
+def open_run(
+    run_dir: str | os.PathLike,
+    config: Config,
+    strategy: tf.distribute.Strategy | None = None,
+    step: int | None = None,
+) -> Run:
+    """The run in `run_dir`, used with `config` (its own, or `config.used`), with the weights that `config` says.
+
+    Args:
+      strategy: as in `Run`. step: of which checkpoint; None: the latest.
+
+    Raises:
+      UserError: where there is no such checkpoint, or it cannot be read.
+    """
+    devices.share_gpus()
+    with strategy.scope() if strategy is not None else contextlib.nullcontext():
+        network = build.network(config, "float32")
+        step, share = checkpoints.restore_network(network, run_dir, step, config.sample.weights)
+        if config.sample.precision != "float32":  # weights cast once, and not in every call
+            network = build.recast(network, config.sample.precision)
+    if config.sample.weights == "ema":
+        train = config.train
+        most = averaging.initial_share(step, train.ema_decay, train.ema_warmup) if share is None else share
+        _warn_of_stale_average(most, "up to " if share is None else "")
+    return Run(config, network, step, strategy, kept_labels.label_names(run_dir))

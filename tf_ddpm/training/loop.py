@@ -1,0 +1,277 @@
+"""run(config, run_dir): data -> update -> log -> checkpoint -> preview."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+import tensorflow as tf
+
+from tf_ddpm import build, datasets
+from tf_ddpm import config as config_lib
+from tf_ddpm.config import Config, TrainConfig
+from tf_ddpm.datasets.batches import batch_dataset
+from tf_ddpm.errors import UserError
+from tf_ddpm.networks import averaging
+from tf_ddpm.runs import checkpoint_files, checkpoints, configuration, directory
+from tf_ddpm.runtime import cluster, devices, interruption
+from tf_ddpm.runtime.collectives import agree, all_gather
+from tf_ddpm.runtime.paths import home_expanded, printable
+from tf_ddpm.runtime.preemption import Preemption
+from tf_ddpm.training.previews import Preview
+from tf_ddpm.training.run_log import NullLog, RunLog
+from tf_ddpm.training.state import TrainState
+from tf_ddpm.training.update import UpdateOptions, make_update, make_updates
+from tf_ddpm.training.optimizers import make_optimizer
+
+_NEEDS_LESS = (
+    "The same batch in parts (train.accumulate=2) or train.remat=true needs less, and the run goes on with it from "
+    "its last checkpoint. So does a smaller train.batch_size or network (which a run with a checkpoint cannot change)."
+)
+
+_SHOWN = 30  # labels
+
+
+def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Strategy | None = None) -> TrainState:
+    """Trains until `config.train.steps`, from the latest checkpoint of `run_dir` if there is one.
+
+    Of several workers (`cluster.place`) each calls this; the chief alone writes.
+
+    Args:
+      strategy: default `devices.strategy()`: all GPUs, or the CPU.
+
+    Returns:
+      The final state.
+
+    Raises:
+      UserError: for a configuration that does not fit the run, the data, the devices or their memory, a run that
+        another process trains, or a loss that is not finite.
+      Interrupted: after a signal, with the state saved.
+    """
+    run_dir = Path(run_dir)
+    strategy = strategy or devices.strategy()  # first: what is wrong with one worker then ends the others as well
+    devices.check(strategy)
+    with contextlib.ExitStack() as holds:
+        new = not run_dir.is_dir()
+        if not new and cluster.this_worker().is_chief:
+            holds.enter_context(directory.locked(run_dir))
+        holds.enter_context(devices.report_lost_workers())
+        holds.enter_context(devices.within_memory(_NEEDS_LESS))
+        return _run(config, run_dir, strategy, holds if new else None)
+
+
+def _run(
+    config: Config, run_dir: Path, strategy: tf.distribute.Strategy, holds: contextlib.ExitStack | None
+) -> TrainState:
+    """`run`; `holds` takes the hold of a new run's directory, once there is something to write into it."""
+    here = cluster.this_worker()
+    config, images = _prepare(config, run_dir)
+    if config.train.jit == "auto":
+        config = config_lib.with_values(config, {"train.jit": devices.best_jit()})
+    train = config.train
+    if train.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    _check_batch(train, strategy.num_replicas_in_sync)
+    if here.count > 1:
+        images = images or datasets.load(config.data)
+        agree(strategy, configuration=_without_paths(config), images=images.fingerprint())
+    with strategy.scope():
+        tf.keras.utils.set_random_seed(train.seed)
+        state = TrainState(
+            lambda: build.network(config, train.precision, xla=train.jit != "off", remat=train.remat),
+            make_optimizer(train),
+            build.timesteps(config),
+        )
+    share = lambda updates: averaging.initial_share(updates, train.ema_decay, train.ema_warmup)  # noqa: E731
+    keeper = checkpoints.CheckpointManager(run_dir, state, train.keep, train.keep_every, here.is_chief, share)
+    keeper.restore()
+    step = state.updates
+    if here.count > 1:
+        agree(strategy, step_in_the_run_directory=step)
+    if step >= train.steps:
+        print(f"already at step {step} of {train.steps}: nothing to do (raise it with --set=train.steps=N)")
+        return state
+    images = images or datasets.load(config.data)
+    datasets.check_labels(images, config.model.classes)
+    if here.is_chief:
+        if holds is not None:
+            directory.make(run_dir, holds)
+        directory.write(run_dir, config, images)
+        where = f"{strategy.num_replicas_in_sync} device(s)" + (f" of {here.count} workers" if here.count > 1 else "")
+        print(f"training {run_dir} from step {step} to {train.steps} on {len(images)} images, {where}", flush=True)
+        if config.model.classes:
+            named = ", ".join(f"{i} {name}" for i, name in enumerate(images.label_names[:_SHOWN]))
+            print(printable(f"labels: {named}{', ...' if len(images.label_names) > _SHOWN else ''}"), flush=True)
+    _Training(config, run_dir, strategy, state, keeper, images).run()
+    if here.count > 1:
+        all_gather(strategy, step)  # no worker leaves while the chief still writes
+    if here.is_chief:
+        print(f"finished at step {state.updates}: {run_dir / 'previews'} shows what it learned")
+    return state
+
+
+def _check_batch(train: TrainConfig, replicas: int) -> None:
+    shares = replicas * train.accumulate
+    if train.batch_size % shares:
+        parts = f", each in {train.accumulate} parts (train.accumulate)" if train.accumulate > 1 else ""
+        raise UserError(
+            f"train.batch_size={train.batch_size} cannot be shared equally by {replicas} devices{parts}; "
+            f"train.batch_size={-(-train.batch_size // shares) * shares} can"
+        )
+
+
+def _without_paths(config: Config) -> Config:
+    return config_lib.with_values(config, {"data.path": None, "data.data_dir": None, "data.cache_dir": "-"})
+
+
+def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet | None]:
+    """The resolved configuration, and the images if they were needed to resolve it."""
+    config = config_lib.validated(config)
+    for warning in config_lib.warnings(config):
+        print(f"warning: {warning}", file=sys.stderr)
+    begun = checkpoint_files.steps(run_dir)
+    if os.path.lexists(run_dir / "config.json"):
+        config = configuration.resumed(configuration.read(run_dir), config, bool(begun))
+        return _with_decoder(config), None
+    if begun:
+        raise UserError(
+            f"{run_dir} has checkpoints and no config.json, which says of what run they are; "
+            "put it back, or take another --run_dir"
+        )
+    config = _with_decoder(config)
+    if config.data.name == "folder":
+        directory.check_free(run_dir, home_expanded(config.data.path, "data.path"))
+    images = datasets.load(config.data)
+    height, width, channels = images.image_shape
+    values = {"data.image_size": (height, width), "data.channels": channels}
+    return config_lib.validated(config_lib.with_values(config, values)), images
+
+
+def _with_decoder(config: Config) -> Config:
+    return config_lib.with_values(config, {"data.decoder": config.data.decoder or config_lib.DECODER})
+
+
+class _Training:
+    """The loop, and what it needs."""
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        strategy: tf.distribute.Strategy,
+        state: TrainState,
+        keeper: checkpoints.CheckpointManager,
+        images: datasets.ImageSet,
+    ):
+        self._config, self._run_dir, self._strategy = config, run_dir, strategy
+        self._state, self._keeper, self._images = state, keeper, images
+        self._chief = cluster.this_worker().is_chief
+        self._place = directory.DirectoryGuard(run_dir) if self._chief else None
+        self._preview = Preview(config, state, images, run_dir / "previews") if self._chief else None
+
+    def run(self) -> None:
+        """Updates, logs, saves and draws until the last step, or until a signal."""
+        try:
+            self._loop()
+        except OSError as error:
+            place = error.filename or self._run_dir
+            raise UserError(
+                f"cannot write into {place}: {error.strerror or error}; the last good checkpoint is "
+                f"{self._keeper.latest or 'none (none was written yet)'}"
+            ) from None
+
+    def _loop(self) -> None:
+        train, step = self._config.train, self._state.updates
+        updates = self._make_updates()
+        log = RunLog(self._run_dir, step, train.steps) if self._chief else NullLog()
+        with contextlib.closing(log), interruption.Signals() as signals:
+            preemption = Preemption(self._strategy, signals)
+            with contextlib.closing(preemption):
+                batches = iter(self._batches(step))
+                while True:
+                    count = self._count_until_due(step)
+                    metrics, waited = updates(batches, tf.constant(count))
+                    step += count
+                    # Asked once: a signal may come at any moment.
+                    last, stopped_by = step == train.steps, preemption.stop_after_step(metrics["loss"])
+                    log.update(step, waited)
+                    self._report(log, step, last, stopped_by)
+                    if last:
+                        return
+                    if stopped_by:
+                        self._leave(step, stopped_by)
+
+    def _count_until_due(self, step: int) -> int:
+        """How many updates the next call makes: none of them but the last has something to report."""
+        train = self._config.train
+        due = [every - step % every for every in (train.log_every, train.checkpoint_every, train.preview_every)]
+        return min(train.steps_per_call, train.steps - step, *due)
+
+    def _make_updates(self):
+        train = self._config.train
+        rules = {
+            field.name: getattr(train, field.name)
+            for field in dataclasses.fields(UpdateOptions)
+            if field.name != "xla"
+        }
+        process, objective = build.process(self._config.diffusion), build.objective(train)
+        rules = UpdateOptions(**rules, xla=train.jit == "step")
+        update = make_update(self._state, process, objective, self._strategy, rules)
+        return make_updates(update, timed=devices.have_clock())
+
+    def _batches(self, step: int) -> tf.distribute.DistributedDataset:
+        train = self._config.train
+
+        def of_process(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            shards = context.num_replicas_in_sync
+            each = shards // context.num_input_pipelines
+            own = range(context.input_pipeline_id * each, (context.input_pipeline_id + 1) * each)
+            flip = self._config.data.random_flip
+            return batch_dataset(self._images, train.batch_size, train.seed, step, flip, shards, own)
+
+        return self._strategy.distribute_datasets_from_function(of_process)
+
+    def _report(self, log: RunLog | NullLog, step: int, last: bool, stopped_by: int) -> None:
+        """What is due after `step`: metrics, a preview, a checkpoint."""
+        train, state = self._config.train, self._state
+        saves = step % train.checkpoint_every == 0 or last or stopped_by
+        if self._place and (saves or step % train.log_every == 0 or step % train.preview_every == 0):
+            self._place.check()
+        if step % train.log_every == 0 or last:
+            self._stop_if_not_finite()
+            # A line of the last step alone takes nothing from the next one, should the run be taken further.
+            metrics = state.take_means(reset=step % train.log_every == 0)
+            metrics["ema_distance"] = float(state.ema_distance())
+            if train.max_bad_steps:
+                metrics["skipped_updates"] = state.skipped_updates
+            log.scalars(step, train.batch_size, metrics)
+        log.pause()
+        if saves:
+            self._stop_if_not_finite()
+        # All that belongs to this step is written before the checkpoint from which a killed run goes on.
+        if self._preview and (step % train.preview_every == 0 or last):
+            sheet, drift = self._preview.draw(step)
+            log.image(step, "preview", sheet, {"preview_colour_drift": drift})
+        if saves:
+            self._keeper.save(step)
+        log.resume()
+
+    def _stop_if_not_finite(self) -> None:
+        bad_step, most = self._state.first_bad_update, self._config.train.max_bad_steps
+        if bad_step is not None:
+            how_often = f" (the {most} before it were skipped)" if most else ""
+            raise UserError(
+                f"the loss or its gradient was not finite at step {bad_step}{how_often}; the last good checkpoint is "
+                f"{self._keeper.latest or 'none (none was written yet)'}\n"
+                "In a new --run_dir, a smaller train.learning_rate, a longer warm-up or train.precision=float32 may "
+                "help, and train.max_bad_steps lets single ones pass."
+            )
+
+    def _leave(self, step: int, stopped_by: int) -> None:
+        if cluster.this_worker().count > 1:
+            all_gather(self._strategy, step)  # the chief has saved
+        text = f"stopped at step {step} of {self._config.train.steps}, saved in {self._keeper.latest}; "
+        raise interruption.Interrupted(text + "the same command goes on", stopped_by)

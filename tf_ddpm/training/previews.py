@@ -1,0 +1,68 @@
+"""What a run draws of itself while it is trained."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tf_ddpm import build
+from tf_ddpm import config as config_lib
+from tf_ddpm.config import Config
+from tf_ddpm.datasets.image_set import ImageSet
+from tf_ddpm.networks import averaging
+from tf_ddpm.sampling import drawing, image_files
+from tf_ddpm.training.state import TrainState
+
+_STEPS = 25
+_COLOUR_IMAGES = 1000  # of the data, enough for its mean colour
+
+
+class Preview:
+    """Grids of the same seeds each time, drawn in a few steps.
+
+    The network has the average of the weights, or the last ones where the average is still much of the initial ones.
+    """
+
+    def __init__(self, config: Config, state: TrainState, images: ImageSet, folder: Path):
+        values = {"sampler": "ddim", "eta": 0.0, "steps": min(_STEPS, config.diffusion.timesteps)}
+        settings = config_lib.with_values(config, {f"sample.{name}": value for name, value in values.items()}).sample
+        shape = (*config.data.image_size, config.data.channels)
+        self._state, self._told = state, False
+        self._sample = drawing.compiled_draw(
+            build.sampler(settings, build.process(config.diffusion)), state.network, shape
+        )
+        seeds = tf.range(config.train.preview_images, dtype=tf.int64)
+        self._seeds = [seeds[i : i + settings.batch_size] for i in range(0, len(seeds), settings.batch_size)]
+        self._classes, self._folder = config.model.classes, folder
+        some = np.unique(np.linspace(0, len(images) - 1, _COLOUR_IMAGES).astype(np.int64))
+        self._colour = images.images[some].mean(axis=(0, 1, 2))
+
+    def draw(self, step: int) -> tuple[np.ndarray, float]:
+        """Writes the grid of `step` into the folder.
+
+        Returns:
+          The grid uint8 [H, W, 1, 3 or 4], and how far its mean colour is from that of the data: the root mean square
+          over the channels, in steps of 0 to 255. A drift that grows is the first sign of averages or training gone
+          wrong.
+        """
+        parts = []
+        share = float(tf.convert_to_tensor(self._state.initial_share))
+        stale = share > averaging.STALE
+        if stale and not self._told:
+            self._told = True
+            print(
+                f"previews show the last weights: {share:.0%} of their average are still the initial ones", flush=True
+            )
+        with contextlib.nullcontext() if stale else self._state.averaged():
+            for part in self._seeds:
+                label = tf.cast(part % max(self._classes, 1), tf.int32)
+                parts.append(self._sample(part, label, tf.ones_like(label, tf.float32))[0].numpy())
+        drawn = np.concatenate(parts)
+        sheet = image_files.grid(drawn, columns=image_files.class_columns(self._classes))
+        self._folder.mkdir(exist_ok=True)
+        image_files.save_image(sheet, self._folder / f"step_{step:07d}")
+        drift = float(np.sqrt(np.mean(np.square(drawn.mean(axis=(0, 1, 2)) - self._colour))))
+        return sheet if sheet.shape[-1] in image_files.PNG_CHANNELS else sheet[..., :1], drift
