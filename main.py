@@ -94,6 +94,7 @@ def _eval(run_dir: str) -> None:
     config = configuration.data_config(data) if alone else _config(run_dir, config_lib.MEASURING_KEYS)
     quiet_tensorflow.import_tensorflow()
     from tf_ddpm.evaluation import evaluate, sweep
+    from tf_ddpm.figures import sweeps
     from tf_ddpm.runtime import devices
 
     wanted = evaluate.EvaluationRequest(
@@ -110,7 +111,9 @@ def _eval(run_dir: str) -> None:
     path = FLAGS.metrics_file or os.path.join("" if FLAGS.images else run_dir, "metrics.json")
     with devices.report_lost_workers():
         if FLAGS.sweep is not None:
-            _tell(f"wrote {sweep.sweep(wanted, config, run_dir, FLAGS.sweep)}")
+            path = sweep.sweep(wanted, config, run_dir, FLAGS.sweep)
+            if cluster.this_worker().is_chief:
+                print(f"wrote {sweeps.draw(path)}")
         else:
             _tell(f"wrote {evaluate.evaluate(wanted, config, None if alone else run_dir, path)}")
 

@@ -19,9 +19,9 @@ from tf_ddpm.runs import checkpoints, configuration
 from tf_ddpm.sampling import image_files
 from tf_ddpm.sampling.run import load_run
 from tf_ddpm.training import loop
+from tf_ddpm.training.optimizers import make_optimizer
 from tf_ddpm.training.state import TrainState
 from tf_ddpm.training.update import UpdateOptions, make_update
-from tf_ddpm.training.optimizers import make_optimizer
 
 FIRST = Path(__file__).parent / "fixtures" / "first_runs"
 STALE = {"train__ema_decay": 0.9999, "train__ema_warmup": False}

@@ -7,8 +7,8 @@ import tensorflow as tf
 from tf_ddpm import build
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs import checkpoint_files, checkpoints
-from tf_ddpm.training.state import TrainState
 from tf_ddpm.training.optimizers import make_optimizer
+from tf_ddpm.training.state import TrainState
 
 
 def make_state(config, seed):

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import presets
-from tf_ddpm.diffusers_format import folders, reading, words
+from tf_ddpm.diffusers_format import folders, reading, scheduler_words, unet_words
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import evaluate
 from tf_ddpm.runs import configuration
@@ -47,8 +47,8 @@ def edited(path, **changes):
 def test_every_presets_network_and_chain_survive_the_words_of_diffusers(preset):
     size = {"data.image_size": (32, 32), "data.channels": 3, "data.path": "pictures"}
     config = config_lib.with_values(presets.preset(preset), size)
-    unet, scheduler = words.unet_config(config), words.scheduler_config(config)
-    values = words.model_words(unet) | words.chain_words(scheduler, config.diffusion.learned_variance)
+    unet, scheduler = unet_words.unet_config(config), scheduler_words.scheduler_config(config)
+    values = unet_words.model_words(unet) | scheduler_words.chain_words(scheduler, config.diffusion.learned_variance)
     values["train.label_dropout"] = 0.0
     back = config_lib.validated(config_lib.with_values(config, values))
     assert back.diffusion == config.diffusion and back.model.level_widths == config.model.level_widths
@@ -257,7 +257,7 @@ def test_folders_that_are_not_free_and_places_that_are_none_are_refused(folder, 
 def test_what_diffusers_has_no_word_for_is_refused_by_name(changes, word):
     config = make_tiny_config(data__image_size=(8, 8), data__channels=1, **changes)
     with pytest.raises(UserError, match=word):
-        words.unet_config(config), words.scheduler_config(config)
+        unet_words.unet_config(config), scheduler_words.scheduler_config(config)
 
 
 def test_the_network_that_comes_along_draws_clothes(tmp_path):

@@ -161,9 +161,9 @@ def test_a_training_gradient_is_pytorchs():
     config = make_tiny_config(diffusion__timesteps=1000, diffusion__schedule="linear")
     process = build.process(config.diffusion)
     from tf_ddpm import config as config_lib
-    from tf_ddpm.diffusers_format import words
+    from tf_ddpm.diffusers_format import unet_words
 
-    config = config_lib.with_values(config, words.model_words(settings))
+    config = config_lib.with_values(config, unet_words.model_words(settings))
     network = build.network(config, "float32")
     tensors.assign(network, {name: value.numpy() for name, value in theirs.state_dict().items()})
     x_0, t, label = inputs(config)

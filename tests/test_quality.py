@@ -19,6 +19,7 @@ from tf_ddpm import config as config_lib
 from tf_ddpm import datasets
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import evaluate, inception, quality, sweep
+from tf_ddpm.figures import sweeps
 from tf_ddpm.runtime import chunks, collectives
 from tf_ddpm.sampling.run import load_run, open_run
 
@@ -234,8 +235,8 @@ def test_a_sweep_draws_a_curve_and_keeps_every_receipt(run_dir, tmp_path, capsys
     values = {"data.cache_dir": str(tmp_path)}
     config = config_lib.with_values(load_run(run_dir).config, values)
     wanted = evaluate.EvaluationRequest(("fid", "pr"), num_images=20, allow_few=True)
-    picture = sweep.sweep(wanted, config, str(run_dir), "sampling_steps:2,4")
-    assert Image.open(picture).width > 500
+    path = sweep.sweep(wanted, config, str(run_dir), "sampling_steps:2,4")
+    assert Image.open(sweeps.draw(path)).width > 500
     rows = json.loads((run_dir / "sweep_sampling_steps.json").read_text())
     assert [rows[k]["fid"]["receipt"]["generated"]["steps"] for k in ("2", "4")] == [2, 4]
     assert "| 4 |" in capsys.readouterr().out

@@ -8,8 +8,8 @@ from tf_ddpm import build, randomness
 from tf_ddpm.diffusion.timestep_sampling import ImportanceTimesteps
 from tf_ddpm.runs import checkpoints
 from tf_ddpm.training import loop
-from tf_ddpm.training.state import TrainState
 from tf_ddpm.training.optimizers import make_optimizer
+from tf_ddpm.training.state import TrainState
 
 
 class Reference:
@@ -82,8 +82,6 @@ def test_the_history_is_saved_and_a_resumed_run_has_that_of_one_never_stopped(tm
     np.testing.assert_array_equal(whole.counts, parts.counts)
     np.testing.assert_allclose(whole.history, parts.history, rtol=1e-5)
     config = make_tiny_config(data__image_size=(8, 8), data__channels=1, **changes)
-    fresh = TrainState(
-        lambda: build.network(config, "float32"), make_optimizer(config.train), build.timesteps(config)
-    )
+    fresh = TrainState(lambda: build.network(config, "float32"), make_optimizer(config.train), build.timesteps(config))
     checkpoints.CheckpointManager(tmp_path / "whole", fresh, 3).restore()
     np.testing.assert_array_equal(fresh.timesteps.history, whole.history)

@@ -16,9 +16,9 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.runs import configuration
 from tf_ddpm.sampling.run import Run, load_run
 from tf_ddpm.training import loop
+from tf_ddpm.training.optimizers import make_optimizer
 from tf_ddpm.training.previews import Preview
 from tf_ddpm.training.state import TrainState
-from tf_ddpm.training.optimizers import make_optimizer
 
 
 def lines(run_dir):

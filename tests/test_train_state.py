@@ -14,9 +14,9 @@ from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.diffusion import objectives
 from tf_ddpm.training import optimizers
+from tf_ddpm.training.optimizers import make_optimizer
 from tf_ddpm.training.state import METRICS, TrainState
 from tf_ddpm.training.update import UpdateOptions, make_update, make_updates
-from tf_ddpm.training.optimizers import make_optimizer
 
 _RNG = np.random.default_rng(0)
 IMAGES = ImageSet(

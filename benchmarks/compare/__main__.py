@@ -29,7 +29,7 @@ from absl import app, flags
 from benchmarks.compare import side as side_lib
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import presets
-from tf_ddpm.diffusers_format import words
+from tf_ddpm.diffusers_format import unet_words
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("model", ["cifar10"], "Presets whose networks are compared: cifar10, fashion_mnist.")
@@ -95,7 +95,7 @@ def unet_of(model: str) -> dict:
     """diffusers' words for the network of the preset, as keyword arguments."""
     size, channels = _SHAPES[model]
     config = config_lib.with_values(presets.preset(model), {"data.image_size": size, "data.channels": channels})
-    unet = {key: value for key, value in words.unet_config(config).items() if not key.startswith("_")}
+    unet = {key: value for key, value in unet_words.unet_config(config).items() if not key.startswith("_")}
     return unet | {"sample_size": list(size)}
 
 

@@ -15,9 +15,9 @@ from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.runtime import devices
 from tf_ddpm.sampling.run import Run
+from tf_ddpm.training.optimizers import make_optimizer
 from tf_ddpm.training.state import TrainState
 from tf_ddpm.training.update import UpdateOptions, make_update, make_updates
-from tf_ddpm.training.optimizers import make_optimizer
 
 SHAPES = {"cifar10": (32, 32, 3), "fashion_mnist": (28, 28, 1)}
 

@@ -116,8 +116,6 @@ _IMAGES_GPU = _IMAGES | {
 
 # Ho & Salimans 2022: one network for every class and for none, which guidance compares.
 _TEN_CLASSES = {"model.classes": 10, "model.null_class": True, "train.label_dropout": 0.1}
-
-
 PRESETS: dict[str, dict[str, object]] = {
     # 1,797 real 8x8 digits that come with scikit-learn: no download.
     "digits": _DIGITS,

@@ -6,11 +6,7 @@ import dataclasses
 from typing import Any
 
 FORMAT_VERSION = 1
-
-
 DECODER = 2  # the newest rules by which picture files become pixels; 1: as up to November 2026 (`first_decoder`)
-
-
 SAMPLERS_WITH_ETA = ("ddim", "dpmpp")
 
 

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config
-from tf_ddpm.diffusers_format import reading, tensors, words
+from tf_ddpm.diffusers_format import reading, scheduler_words, tensors, unet_words
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs import checkpoint_files, checkpoints
 from tf_ddpm.runtime import atomic_files
@@ -54,8 +54,8 @@ def export_run(run: Run, out_dir: str | os.PathLike) -> Path:
             "scheduler": ["diffusers", "DDPMScheduler"],
             "unet": ["diffusers", "UNet2DModel"],
         },
-        "unet/config.json": words.unet_config(run.config),
-        "scheduler/scheduler_config.json": words.scheduler_config(run.config),
+        "unet/config.json": unet_words.unet_config(run.config),
+        "scheduler/scheduler_config.json": scheduler_words.scheduler_config(run.config),
     }
     arrays = tensors.to_arrays(run.network)
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config
-from tf_ddpm.diffusers_format import words
+from tf_ddpm.diffusers_format import scheduler_words, unet_words
 from tf_ddpm.errors import UserError
 
 WEIGHTS = "diffusion_pytorch_model"  # the file's name without its ending
@@ -48,11 +48,11 @@ def read_config(diffusers_dir: str | os.PathLike, settings: Iterable[str] = ()) 
     asked = config_lib.with_settings(
         Config(), [s for s in settings if s.partition("=")[0].strip() == "data.image_size"]
     )
-    model = words.model_words(unet, asked.data.image_size)
+    model = unet_words.model_words(unet, asked.data.image_size)
     learned = unet.get("out_channels", 3) != unet.get("in_channels", 3)
     # Without a scheduler: Ho et al. 2020's chain.
     taught = {"diffusion.variance": "learned_range", "train.objective": "hybrid"} if learned else {}
-    chain = words.chain_words(scheduler, learned) if scheduler else taught
+    chain = scheduler_words.chain_words(scheduler, learned) if scheduler else taught
     if base is None:
         values = {"data.name": None} | chain | model
     else:  # ours says more than they can: sampling, data, training, the null class

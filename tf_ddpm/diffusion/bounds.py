@@ -1,4 +1,9 @@
-"""The variational bound, term by term, in bits per dimension."""
+"""The variational bound of Ho et al. 2020, eq. 5, term by term: for each image the mean over its pixels, in bits.
+
+  L_T        KL(q(x_T | x_0) || N(0, I))
+  L_{t-1}    KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t))
+  L_0        -log p(x_0 | x_1), the discretised decoder (eq. 13)
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""The training objectives."""
+"""The training objectives.
+
+The network is seen only as `denoiser(x_t, t)`. Every function gives one number for each image, the mean over its
+pixels.
+
+  L_simple   mean squared error                       Ho et al. 2020, eq. 14
+  L_vlb      L_0 or L_{t-1} of the drawn t            Nichol & Dhariwal 2021, eq. 4
+  L_hybrid   L_simple + L_vlb T / 1000                Nichol & Dhariwal 2021, eq. 16
+  min-SNR    L_simple, weighted                       Hang et al. 2023, eq. 8
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics along a curve: by sampling steps, or by checkpoint; a table and a picture in the run."""
+"""Metrics along a curve, by sampling steps or by checkpoint: a table, and a file in the run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import evaluate, quality
 from tf_ddpm.evaluation.evaluate import EvaluationRequest
 from tf_ddpm.evaluation.quality import FeatureNetwork
-from tf_ddpm.figures import plots
 from tf_ddpm.runs import checkpoint_files
 from tf_ddpm.runtime import cluster, devices
 from tf_ddpm.sampling.run import open_run
@@ -20,13 +19,13 @@ _NAMES = ("sampling_steps", "checkpoint")
 
 
 def sweep(wanted: EvaluationRequest, config: Config, run_dir: str, words: str) -> Path:
-    """Measures along the curve, prints a table and writes `sweep_<name>.json` and `.png` into `run_dir`.
+    """Measures along the curve, prints a table and writes `sweep_<name>.json` into `run_dir`.
 
     Args:
       words: `sampling_steps:10,20,50` or `checkpoint`, all that are kept (`checkpoint:1000,2000`: those).
 
     Returns:
-      The path of the picture.
+      The path of the file.
 
     Raises:
       UserError: for a curve that is not known, and as `evaluate.evaluate`.
@@ -51,7 +50,7 @@ def sweep(wanted: EvaluationRequest, config: Config, run_dir: str, words: str) -
             print(f"| {name} | {' | '.join(rows[point])} |\n| --- |{' --- |' * len(rows[point])}")
         figures = " | ".join(f"{figure['value']:.4g}" for figure in rows[point].values())
         print(f"| {point} | {figures} |", flush=True)
-    return _picture(name, rows, path.with_suffix(".png")) if cluster.this_worker().is_chief else path
+    return path
 
 
 def _points(words: str, run_dir: str) -> tuple[str, list[int]]:
@@ -73,13 +72,3 @@ def _at(config: Config, name: str, point: int) -> Config:
     if name == "checkpoint":
         return config
     return config_lib.validated(config_lib.with_values(config, {"sample.steps": point}))
-
-
-def _picture(name: str, rows: dict[int, dict], path: Path) -> Path:
-    """Each metric above the curve's values."""
-    values = {name: [row[name]["value"] for row in rows.values()] for name in next(iter(rows.values()))}
-    figure = plots.curves(list(rows), values, name.replace("_", " "), logarithmic=name == "sampling_steps")
-    try:
-        return plots.save(figure, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None

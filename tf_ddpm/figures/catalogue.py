@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import likelihood
-from tf_ddpm.figures import experiments, plots
+from tf_ddpm.figures import experiments, plots, sweeps
 from tf_ddpm.sampling import image_files
 from tf_ddpm.sampling.run import Run
 
@@ -215,17 +214,12 @@ def _bound(subject: FigureContext) -> Figure:
 def _sweep(subject: FigureContext) -> Figure:
     path = subject.run_dir / "sweep_sampling_steps.json"
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        metrics = {name: [row[name]["value"] for row in rows.values()] for name in next(iter(rows.values()))}
-        steps = [int(step) for step in rows]
+        return sweeps.figure(path)
     except FileNotFoundError:
         raise UserError(
             f"there is no {path} yet; measure it with: python main.py --mode=eval --run_dir={subject.run_dir} "
             "--metrics=fid --sweep=sampling_steps:10,20,50"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, StopIteration, AttributeError) as error:
-        raise UserError(f"cannot read {path}: {str(error)[:100]}") from None
-    return plots.curves(steps, metrics, "sampling steps", logarithmic=True)
 
 
 def _guidance(subject: FigureContext) -> Figure:

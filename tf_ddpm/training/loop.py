@@ -21,11 +21,11 @@ from tf_ddpm.runtime import cluster, devices, interruption
 from tf_ddpm.runtime.collectives import agree, all_gather
 from tf_ddpm.runtime.paths import home_expanded, printable
 from tf_ddpm.runtime.preemption import Preemption
+from tf_ddpm.training.optimizers import make_optimizer
 from tf_ddpm.training.previews import Preview
 from tf_ddpm.training.run_log import NullLog, RunLog
 from tf_ddpm.training.state import TrainState
 from tf_ddpm.training.update import UpdateOptions, make_update, make_updates
-from tf_ddpm.training.optimizers import make_optimizer
 
 _NEEDS_LESS = (
     "The same batch in parts (train.accumulate=2) or train.remat=true needs less, and the run goes on with it from "

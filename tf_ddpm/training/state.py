@@ -12,8 +12,6 @@ from tf_ddpm.diffusion.timestep_sampling import ImportanceTimesteps
 from tf_ddpm.training.optimizers import Optimizer
 
 METRICS = ("loss", "gradient_norm")
-
-
 QUARTERS = 4  # of the chain, whose losses are told apart
 
 

@@ -15,6 +15,6 @@ from tf_ddpm.diffusion.samplers.langevin import Langevin
 from tf_ddpm.diffusion.samplers.loop import sample_loop
 
 __all__ = [
-    "DDIM", "Ancestral", "DPMSolverPP", "Entering", "Heun", "Inpainting", "Langevin", "Noise", "Sampler", "SolverState",
-    "clipped", "ddim_inversion", "sample_loop",
+    "DDIM", "Ancestral", "DPMSolverPP", "Entering", "Heun", "Inpainting", "Langevin", "Noise", "Sampler",
+    "SolverState", "clipped", "ddim_inversion", "sample_loop",
 ]  # fmt: skip

@@ -10,8 +10,6 @@ from tf_ddpm.diffusion.denoiser import Denoiser
 from tf_ddpm.diffusion.process import DiffusionProcess
 
 Noise = Callable[[int], tf.Tensor]  # number of the draw within the step -> standard normal [B, ...]
-
-
 SolverState = tuple[tf.Tensor, ...]
 
 

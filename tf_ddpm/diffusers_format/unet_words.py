@@ -1,4 +1,4 @@
-"""The configuration in the words of `diffusers` (UNet2DModel and its schedulers), both ways. Imports no TensorFlow.
+"""The network in the words of `diffusers` (UNet2DModel), both ways. Imports no TensorFlow.
 
 An option that this project cannot honour is refused by its name, whichever way it goes.
 """
@@ -8,10 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from tf_ddpm.config import Config
+from tf_ddpm.diffusers_format.refusals import refuse, refuse_others, translated
 from tf_ddpm.errors import UserError
 
 _DOWN = {"DownBlock2D": False, "AttnDownBlock2D": True}
 _UP = {"UpBlock2D": False, "AttnUpBlock2D": True}
+
+
 # What diffusers takes where a config is silent.
 _UNET_DEFAULTS = {
     "sample_size": None,
@@ -35,6 +38,8 @@ _UNET_DEFAULTS = {
     "add_attention": True,
     "num_class_embeds": None,
 }
+
+
 _UNET_FIXED = {  # options with one value that we know
     "center_input_sample": (False,),
     "time_embedding_type": ("positional",),
@@ -48,64 +53,9 @@ _UNET_FIXED = {  # options with one value that we know
     "downsample_padding": (0, 1),
     "freq_shift": (0, 1),
 }
-_UNET_IGNORED = {"num_train_timesteps"}  # of learned time embeddings alone
-# What diffusers' training script keeps in the config of an average of weights.
-_UNET_IGNORED |= {
-    "decay",
-    "min_decay",
-    "optimization_step",
-    "update_after_step",
-    "use_ema_warmup",
-    "inv_gamma",
-    "power",
-}
 
-_SAMPLERS = {"DDPMScheduler": "ddpm", "DDIMScheduler": "ddim", "DPMSolverMultistepScheduler": "dpmpp"}
-_SCHEDULES = {"linear": "linear", "scaled_linear": "quadratic", "squaredcos_cap_v2": "cosine"}
-_PREDICTIONS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
-_VARIANCES = {
-    "fixed_small": "fixed_small",
-    "fixed_small_log": "fixed_small",
-    "fixed_large": "fixed_large",
-    "learned_range": "learned_range",
-}
-_SCHEDULER_DEFAULTS = {
-    "num_train_timesteps": 1000,
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "prediction_type": "epsilon",
-    "variance_type": "fixed_small",
-    "clip_sample": True,
-    "thresholding": False,
-    "sample_max_value": 1.0,
-    "timestep_spacing": "leading",
-    "solver_order": 2,
-    "algorithm_type": "dpmsolver++",
-}
-_SCHEDULER_FIXED = {
-    "trained_betas": (None,),
-    "clip_sample_range": (1, None),
-    "dynamic_thresholding_ratio": (0.995,),
-    "steps_offset": (0,),
-    "rescale_betas_zero_snr": (False,),
-    "set_alpha_to_one": (True,),
-    "solver_type": ("midpoint",),
-    "lower_order_final": (True,),
-    "euler_at_final": (False,),
-    "use_karras_sigmas": (False, None),
-    "use_exponential_sigmas": (False, None),
-    "use_beta_sigmas": (False, None),
-    "use_lu_lambdas": (False, None),
-    "use_flow_sigmas": (False, None),
-    "use_dynamic_shifting": (False,),
-    "final_sigmas_type": ("zero",),
-    "timestep_values": (None,),
-}
-# They change nothing where the options above have their values.
-_SCHEDULER_IGNORED = {"flow_shift", "time_shift_type", "lambda_min_clipped", "tensor_format"}
-_ETAS = {"dpmsolver++": 0.0, "sde-dpmsolver++": 1.0}
-_UNBOUNDED = 1e6  # largest value of dynamic thresholding that stands for none
+
+_UNET_IGNORED = {"num_train_timesteps"}  # of learned time embeddings alone
 
 
 def model_words(unet: dict[str, Any], image_size: tuple[int, ...] | None = None) -> dict[str, Any]:
@@ -117,7 +67,7 @@ def model_words(unet: dict[str, Any], image_size: tuple[int, ...] | None = None)
     Raises:
       UserError: naming the option that cannot be honoured.
     """
-    _refuse_others("UNet2DModel", unet, _UNET_DEFAULTS, _UNET_FIXED, _UNET_IGNORED)
+    refuse_others("UNet2DModel", unet, _UNET_DEFAULTS, _UNET_FIXED, _UNET_IGNORED)
     unet = _UNET_DEFAULTS | unet
     if unet["sample_size"] is None and image_size is not None:
         unet["sample_size"] = list(image_size)
@@ -127,14 +77,14 @@ def model_words(unet: dict[str, Any], image_size: tuple[int, ...] | None = None)
     down, up = unet["down_block_types"], unet["up_block_types"]
     last = len(widths) - 1
     if not len(down) == len(up) == len(widths):
-        _refuse("UNet2DModel", "up_block_types", up, f"expected {len(widths)}, one for each of block_out_channels")
+        refuse("UNet2DModel", "up_block_types", up, f"expected {len(widths)}, one for each of block_out_channels")
     attention = [_block(_DOWN, "down_block_types", block) for block in down]
     up_attention = [_block(_UP, "up_block_types", block) for block in reversed(up)]
     middle = "none" if unet["mid_block_type"] is None else "attention" if unet["add_attention"] else "residual"
     modulated = unet["resnet_time_scale_shift"] == "scale_shift"
     size = unet["sample_size"]
     if unet["out_channels"] not in (unet["in_channels"], 2 * unet["in_channels"]):
-        _refuse("UNet2DModel", "out_channels", unet["out_channels"], "expected in_channels, or twice as many")
+        refuse("UNet2DModel", "out_channels", unet["out_channels"], "expected in_channels, or twice as many")
     return {
         "model.channels": channels,
         "model.multipliers": tuple(width // channels for width in widths) if even else (1,) * (last + 1),
@@ -160,56 +110,6 @@ def model_words(unet: dict[str, Any], image_size: tuple[int, ...] | None = None)
         "model.null_class": False,
         "data.image_size": [size, size] if isinstance(size, int) else list(size),
         "data.channels": unet["in_channels"],
-    }
-
-
-def chain_words(scheduler: dict[str, Any], learned: bool) -> dict[str, Any]:
-    """Keys of `diffusion`, `sample` and `train` from the config of a scheduler.
-
-    Args:
-      learned: whether the network has the variance among its outputs.
-
-    Raises:
-      UserError: naming the option that cannot be honoured.
-    """
-    name = scheduler.get("_class_name", "DDPMScheduler")
-    sampler = _known("scheduler", "_class_name", {"_class_name": name}, _SAMPLERS)
-    if "timesteps" in scheduler:  # the oldest releases' word for it
-        scheduler = {"num_train_timesteps": scheduler["timesteps"]} | scheduler
-        scheduler.pop("timesteps")
-    _refuse_others(name, scheduler, _SCHEDULER_DEFAULTS, _SCHEDULER_FIXED, _SCHEDULER_IGNORED)
-    solver = sampler == "dpmpp"
-    own = {"timestep_spacing": "linspace"} if solver else {}
-    given = {key: value for key, value in scheduler.items() if value is not None}
-    if solver:  # it keeps the words of the scheduler that it was made from, and clips nothing
-        given |= {"clip_sample": False}
-    scheduler = _SCHEDULER_DEFAULTS | own | given
-    variance = _known(name, "variance_type", scheduler, _VARIANCES)
-    if (variance == "learned_range") != learned:
-        # DDIM and the solvers take no notice of a fixed variance, but do not drop a learned one either.
-        _refuse(name, "variance_type", scheduler["variance_type"], "it does not fit the network's out_channels")
-    clip = "static" if scheduler["clip_sample"] else "none"
-    if scheduler["thresholding"]:
-        largest = scheduler["sample_max_value"]
-        if largest not in (1.0, _UNBOUNDED):
-            _refuse(name, "sample_max_value", largest, f"expected 1 or {_UNBOUNDED:g} (no bound)")
-        clip = "static" if largest == 1.0 else "dynamic"
-    eta = _known(name, "algorithm_type", scheduler, _ETAS)
-    if eta and scheduler["solver_order"] > 2:
-        _refuse(name, "solver_order", scheduler["solver_order"], "expected 1 or 2 with sde-dpmsolver++")
-    return {
-        "diffusion.timesteps": scheduler["num_train_timesteps"],
-        "diffusion.schedule": _known(name, "beta_schedule", scheduler, _SCHEDULES),
-        "diffusion.beta_start": scheduler["beta_start"],
-        "diffusion.beta_end": scheduler["beta_end"],
-        "diffusion.prediction": _known(name, "prediction_type", scheduler, _PREDICTIONS),
-        "diffusion.variance": variance,
-        "train.objective": "hybrid" if learned else "simple",  # what would go on teaching it
-        "sample.sampler": sampler,
-        "sample.spacing": scheduler["timestep_spacing"],
-        "sample.order": scheduler["solver_order"],
-        "sample.eta": eta,
-        "sample.clip": clip,
     }
 
 
@@ -261,32 +161,6 @@ def unet_config(config: Config) -> dict[str, Any]:
     }
 
 
-def scheduler_config(config: Config) -> dict[str, Any]:
-    """The config of the DDPMScheduler that is the run's chain.
-
-    Raises:
-      UserError: naming the key that diffusers has no word for.
-    """
-    diffusion, sample = config.diffusion, config.sample
-    if diffusion.variance == "learned":
-        raise UserError("diffusers reads variance_type=learned as the variance, not as its logarithm: no word for it")
-    backwards = {ours: theirs for theirs, ours in _SCHEDULES.items()}
-    constant = diffusion.schedule == "constant"
-    return {
-        "_class_name": "DDPMScheduler",
-        "num_train_timesteps": diffusion.timesteps,
-        "beta_schedule": "linear" if constant else backwards[diffusion.schedule],
-        "beta_start": diffusion.beta_end if constant else diffusion.beta_start,
-        "beta_end": diffusion.beta_end,
-        "prediction_type": {ours: theirs for theirs, ours in _PREDICTIONS.items()}[diffusion.prediction],
-        "variance_type": diffusion.variance,
-        "clip_sample": sample.clip == "static",
-        "thresholding": sample.clip == "dynamic",
-        "sample_max_value": _UNBOUNDED if sample.clip == "dynamic" else 1.0,
-        "timestep_spacing": "leading" if sample.spacing == "quadratic" else sample.spacing,
-    }
-
-
 def _head_dim(config: Config, attending: set[int]) -> int | None:
     """attention_head_dim: one width for the heads of every attention, or None where each has one head."""
     model = config.model
@@ -299,25 +173,6 @@ def _head_dim(config: Config, attending: set[int]) -> int | None:
     if len(used) > 1:
         raise UserError(f"diffusers has no word for model.heads={model.heads} at levels of {sorted(used)} channels")
     return used.pop() // model.heads if used else None
-
-
-def _refuse_others(
-    where: str, given: dict[str, Any], known: dict[str, Any], fixed: dict[str, tuple], ignored: set[str]
-) -> None:
-    """Refuses every option that is neither known nor at the one value that we have."""
-    for name, value in given.items():
-        if name.startswith("_") or name in ignored:
-            continue
-        sample = known.get(name, fixed.get(name, [None])[0])
-        if isinstance(sample, bool) != isinstance(value, bool) and value is not None:
-            _refuse(
-                where, name, value, f"expected {'true or false' if isinstance(sample, bool) else 'no true or false'}"
-            )
-        if name in fixed:
-            if value not in fixed[name]:
-                _refuse(where, name, value, f"expected {' or '.join(map(str, fixed[name]))}")
-        elif name not in known:
-            _refuse(where, name, value, "this option is not known here")
 
 
 def _middle_groups(unet: dict[str, Any]) -> int | None:
@@ -335,29 +190,19 @@ def _check_types(unet: dict[str, Any]) -> None:
         return isinstance(value, list | tuple) and len(value) > 0 and all(type(n) is int and n > 0 for n in value)
 
     if not numbers(unet["block_out_channels"]):
-        _refuse("UNet2DModel", "block_out_channels", unet["block_out_channels"], "expected a list of widths")
+        refuse("UNet2DModel", "block_out_channels", unet["block_out_channels"], "expected a list of widths")
     for name in ("down_block_types", "up_block_types"):
         if not isinstance(unet[name], list | tuple):
-            _refuse("UNet2DModel", name, unet[name], "expected a list of blocks")
+            refuse("UNet2DModel", name, unet[name], "expected a list of blocks")
     for name in ("in_channels", "out_channels"):
         if not numbers([unet[name]]):
-            _refuse("UNet2DModel", name, unet[name], "expected a whole number above 0")
+            refuse("UNet2DModel", name, unet[name], "expected a whole number above 0")
     size = unet["sample_size"]
     if size is None:
-        _refuse("UNet2DModel", "sample_size", size, "it says no size of images; give it: --set=data.image_size=64")
+        refuse("UNet2DModel", "sample_size", size, "it says no size of images; give it: --set=data.image_size=64")
     if not (numbers([size]) or (numbers(size) and len(size) == 2)):
-        _refuse("UNet2DModel", "sample_size", size, "expected the side of the images, or [height, width]")
-
-
-def _known(where: str, name: str, given: dict[str, Any], words: dict[str, str]) -> str:
-    if not isinstance(given[name], str) or given[name] not in words:
-        _refuse(where, name, given[name], f"expected {', '.join(words)}")
-    return words[given[name]]
+        refuse("UNet2DModel", "sample_size", size, "expected the side of the images, or [height, width]")
 
 
 def _block(words: dict[str, bool], name: str, block: str) -> bool:
-    return _known("UNet2DModel", name, {name: block}, words)
-
-
-def _refuse(where: str, name: str, value: Any, remedy: str) -> None:
-    raise UserError(f"{where} {name}={value!r:.60}: {remedy}")
+    return translated("UNet2DModel", name, {name: block}, words)
