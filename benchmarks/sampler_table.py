@@ -18,7 +18,7 @@ from absl import app, flags
 
 import tf_ddpm
 from tf_ddpm import datasets
-from tf_ddpm.codecs import pixels
+from tf_ddpm.codecs.pixels import Pixels
 from tf_ddpm.evaluation import provenance
 from tf_ddpm.evaluation.feature_metrics import frechet_distance, moments
 from tf_ddpm.runtime.chunks import in_chunks
@@ -60,7 +60,7 @@ def classifier(images: datasets.ImageSet) -> tuple[keras.Model, keras.Model]:
 
 def unit(images: np.ndarray) -> np.ndarray:
     """float32 [-1, 1]."""
-    return pixels.to_unit(tf.constant(images)).numpy()
+    return Pixels().encode(tf.constant(images)).numpy()
 
 
 def seconds_per_image(run: Run, settings: dict) -> float:

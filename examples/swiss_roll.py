@@ -2,7 +2,7 @@
 
     python -m examples.swiss_roll [--out=swiss_roll.png]        (a minute on a CPU)
 
-The process, the objective and the sampler are those of the images; only the denoiser is another: an MLP that sees a
+The chain, the objective and the sampler are those of the images; only the denoiser is another: an MLP that sees a
 point and t. It is trained on the bound itself (L_vlb), so that it learns the variance of every reverse step too. The
 picture is the paper's figure 1: the data on its way to noise, noise on its way back, and where the mean of each
 reverse step moves the points.
@@ -18,7 +18,9 @@ from absl import app, flags
 from sklearn.datasets import make_swiss_roll
 
 from tf_ddpm.diffusion import objectives, samplers, schedules
-from tf_ddpm.diffusion.process import DiffusionProcess
+from tf_ddpm.diffusion.chain import Chain
+from tf_ddpm.diffusion.denoiser import Denoiser
+from tf_ddpm.diffusion.parametrisation import PARAMETRISATIONS
 from tf_ddpm.networks.embeddings import sinusoidal_embedding
 
 FLAGS = flags.FLAGS
@@ -52,36 +54,43 @@ class MLP(keras.Model):
         return self.out(h)
 
 
-def chain() -> DiffusionProcess:
+def chain() -> Chain:
     """Forty steps that end in noise; the reverse variance is learned between its two bounds."""
-    return DiffusionProcess(schedules.betas("cosine", STEPS), prediction="v", variance="learned_range")
+    return Chain(schedules.betas("cosine", STEPS), variance="learned_range")
 
 
-def train(process: DiffusionProcess, steps: int, seed: int) -> tuple[MLP, list[float]]:
+def denoiser_of(network: MLP) -> Denoiser:
+    """The network as the equations see it."""
+    call = lambda x, level: network(x, tf.broadcast_to(level.time, [len(x)]))  # noqa: E731
+    return Denoiser(call, PARAMETRISATIONS["v"], learns_variance=True)
+
+
+def train(whole: Chain, steps: int, seed: int) -> tuple[Denoiser, list[float]]:
     """The trained denoiser, and the bound in bits/dim, averaged over each tenth of the updates."""
     keras.utils.set_random_seed(seed)
-    data, denoiser = tf.constant(swiss_roll(50_000, seed)), MLP()
+    data, network = tf.constant(swiss_roll(50_000, seed)), MLP()
+    denoiser, objective = denoiser_of(network), objectives.vlb_loss(whole)
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-3, steps), global_clipnorm=1.0)
 
     @tf.function
     def update() -> tf.Tensor:
         x_0 = tf.gather(data, tf.random.uniform([BATCH], 0, len(data), tf.int32))
-        t = tf.random.uniform([BATCH], 0, STEPS, tf.int32)
+        level = whole.levels.at(tf.random.uniform([BATCH], 0, STEPS, tf.int32), x_0)
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(objectives.vlb_loss(process, denoiser, x_0, t, tf.random.normal(x_0.shape)))
-        gradients = tape.gradient(loss, denoiser.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, denoiser.trainable_variables, strict=True))
+            loss = tf.reduce_mean(objective(denoiser, x_0, level, tf.random.normal(x_0.shape)))
+        gradients = tape.gradient(loss, network.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
         return STEPS * loss  # the sum of the terms, L_T aside
 
-    denoiser(data[:1], tf.zeros([1], tf.int32))
-    optimizer.build(denoiser.trainable_variables)
+    network(data[:1], tf.zeros([1]))
+    optimizer.build(network.trainable_variables)
     losses = [update() for _ in range(steps)]
     return denoiser, [float(np.mean(part)) for part in np.array_split(losses, 10)]
 
 
-def reverse(process: DiffusionProcess, denoiser: MLP, count: int, seed: int) -> list[np.ndarray]:
+def reverse(whole: Chain, denoiser: Denoiser, count: int, seed: int) -> list[np.ndarray]:
     """x_T, ..., x_0 of `count` points drawn by ancestral sampling."""
-    sampler = samplers.Ancestral(process, clip="none")
+    sampler = samplers.Ancestral(whole, clip="none")
     step = tf.function(lambda x, t, noise: sampler.step(denoiser, x, t, lambda _: noise, ())[0])
     noises = tf.random.stateless_normal([STEPS + 1, count, 2], [seed, 1])
     path = [noises[0]]
@@ -90,22 +99,20 @@ def reverse(process: DiffusionProcess, denoiser: MLP, count: int, seed: int) -> 
     return [x.numpy() for x in path]
 
 
-def draw(process: DiffusionProcess, denoiser: MLP, seed: int) -> plt.Figure:
+def draw(whole: Chain, denoiser: Denoiser, seed: int) -> plt.Figure:
     """The paper's figure 1."""
     figure, axes = plt.subplots(3, 3, figsize=(7.5, 7.5), sharex=True, sharey=True, layout="constrained")
     x_0 = tf.constant(swiss_roll(2000, seed + 1))
-    eps, path = tf.random.stateless_normal(x_0.shape, [seed, 2]), reverse(process, denoiser, 2000, seed)
+    eps, path = tf.random.stateless_normal(x_0.shape, [seed, 2]), reverse(whole, denoiser, 2000, seed)
     corners = np.stack(np.meshgrid(*[np.linspace(-1.1, 1.1, 17)] * 2), axis=-1).reshape(-1, 2)
     grid = tf.constant(corners, tf.float32)
     for column, done in enumerate((0, STEPS // 4, STEPS)):
         t = max(done - 1, 0)
-        at = tf.fill([len(x_0)], t)
-        noised = process.q_sample(x_0, at, eps) if done else x_0
+        noised = whole.levels.at(tf.constant(t), x_0).noised(x_0, eps) if done else x_0
         axes[0, column].scatter(*np.asarray(noised).T, s=1, color="tab:blue")
         axes[1, column].scatter(*path[STEPS - done].T, s=1, color="tab:red")
-        at = tf.fill([len(grid)], t)
-        output = denoiser(grid, at)
-        mean = process.p_step(process.x_0_from_output(grid, at, output), grid, at, output).mean
+        predicted = denoiser(grid, whole.levels.at(tf.constant(t), grid))
+        mean = whole.p_step(predicted.x_0, grid, tf.constant(t), predicted.variance).mean
         axes[2, column].quiver(*corners.T, *(mean.numpy() - corners).T, color="tab:gray", angles="xy")
         axes[0, column].set_title(f"t = {done}" + {0: " (data)", STEPS: " (noise)"}.get(done, ""))
     for row, name in enumerate(("q: data to noise", "p: noise to data", "drift of p's mean")):
@@ -117,10 +124,10 @@ def draw(process: DiffusionProcess, denoiser: MLP, seed: int) -> plt.Figure:
 
 def main(_: list[str]) -> None:
     """Trains, draws, and says how it went."""
-    began, process = time.perf_counter(), chain()
-    denoiser, bounds = train(process, FLAGS.steps, FLAGS.seed)
+    began, whole = time.perf_counter(), chain()
+    denoiser, bounds = train(whole, FLAGS.steps, FLAGS.seed)
     print("bound, bits/dim, by tenth of the updates:", " ".join(f"{bound:.2f}" for bound in bounds))
-    draw(process, denoiser, FLAGS.seed).savefig(FLAGS.out, dpi=100)
+    draw(whole, denoiser, FLAGS.seed).savefig(FLAGS.out, dpi=100)
     print(f"wrote {FLAGS.out} after {time.perf_counter() - began:.0f} s")
 
 

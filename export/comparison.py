@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from export import joining, verify
 from export.plans import Plan
@@ -77,8 +78,8 @@ def _asked(model: Path, aside: Path, requests: dict[str, dict[str, np.ndarray]])
 
 def _check_call(run: Run, x_t: np.ndarray, t: np.ndarray, label: np.ndarray | None, served: np.ndarray) -> None:
     """Whether one call of the network agrees."""
-    eps = lambda run: run.process.eps_from_output(x_t, t, run.denoiser(x_t, t, label)).numpy()  # noqa: E731
-    live = eps(run)
+    level = run.chain.levels.at(tf.constant(t), tf.constant(x_t))
+    live = run.bound_denoiser(label).eps(tf.constant(x_t), level).numpy()
     largest = max(float(np.abs(live).max()), 1e-6)  # of a network that is not trained yet it is 0
     error = float(np.abs(served - live).max()) / largest
     if error > _ROUNDING[run.config.sample.precision]:

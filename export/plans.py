@@ -6,6 +6,7 @@ import dataclasses
 
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config, SampleConfig
+from tf_ddpm.diffusion.sampler_facts import SAMPLERS
 from tf_ddpm.errors import UserError
 
 _DEFAULT = ("ddim-50", "dpmpp-20", "ddpm-1000")
@@ -21,14 +22,13 @@ class Plan:
     @property
     def deterministic(self) -> bool:
         """Whether a latent says all about the image."""
-        solves_the_ode = self.sample.sampler in config_lib.SAMPLERS_WITH_ETA and self.sample.eta == 0
-        return solves_the_ode or self.sample.sampler == "heun"
+        return SAMPLERS[self.sample.sampler].deterministic(self.sample.eta)
 
     @property
     def facts(self) -> dict[str, str | int | float]:
         """How it samples, in the words of `SampleConfig`."""
         facts = {"sampler": self.sample.sampler, "steps": self.sample.steps}
-        return facts | ({"eta": self.sample.eta} if self.sample.sampler in config_lib.SAMPLERS_WITH_ETA else {})
+        return facts | ({"eta": self.sample.eta} if SAMPLERS[self.sample.sampler].takes_eta else {})
 
 
 def parse(words: str | None, config: Config) -> tuple[Plan, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import tensorflow as tf
 
@@ -13,12 +12,12 @@ from export import plans as plans_lib
 from export.joining import Tensors
 from export.limits import Limits
 from export.plans import Plan
+from export.traced_network import TracedNetwork
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
-from tf_ddpm.codecs import pixels
 from tf_ddpm.diffusion import samplers
 from tf_ddpm.diffusion.denoiser import Denoiser
-from tf_ddpm.diffusion.process import DiffusionProcess
+from tf_ddpm.diffusion.levels import Levels
 from tf_ddpm.sampling import drawing
 from tf_ddpm.sampling.image_files import PNG_CHANNELS
 from tf_ddpm.sampling.run import Run
@@ -56,7 +55,8 @@ class ServingModule(tf.Module):
 
     def __init__(self, run: Run, plans: tuple[Plan, ...], max_batch: int, seconds: float):
         super().__init__()
-        self._run, self._process, self._shape = run, run.process, list(run.image_shape)
+        self._run, self._codec = run, run.codec
+        self._shape = list(run.codec.state_shape(run.image_shape))
         # TensorFlow's own variables and not Keras': of a Keras variable a SavedModel holds two, and the checkpoint
         # fills the other one. Python's loader puts that right; TF Serving's does not, and finds no weights.
         self.network_variables = [weight.value for weight in run.network.weights]
@@ -64,7 +64,9 @@ class ServingModule(tf.Module):
         self.limits = Limits(
             max_batch, run.image_shape, run.config.diffusion.timesteps, known.classes, known.null_class
         )
-        self._traced = self._trace_network()
+        specs = self.limits.specs()
+        condition = {name: specs[name] for name in run.network.conditions}
+        self._network = TracedNetwork(run.network, specs["x_t"], condition, run.network.compute_dtype)
         self._latent_plan = plans_lib.of_latents(plans, run.config)
         self.endpoints: dict[str, Callable] = {}
         self.inputs: dict[str, list[str]] = {}  # signature -> names of its inputs
@@ -74,7 +76,6 @@ class ServingModule(tf.Module):
         lanes = joining.lanes(self.calls.values(), seconds)
         self.lanes = {name: lanes[calls] for name, calls in self.calls.items()}  # signature -> where it is drawn
         model = _identity(run, plans, max_batch, self.lanes)
-        specs = self.limits.specs()
         for name, queue in queues.items():
             names = [*queue.inputs, *(name for name in _CLASS if name in specs)]
             join = joining.joined(
@@ -103,25 +104,10 @@ class ServingModule(tf.Module):
             "denoise": Queue(self._denoise, 1, "x_t", "t"),
         }
 
-    def _trace_network(self) -> SimpleNamespace:
-        """The network's three parts, each traced once for all signatures: it stands once in the SavedModel."""
-        network, specs = self._run.network, self.limits.specs()
-        embedding = tf.TensorSpec([None, network.settings["time_width"]], network.compute_dtype)
-        label = [specs["label"]] if "label" in specs else []
-        traced = lambda *signature: tf.function(input_signature=signature, autograph=False)  # noqa: E731
-        injections = traced(embedding, *label)(network.injections)
-        injected = tf.TensorSpec([None, injections.get_concrete_function().output_shapes[1]], network.compute_dtype)
-        return SimpleNamespace(
-            settings=network.settings,
-            embedding=traced(specs["t"])(network.embedding),
-            injections=injections,
-            forward=traced(specs["x_t"], injected)(network.forward),
-        )
-
     def _calls(self, plan: Plan) -> int:
         """Calls of the network for a row of the plan."""
         sampler = self._sampler(plan)
-        return len(sampler.process) * sampler.calls
+        return len(sampler.chain) * sampler.calls
 
     def _add(self, signature: str, names: list[str], compute: Compute) -> None:
         """A signature of the inputs `names`: checked, then computed; a seed is answered beside its image."""
@@ -144,42 +130,42 @@ class ServingModule(tf.Module):
 
         return compute
 
-    def _denoiser(self, inputs: Tensors, chain: DiffusionProcess) -> Denoiser:
-        network = drawing.precompute_time(self._traced, chain.timesteps)
-        return drawing.denoiser_of(network, chain, inputs.get("label"), inputs.get("guidance"))
-
-    def _plain(self, x_t: tf.Tensor, t: tf.Tensor, *label: tf.Tensor) -> tf.Tensor:
-        return self._traced.forward(x_t, self._traced.injections(self._traced.embedding(t), *label))
+    def _denoiser(self, inputs: Tensors, levels: Levels | None) -> Denoiser:
+        """Under the request's condition; see `build.denoiser`."""
+        condition = {name: inputs[name] for name in self._network.conditions}
+        diffusion = self._run.config.diffusion
+        return build.denoiser(diffusion, self._network, condition, inputs.get("guidance"), levels)
 
     def _sampler(self, plan: Plan) -> samplers.Sampler:
-        return build.sampler(plan.sample, self._process)
+        return build.sampler(plan.sample, self._run.chain)
 
     def _noise(self, seeds: tf.Tensor) -> drawing.ImageNoise:
         return drawing.image_noise(seeds, self._shape)
 
+    def _draw(
+        self, inputs: Tensors, sampler: samplers.Sampler, noise: drawing.ImageNoise, num_frames: int = 0
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        denoiser = self._denoiser(inputs, sampler.chain.levels)
+        return drawing.draw(sampler, denoiser, noise, self._codec, num_frames)
+
     def _sampled(self, plan: Plan) -> Compute:
         def compute(inputs: Tensors) -> Tensors:
-            sampler = self._sampler(plan)
-            image, _ = drawing.draw(sampler, self._denoiser(inputs, sampler.process), self._noise(inputs["seed"]))
+            image, _ = self._draw(inputs, self._sampler(plan), self._noise(inputs["seed"]))
             return {"image": image}
 
         return compute
 
     def _progress(self, plan: Plan) -> Compute:
         def compute(inputs: Tensors) -> Tensors:
-            sampler = self._sampler(plan)
-            denoiser = self._denoiser(inputs, sampler.process)
-            _, frames = drawing.draw(sampler, denoiser, self._noise(inputs["seed"]), _FRAMES)
+            _, frames = self._draw(inputs, self._sampler(plan), self._noise(inputs["seed"]), _FRAMES)
             return {"frames": frames}
 
         return compute
 
     def _interpolated(self, plan: Plan) -> Compute:
         def compute(inputs: Tensors) -> Tensors:
-            sampler = self._sampler(plan)
             ends = self._noise(inputs["seed"]), self._noise(inputs["seed_2"])
-            noise = drawing.noise_between(*ends, inputs["mix"])
-            image, _ = drawing.draw(sampler, self._denoiser(inputs, sampler.process), noise)
+            image, _ = self._draw(inputs, self._sampler(plan), drawing.noise_between(*ends, inputs["mix"]))
             return {"image": image}
 
         return compute
@@ -187,8 +173,9 @@ class ServingModule(tf.Module):
     def _varied(self, plan: Plan) -> Compute:
         def compute(inputs: Tensors) -> Tensors:
             sampler = self._sampler(plan)
-            denoiser, noise = self._denoiser(inputs, sampler.process), self._noise(inputs["seed"])
-            return {"image": drawing.vary(sampler, denoiser, noise, inputs["image"], inputs["strength"])}
+            denoiser, noise = self._denoiser(inputs, sampler.chain.levels), self._noise(inputs["seed"])
+            image = drawing.vary(sampler, denoiser, noise, self._codec, inputs["image"], inputs["strength"])
+            return {"image": image}
 
         return compute
 
@@ -196,11 +183,10 @@ class ServingModule(tf.Module):
         """Ancestral steps, which have no memory, on the plan's chain."""
 
         def compute(inputs: Tensors) -> Tensors:
-            inner = samplers.Ancestral(build.chain(plan.sample, self._process), plan.sample.clip)
-            keep = tf.cast(inputs["mask"] == 255, tf.float32)
-            given = pixels.to_unit(inputs["image"])
-            sampler = samplers.Inpainting(inner, given, keep, _REPEATS)
-            image, _ = drawing.draw(sampler, self._denoiser(inputs, sampler.process), self._noise(inputs["seed"]))
+            chain = build.shorter_chain(plan.sample, self._run.chain)
+            keep, given = tf.cast(inputs["mask"] == 255, tf.float32), self._codec.encode(inputs["image"])
+            sampler = samplers.Inpainting(samplers.Ancestral(chain, plan.sample.clip), given, keep, _REPEATS)
+            image, _ = self._draw(inputs, sampler, self._noise(inputs["seed"]))
             return {"image": image}
 
         return compute
@@ -208,22 +194,23 @@ class ServingModule(tf.Module):
     def _decode(self, inputs: Tensors) -> Tensors:
         sampler = self._sampler(self._latent_plan)
         latent = inputs["latent"]  # a deterministic sampler asks for no noise
-        denoiser = self._denoiser(inputs, sampler.process)
+        denoiser = self._denoiser(inputs, sampler.chain.levels)
         x_0, _ = samplers.sample_loop(sampler, denoiser, latent, lambda _: tf.zeros_like(latent))
         x_0 = tf.clip_by_value(x_0, -1.0, 1.0)
-        return {"image_float": x_0, "image": pixels.to_pixels(x_0)}
+        return {"image_float": x_0, "image": self._codec.decode(x_0)}
 
     def _encode(self, inputs: Tensors) -> Tensors:
-        chain = build.chain(self._latent_plan.sample, self._process)
-        x_0 = pixels.to_unit(inputs["image"])
-        return {"latent": samplers.ddim_inversion(chain, self._denoiser(inputs, chain), x_0)}
+        chain = build.shorter_chain(self._latent_plan.sample, self._run.chain)
+        x_0 = self._codec.encode(inputs["image"])
+        return {"latent": samplers.ddim_inversion(chain, self._denoiser(inputs, chain.levels), x_0)}
 
     def _denoise(self, inputs: Tensors) -> Tensors:
-        x_t, t = inputs["x_t"], inputs["t"]
-        output = drawing.denoiser_of(self._plain, self._process, inputs.get("label"), inputs.get("guidance"))(x_t, t)
+        x_t, denoiser = inputs["x_t"], self._denoiser(inputs, None)
+        level = self._run.chain.levels.at(inputs["t"], x_t)
+        output = denoiser.output(x_t, level)
         return {
-            "eps": self._process.eps_from_output(x_t, t, output),
-            "x_0": self._process.x_0_from_output(x_t, t, output),
+            "eps": denoiser.parametrisation.eps(x_t, level, output.prediction),
+            "x_0": denoiser.prediction(x_t, level, output).x_0,
         }
 
 

@@ -3,23 +3,32 @@
 import tensorflow as tf
 
 from tf_ddpm.diffusion import schedules
-from tf_ddpm.diffusion.process import DiffusionProcess
+from tf_ddpm.diffusion.chain import Chain
+from tf_ddpm.diffusion.denoiser import Denoiser
+from tf_ddpm.diffusion.parametrisation import PARAMETRISATIONS
 
 MEAN, STD = 0.2, 0.5
 
 
 def chain(steps, timesteps=1000, variance="fixed_large"):
-    """A process, and its chain of so many steps."""
-    process = DiffusionProcess(schedules.betas("linear", timesteps), variance=variance)
-    return process, process.respaced(schedules.strided_timesteps(timesteps, steps))
+    """A chain, and its shorter one of so many steps."""
+    whole = Chain(schedules.betas("linear", timesteps), variance=variance)
+    return whole, whole.respaced(schedules.strided_timesteps(timesteps, steps))
 
 
-def exact_denoiser(process):
-    """E[eps | x_t] for images drawn from N(MEAN, STD^2)."""
+def denoiser_of(network, prediction="eps", learns_variance=False):
+    """The denoiser of `network(x, level)`."""
+    return Denoiser(network, PARAMETRISATIONS[prediction], learns_variance)
 
-    def denoiser(x_t, t):
-        alpha_bar = tf.gather(tf.constant(process.alpha_bar, x_t.dtype), t)
-        alpha_bar = tf.reshape(alpha_bar, [-1] + [1] * (x_t.shape.rank - 1))
-        return tf.sqrt(1 - alpha_bar) * (x_t - tf.sqrt(alpha_bar) * MEAN) / (alpha_bar * STD**2 + 1 - alpha_bar)
 
-    return denoiser
+def _exact_eps(x, level):
+    """E[eps | x] for images drawn from N(MEAN, STD^2)."""
+    return level.sigma * (x - level.alpha * MEAN) / (level.alpha**2 * STD**2 + level.sigma**2)
+
+
+EXACT = denoiser_of(_exact_eps)
+
+
+def steps_of(x, chain, step):
+    """The levels of `chain` at `step`, a number or one for each image."""
+    return chain.levels.at(tf.constant(step), tf.constant(x))

@@ -13,21 +13,21 @@ PLAN = {
     "randomness": "",
     "runtime": "errors",
     "diffusion": "randomness",  # the equations: neither network nor configuration
-    "networks": "randomness",  # they do not know what diffusion is
     "codecs": "",
-    "config": "errors diffusion",
+    "config": "errors diffusion",  # words alone: no TensorFlow
+    "networks": "randomness config",  # they do not know what diffusion is
     "datasets": "errors randomness runtime config",
-    "build": "diffusion networks config",
+    "build": "diffusion networks codecs config",
     "runs": "errors runtime config datasets",  # never training
     "sampling": "errors randomness runtime diffusion networks codecs config build runs",
     "tf_ddpm": "sampling",
-    "training": "errors randomness runtime diffusion networks codecs config datasets build runs sampling",
-    "evaluation": "errors randomness runtime diffusion codecs config datasets build runs sampling",
-    "figures": "errors randomness runtime diffusion codecs datasets build sampling evaluation",
-    "report": "errors runtime config sampling",
+    "training": "errors randomness runtime diffusion networks config datasets build runs sampling",
+    "evaluation": "errors randomness runtime diffusion config datasets build runs sampling",
+    "figures": "errors randomness runtime diffusion datasets build sampling evaluation",
+    "report": "errors runtime diffusion config sampling",
     "diffusers_format": "errors runtime networks config build runs sampling",
-    "export": "errors runtime diffusion codecs config build runs sampling",  # never training or datasets
-    "commands": "errors config figures",
+    "export": "errors runtime diffusion networks config build runs sampling",  # never training or datasets
+    "commands": "errors config diffusion figures",
     "main": "errors runtime config datasets runs sampling training evaluation figures report diffusers_format export"
     " commands",
 }

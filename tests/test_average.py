@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import make_tiny_config, mirrored
+from fresh import fresh_state
 from PIL import Image
 
 from tf_ddpm import build
@@ -19,9 +20,7 @@ from tf_ddpm.runs import checkpoints, configuration
 from tf_ddpm.sampling import image_files
 from tf_ddpm.sampling.run import load_run
 from tf_ddpm.training import loop
-from tf_ddpm.training.optimizers import make_optimizer
-from tf_ddpm.training.state import TrainState
-from tf_ddpm.training.update import UpdateOptions, make_update
+from tf_ddpm.training.update import make_update
 
 FIRST = Path(__file__).parent / "fixtures" / "first_runs"
 STALE = {"train__ema_decay": 0.9999, "train__ema_warmup": False}
@@ -30,15 +29,15 @@ STALE = {"train__ema_decay": 0.9999, "train__ema_warmup": False}
 @pytest.mark.parametrize("warmup", [False, True])
 def test_the_share_of_the_initial_weights_is_what_the_average_keeps_of_them(warmup):
     """With weights of 0 that never move, an average that began with 1 is its own share of the beginning."""
-    config, strategy = make_tiny_config(data__image_size=(8, 8), data__channels=1), mirrored(2)
+    changes = {"train__ema_decay": 0.8, "train__ema_warmup": warmup}
+    config, strategy = make_tiny_config(data__image_size=(8, 8), data__channels=1, **changes), mirrored(2)
     with strategy.scope():
-        state = TrainState(lambda: build.network(config, "float32"), make_optimizer(config.train))
+        state = fresh_state(config)
         state.weights.assign(tf.zeros_like(state.weights))
         state.average.assign(tf.ones_like(state.average))
         state.refresh_network()
-    rules = UpdateOptions(16, ema_decay=0.8, ema_warmup=warmup)
-    never = lambda process, denoiser, x_0, t, eps: 0.0 * tf.reduce_sum(denoiser(x_0, t), [1, 2, 3])  # noqa: E731
-    update = make_update(state, build.process(config.diffusion), never, strategy, rules)
+    never = lambda denoiser, x_0, level, eps: 0.0 * tf.reduce_sum(denoiser(x_0, level).x_0, [1, 2, 3])  # noqa: E731
+    update = make_update(state, config, strategy, never)
     images = ImageSet(np.zeros((20, 8, 8, 1), np.uint8), np.zeros(20, np.int32), ())
     batches = iter(
         strategy.distribute_datasets_from_function(
@@ -102,7 +101,7 @@ def test_the_decay_of_a_run_may_change_and_its_share_goes_on(stale_run, tmp_path
 def test_checkpoints_that_did_not_keep_the_share_have_the_one_that_they_are_given(tmp_path):
     shutil.copytree(FIRST / "plain", tmp_path / "run")
     config = configuration.read(tmp_path / "run")
-    state = TrainState(lambda: build.network(config, "float32"), make_optimizer(config.train))
+    state = fresh_state(config)
     checkpoints.CheckpointManager(tmp_path / "run", state, 3, initial_share=lambda updates: 0.5**updates).restore()
     assert float(tf.convert_to_tensor(state.initial_share)) == 0.5**8
     assert checkpoints.restore_network(build.network(config, "float32"), tmp_path / "run") == (8, None)

@@ -3,17 +3,16 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from fresh import fresh_state
 
 from tf_ddpm import build
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs import checkpoint_files, checkpoints
-from tf_ddpm.training.optimizers import make_optimizer
-from tf_ddpm.training.state import TrainState
 
 
 def make_state(config, seed):
     tf.keras.utils.set_random_seed(seed)
-    state = TrainState(lambda: build.network(config, "float32"), make_optimizer(config.train))
+    state = fresh_state(config)
     rng = np.random.default_rng(seed)
     for variable in (state.weights, state.average, *state.optimizer.slots, state.optimizer.updates, state.step):
         variable.assign(rng.normal(size=variable.shape) * 100)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from gaussian import MEAN, STD, chain, exact_denoiser
+from gaussian import EXACT, MEAN, STD, chain, denoiser_of
 
-from tf_ddpm.codecs import pixels
+from tf_ddpm.codecs.pixels import Pixels
 from tf_ddpm.diffusion import interpolation, samplers
 from tf_ddpm.sampling import drawing
 
@@ -13,17 +13,16 @@ from tf_ddpm.sampling import drawing
 def inpainted(keep, repeats, count=4000):
     """Draws of a pair of correlated normal numbers (correlation 0.9), given what `keep` [2] keeps of (1, 1)."""
     covariance = tf.constant([[1.0, 0.9], [0.9, 1.0]], tf.float64)
-    process, short = chain(250, variance="fixed_small")
+    _, short = chain(250, variance="fixed_small")
 
-    def denoiser(x_t, t):
-        alpha_bar = tf.gather(tf.constant(process.alpha_bar), t[0])
-        marginal = alpha_bar * covariance + (1 - alpha_bar) * tf.eye(2, dtype=tf.float64)
-        return tf.sqrt(1 - alpha_bar) * tf.transpose(tf.linalg.solve(marginal, tf.transpose(x_t)))
+    def network(x, level):
+        marginal = level.alpha**2 * covariance + level.sigma**2 * tf.eye(2, dtype=tf.float64)
+        return level.sigma * tf.transpose(tf.linalg.solve(marginal, tf.transpose(x)))
 
     given, rng = tf.ones([count, 2], tf.float64), np.random.default_rng(0)
     sampler = samplers.Inpainting(samplers.Ancestral(short, "none"), given, tf.constant([keep], tf.float64), repeats)
     noises = lambda _: tf.numpy_function(lambda: rng.normal(size=(count, 2)), [], tf.float64)  # noqa: E731
-    x_0, _ = samplers.sample_loop(sampler, denoiser, noises(0), noises)
+    x_0, _ = samplers.sample_loop(sampler, denoiser_of(network), noises(0), noises)
     return x_0.numpy()
 
 
@@ -51,12 +50,12 @@ def test_inpainting_refuses_a_sampler_that_remembers():
 SAMPLERS = {
     "ancestral": samplers.Ancestral,
     "ddim": samplers.DDIM,
-    "ddim, eta 1": lambda process: samplers.DDIM(process, eta=1.0),
+    "ddim, eta 1": lambda chain: samplers.DDIM(chain, eta=1.0),
     "heun": samplers.Heun,
     "langevin": samplers.Langevin,
 } | {
-    f"dpmpp of order {order}, {third}, eta {eta}": lambda process, order=order, third=third, eta=eta: (
-        samplers.DPMSolverPP(process, "none", order, third, lower_order_final=False, eta=eta)
+    f"dpmpp of order {order}, {third}, eta {eta}": lambda chain, order=order, third=third, eta=eta: (
+        samplers.DPMSolverPP(chain, "none", order, third, lower_order_final=False, eta=eta)
     )
     for order, third, eta in ((1, "diffusers", 0.0), (2, "diffusers", 0.0), (2, "diffusers", 1.0), (3, "taylor", 0.5))
 }
@@ -70,10 +69,10 @@ def addressed(rows, draws):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_rows_that_enter_at_uneven_steps_are_each_drawn_as_by_a_chain_of_its_own_that_begins_there(name):
-    process, whole = chain(12)
+    _, whole = chain(12)
     steps = np.array([12, 1, 0, 5, 2, 11])
     x = np.random.default_rng(0).normal(size=(len(steps), 3))
-    sampler, denoiser = SAMPLERS[name](whole), exact_denoiser(process)
+    sampler, denoiser = SAMPLERS[name](whole), EXACT
     noise = addressed(len(steps), 12 * max(sampler.draws, 1))
     entering = samplers.Entering(sampler, tf.constant(steps))
     drawn, _ = samplers.sample_loop(entering, denoiser, tf.constant(x), noise)
@@ -90,11 +89,11 @@ def test_rows_that_enter_at_uneven_steps_are_each_drawn_as_by_a_chain_of_its_own
 
 
 def test_first_steps_that_no_row_makes_may_be_left_out():
-    process, whole = chain(12)
+    _, whole = chain(12)
     steps, x = tf.constant([3, 5]), tf.constant([[0.1, 0.5, -1.0], [2.0, -0.3, 0.2]], tf.float64)
     entering = samplers.Entering(samplers.DPMSolverPP(whole, eta=1.0), steps)
     loop = lambda first: samplers.sample_loop(  # noqa: E731
-        entering, exact_denoiser(process), x, addressed(2, 12), first=first
+        entering, EXACT, x, addressed(2, 12), first=first
     )[0].numpy()
     np.testing.assert_array_equal(loop(0), loop(7))
     assert np.abs(loop(0) - loop(9)).max() > 1e-3
@@ -102,10 +101,10 @@ def test_first_steps_that_no_row_makes_may_be_left_out():
 
 def varied(image, strength, seeds, make=samplers.DPMSolverPP, steps=10):
     """`sampling.vary` of uint8 images on a chain of `steps` of the exact denoiser."""
-    process, whole = chain(steps)
+    _, whole = chain(steps)
     noise = drawing.image_noise(tf.constant(seeds, tf.int64), image.shape[1:])
     strength = tf.constant(strength, tf.float32)
-    return drawing.vary(make(whole), exact_denoiser(process), noise, tf.constant(image), strength).numpy()
+    return drawing.vary(make(whole), EXACT, noise, Pixels(), tf.constant(image), strength).numpy()
 
 
 def test_no_strength_gives_the_image_back_and_every_row_depends_on_itself_alone():
@@ -123,7 +122,7 @@ def test_no_strength_gives_the_image_back_and_every_row_depends_on_itself_alone(
 def test_all_256_values_come_back_from_no_strength():
     image = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     np.testing.assert_array_equal(varied(image, [0.0], [0]), image)
-    np.testing.assert_array_equal(pixels.to_pixels(pixels.to_unit(tf.constant(image))), image)
+    np.testing.assert_array_equal(Pixels().decode(Pixels().encode(tf.constant(image))), image)
 
 
 @pytest.mark.parametrize(
@@ -142,14 +141,14 @@ def test_a_row_makes_the_last_ceil_of_strength_times_all_steps(strength, steps, 
 
 def test_a_variation_of_the_gaussian_is_of_the_gaussian_again():
     """The exact denoiser's chain keeps the marginal of x_t at every step, so that x_0 has its mean and variance."""
-    process, whole = chain(200)  # of the two fixed variances the large one is nearer to this Gaussian's own
+    _, whole = chain(200)  # of the two fixed variances the large one is nearer to this Gaussian's own
     x_0 = tf.constant(np.random.default_rng(0).normal(MEAN, STD, (20_000, 1)))
     steps = tf.constant(np.resize([20, 70, 150, 200], 20_000))
     rng = np.random.default_rng(2)
     noise = lambda _: tf.numpy_function(lambda: rng.normal(size=(20_000, 1)), [], tf.float64)  # noqa: E731
-    x_t = whole.q_sample(x_0, steps - 1, noise(0))
+    x_t = whole.levels.at(steps - 1, x_0).noised(x_0, noise(0))
     entering = samplers.Entering(samplers.Ancestral(whole, "none"), steps)
-    drawn, _ = samplers.sample_loop(entering, exact_denoiser(process), x_t, noise)
+    drawn, _ = samplers.sample_loop(entering, EXACT, x_t, noise)
     for count in (20, 70, 150, 200):
         part = drawn.numpy()[steps.numpy() == count]
         assert part.mean() == pytest.approx(MEAN, abs=0.03) and part.std() == pytest.approx(STD, rel=0.03)

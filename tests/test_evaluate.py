@@ -5,30 +5,33 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from gaussian import denoiser_of
 
-from tf_ddpm import build, datasets, randomness
-from tf_ddpm.codecs import pixels
+from tf_ddpm import datasets, randomness
 from tf_ddpm.diffusion import bounds, objectives, schedules
-from tf_ddpm.diffusion.process import DiffusionProcess
+from tf_ddpm.diffusion.chain import Chain
+from tf_ddpm.diffusion.denoiser import Prediction
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import evaluate
 from tf_ddpm.sampling.run import load_run
 
 
 def test_the_bound_of_a_tiny_chain_has_every_term_in_its_place():
-    process = DiffusionProcess(schedules.betas("linear", 8, 0.01, 0.4)).respaced(np.array([0, 2, 3, 7]))
+    chain = Chain(schedules.betas("linear", 8, 0.01, 0.4)).respaced(np.array([0, 2, 3, 7]))
     rng = np.random.default_rng(0)
     x_0 = tf.constant(np.round(rng.uniform(0, 255, (3, 4, 4, 1))) / 127.5 - 1)
     noise = tf.constant(rng.normal(size=(4, 3, 4, 4, 1)))
-    denoiser = lambda x_t, t: x_t * tf.reshape(0.2 * tf.cast(t, x_t.dtype), [-1, 1, 1, 1])  # noqa: E731
-    bound = tf.function(lambda: bounds.variational_bound(process, denoiser, x_0, lambda t: tf.gather(noise, t)))()
+    denoiser = denoiser_of(lambda x, level: x * tf.reshape(0.2 * tf.cast(level.time, x.dtype), [-1, 1, 1, 1]))
+    bound = tf.function(lambda: bounds.variational_bound(chain, denoiser, x_0, lambda t: tf.gather(noise, t)))()
     assert bound.terms.shape == bound.eps_squared_error.shape == (4, 3)
-    np.testing.assert_allclose(bound.prior, bounds.prior_term(process, x_0), rtol=1e-12)
+    np.testing.assert_allclose(bound.prior, bounds.prior_term(chain, x_0), rtol=1e-12)
     for i, t in enumerate((0, 2, 3, 7)):
         at = tf.fill([3], i)
-        x_t = process.q_sample(x_0, at, noise[i])
+        level = chain.levels.at(at, x_0)
+        x_t = level.noised(x_0, noise[i])
         eps = 0.2 * t * x_t
-        np.testing.assert_allclose(bound.terms[i], bounds.bound_term(process, eps, x_0, x_t, at, clip=True))
+        predicted = Prediction(level.x_0(x_t, eps), None)
+        np.testing.assert_allclose(bound.terms[i], bounds.bound_term(chain, predicted, x_0, x_t, at, clip=True))
         np.testing.assert_allclose(bound.eps_squared_error[i], np.mean((eps - noise[i]) ** 2, axis=(1, 2, 3)))
 
 
@@ -66,10 +69,11 @@ def test_the_squared_errors_are_l_simple_of_each_t(measured, run_dir):
     run = load_run(run_dir)
     images = datasets.load(run.config.data)
     chosen = np.sort(np.random.default_rng(3).permutation(len(images))[:10])
-    x_0, process = pixels.to_unit(images.images[chosen]), build.process(run.config.diffusion)
+    x_0 = run.codec.encode(images.images[chosen])
     t = 11
     eps = randomness.image_normal(tf.range(3, 13, dtype=tf.int64), t, [8, 8, 1])
-    losses = objectives.simple_loss(process, run.denoiser, x_0, tf.fill([10], t), eps)
+    level = run.chain.levels.at(tf.fill([10], t), x_0)
+    losses = objectives.simple_loss(run.bound_denoiser(None), x_0, level, eps)
     assert measured["eps_squared_error"][t] == pytest.approx(float(np.mean(losses)), rel=1e-4)
 
 

@@ -84,7 +84,8 @@ def test_denoise_gives_noise_and_image_that_explain_x_t(run, signatures):
     x_t, t = tf.random.stateless_normal([3, 8, 8, 1], [0, 1]), tf.constant([0, 5, 19])
     answer = signatures["denoise"](x_t=x_t, t=t)
     np.testing.assert_allclose(answer["eps"], run.denoiser(x_t, t), atol=1e-5)
-    np.testing.assert_allclose(run.process.q_sample(answer["x_0"], t, answer["eps"]), x_t, atol=1e-4)
+    again = run.chain.levels.at(tf.constant(t), tf.constant(x_t)).noised(answer["x_0"], answer["eps"])
+    np.testing.assert_allclose(again, x_t, atol=1e-4)
 
 
 def test_every_input_and_output_has_the_batch_first_and_xla_is_off(version):
@@ -176,7 +177,7 @@ def test_a_right_export_of_a_chain_that_amplifies_rounding_is_not_refused(run):
 
 def test_one_call_of_the_network_must_agree_and_one_that_is_all_zero_may(run):
     x_t, t = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32), np.array([0, 19], np.int32)
-    eps = run.process.eps_from_output(x_t, t, run.denoiser(x_t, t)).numpy()
+    eps = run.bound_denoiser(None).eps(tf.constant(x_t), run.chain.levels.at(tf.constant(t), tf.constant(x_t))).numpy()
     comparison._check_call(run, x_t, t, None, eps + 1e-6)
     with pytest.raises(UserError, match="denoises otherwise"):
         comparison._check_call(run, x_t, t, None, eps * 1.001)

@@ -11,7 +11,6 @@ from PIL import Image
 
 from tf_ddpm import build, datasets
 from tf_ddpm import config as config_lib
-from tf_ddpm.codecs import pixels
 from tf_ddpm.diffusion import samplers
 from tf_ddpm.errors import UserError
 from tf_ddpm.figures import FIGURES, catalogue, experiments
@@ -111,12 +110,11 @@ def test_the_ends_of_an_interpolation_are_the_decoded_images(run, with_classes, 
     run, labels = (with_classes, np.array([3, 7])) if classes else (run, real.labels[::2])
     ways = experiments.interpolations(run, real.images, labels, 5)
     assert ways.shape == (2, 5, 8, 8, 1)
-    steps = run.process  # of 20 steps: the figure takes all of them
-    known = {"label": tf.constant(np.repeat(labels, 2), tf.int32)} if classes else {}
-    denoiser = lambda x_t, t: run.network(x_t, t, **known)  # noqa: E731
-    latents = samplers.ddim_inversion(steps, denoiser, pixels.to_unit(tf.constant(real.images)))
+    steps = run.chain  # of 20 steps: the figure takes all of them
+    denoiser = run.bound_denoiser(tf.constant(np.repeat(labels, 2), tf.int32))
+    latents = samplers.ddim_inversion(steps, denoiser, run.codec.encode(tf.constant(real.images)))
     decoded, _ = samplers.sample_loop(samplers.DDIM(steps, clip="none"), denoiser, latents, lambda _: 0.0)
-    decoded = pixels.to_pixels(decoded).numpy().astype(int)
+    decoded = run.codec.decode(decoded).numpy().astype(int)
     assert np.abs(ways[:, 0].astype(int) - decoded[::2]).max() <= 1
     assert np.abs(ways[:, -1].astype(int) - decoded[1::2]).max() <= 1
 
@@ -155,12 +153,13 @@ def test_inpainting_leaves_the_kept_pixels_unchanged(run, real):
 
 
 def test_noise_grows_along_the_forward_chain_and_is_that_of_q(run, real):
-    drawn = experiments.noised(run.process, real.images, [0, 5, 10, 19], seed=3)
+    drawn = experiments.noised(run, real.images, [0, 5, 10, 19], seed=3)
     apart = np.abs(drawn.astype(float) - real.images[:, None]).mean(axis=(0, 2, 3, 4))
     assert (np.diff(apart) > 0).all()
     eps = experiments._noise(tf.range(3, 7, dtype=tf.int64), 0, (8, 8, 1))
-    x_t = run.process.q_sample(pixels.to_unit(tf.constant(real.images)), tf.fill([4], 10), eps)
-    np.testing.assert_array_equal(drawn[:, 2], pixels.to_pixels(x_t))
+    x_0 = run.codec.encode(tf.constant(real.images))
+    x_t = run.chain.levels.at(tf.constant(10), x_0).noised(x_0, eps)
+    np.testing.assert_array_equal(drawn[:, 2], run.codec.decode(x_t))
 
 
 def test_coding_sends_more_bits_for_less_distortion(run, run_dir):

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import make_tiny_config
+from small_networks import small
 
 from tf_ddpm.diffusion import guidance, schedules
-from tf_ddpm.diffusion.process import DiffusionProcess
+from tf_ddpm.diffusion.chain import Chain
+from tf_ddpm.diffusion.denoiser import Denoiser
+from tf_ddpm.diffusion.parametrisation import PARAMETRISATIONS
 from tf_ddpm.errors import UserError
 from tf_ddpm.networks.unet import UNet
 from tf_ddpm.sampling.run import load_run
@@ -22,60 +25,56 @@ def conditional_run(tmp_path_factory):
     return path
 
 
-def labelled(x_t, t, label):
-    """An output that is known: the label, whose class -1 is without one, times x_t; the variance t."""
-    scale = tf.reshape(tf.cast(label, x_t.dtype), [-1, 1, 1, 1])
-    return tf.concat([scale * x_t, tf.ones_like(x_t) * tf.cast(t, x_t.dtype)[:, None, None, None]], axis=-1)
+def labelled(x, level, condition):
+    """An output that is known: the label, whose class -1 is without one, times x; the variance the time."""
+    scale = tf.reshape(tf.cast(condition["label"], x.dtype), [-1, 1, 1, 1])
+    return tf.concat([scale * x, tf.ones_like(x) * tf.reshape(tf.cast(level.time, x.dtype), [-1, 1, 1, 1])], axis=-1)
+
+
+def null_of(condition):
+    return {name: tf.fill(part.shape, -1) for name, part in condition.items()}
 
 
 def test_guidance_is_eq_6_for_each_image_with_its_own_weight_in_one_call():
-    process = DiffusionProcess(schedules.betas("linear", 10), variance="learned_range")
     calls = []
 
-    def denoiser(x_t, t, label):
-        calls.append(x_t.shape[0])
-        return labelled(x_t, t, label)
+    def network(x, level, condition):
+        calls.append(x.shape[0])
+        return labelled(x, level, condition)
 
-    x_t, t = tf.random.stateless_normal([4, 2, 2, 1], [0, 0]), tf.constant([1, 2, 3, 4])
-    label, g = tf.constant([3, 3, 5, 0]), tf.constant([0.0, 1.0, 2.5, 1.0])
-    output = guidance.guided(process, denoiser, label, g)(x_t, t)
-    expected = (-1 + g * (tf.cast(label, tf.float32) + 1))[:, None, None, None] * x_t
+    x = tf.random.stateless_normal([4, 2, 2, 1], [0, 0])
+    level = Chain(schedules.betas("linear", 10)).levels.at(tf.constant([1, 2, 3, 4]), x)
+    condition, g = {"label": tf.constant([3, 3, 5, 0])}, tf.constant([0.0, 1.0, 2.5, 1.0])
+    output = guidance.guided(network, condition, null_of(condition), g, learns_variance=True)(x, level)
+    expected = (-1 + g * (tf.cast(condition["label"], tf.float32) + 1))[:, None, None, None] * x
     np.testing.assert_allclose(output[..., :1], expected, rtol=1e-5)
-    np.testing.assert_array_equal(output[..., 1:], labelled(x_t, t, label)[..., 1:])
+    np.testing.assert_array_equal(output[..., 1:], labelled(x, level, condition)[..., 1:])
     assert calls == [8]
 
 
 def test_guidance_of_v_is_guidance_of_eps():
-    x_t, t = tf.random.stateless_normal([2, 2, 2, 1], [0, 0], dtype=tf.float64), tf.constant([2, 7])
-    eps = {label: tf.random.stateless_normal(x_t.shape, [1, label + 1], dtype=tf.float64) for label in (-1, 4)}
+    x = tf.random.stateless_normal([2, 2, 2, 1], [0, 0], dtype=tf.float64)
+    level = Chain(schedules.betas("linear", 10)).levels.at(tf.constant([2, 7]), x)
+    eps = tf.random.stateless_normal([4, 2, 2, 1], [1, 0], dtype=tf.float64)  # of both under the label, and without
+    condition, found = {"label": tf.constant([4, 4])}, []
+    for parametrisation in PARAMETRISATIONS.values():
 
-    def denoiser(process):
-        def call(x_t, t, label):
-            parts = []
-            for x, step, kind in zip(tf.split(x_t, 2), tf.split(t, 2), (4, -1), strict=True):
-                x_0 = process.x_0_from_eps(x, step, eps[kind])
-                parts.append(process.target(x_0, step, eps[kind]))
-            return tf.concat(parts, axis=0)
+        def network(x, level, condition, parametrisation=parametrisation):
+            return parametrisation.target(level.x_0(x, eps), eps, level)
 
-        return call
-
-    found = []
-    for prediction in ("eps", "v", "x_0"):
-        process = DiffusionProcess(schedules.betas("linear", 10), prediction=prediction)
-        g = tf.constant([2.0, 3.0])
-        output = guidance.guided(process, denoiser(process), tf.constant([4, 4]), g)(x_t, t)
-        found.append(process.eps_from_output(x_t, t, output))
+        bound = guidance.guided(network, condition, null_of(condition), tf.constant([2.0, 3.0]))
+        found.append(Denoiser(bound, parametrisation).eps(x, level))
     np.testing.assert_allclose(found[1], found[0], rtol=1e-9)
     np.testing.assert_allclose(found[2], found[0], rtol=1e-9)
 
 
 def test_the_network_takes_labels_exactly_if_it_has_classes():
-    network = UNet(1, 8, (8,), 1, groups=2, classes=3, null_class=True)
-    plain = UNet(1, 8, (8,), 1, groups=2)
+    network = UNet(small(classes=3, null_class=True), 1)
+    plain = UNet(small(), 1)
     x, t = tf.ones([2, 4, 4, 1]), tf.constant([1, 2])
-    with pytest.raises(ValueError, match="expected labels"):
+    with pytest.raises(ValueError, match="expected label, got none"):
         network(x, t)
-    with pytest.raises(ValueError, match="expected no labels"):
+    with pytest.raises(ValueError, match="expected no condition, got label"):
         plain(x, t, label=tf.constant([0, 1]))
     assert network.label_embedding.table.shape == (4, 32)
     rng = np.random.default_rng(0)

@@ -8,6 +8,7 @@ import tensorflow as tf
 import torch
 from conftest import make_tiny_config
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from gaussian import denoiser_of
 
 from tf_ddpm import build
 from tf_ddpm.diffusers_format import folders, reading, tensors
@@ -159,7 +160,7 @@ def test_a_training_gradient_is_pytorchs():
     settings = random_config(0) | {"out_channels": 3, "in_channels": 3, "dropout": 0.0}
     theirs = peer(settings)
     config = make_tiny_config(diffusion__timesteps=1000, diffusion__schedule="linear")
-    process = build.process(config.diffusion)
+    chain = build.chain(config.diffusion)
     from tf_ddpm import config as config_lib
     from tf_ddpm.diffusers_format import unet_words
 
@@ -170,9 +171,9 @@ def test_a_training_gradient_is_pytorchs():
     eps = np.random.default_rng(2).normal(size=x_0.shape).astype(np.float32)
 
     with tf.GradientTape() as tape:
-        losses = objectives.simple_loss(
-            process, lambda x, t: network(x, t, label=label), tf.constant(x_0), tf.constant(t), tf.constant(eps)
-        )
+        denoiser = denoiser_of(lambda x, level: network(x, level.time, label=label))
+        level = chain.levels.at(tf.constant(t), tf.constant(x_0))
+        losses = objectives.simple_loss(denoiser, tf.constant(x_0), level, tf.constant(eps))
         loss = tf.reduce_mean(losses)
     gradients = tape.gradient(loss, network.trainable_variables)
 
@@ -252,7 +253,7 @@ def test_a_trained_run_goes_to_diffusers_and_comes_back_bit_equal(run_dir, tmp_p
     assert images.shape == (2, 8, 8, 1) and np.all(np.isfinite(images)) and np.ptp(images) > 0.1
     ours, expected = outputs(run.network, pipeline.unet.eval(), run.config)
     assert error(ours, expected) < 2e-5
-    np.testing.assert_allclose(pipeline.scheduler.alphas_cumprod.numpy(), run.process.alpha_bar, rtol=2e-5)
+    np.testing.assert_allclose(pipeline.scheduler.alphas_cumprod.numpy(), run.chain.alpha_bar, rtol=2e-5)
 
     # Through their own saving, which knows nothing of ours.
     pipeline.save_pretrained(tmp_path / "theirs")

@@ -15,9 +15,10 @@ import tensorflow as tf
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.schedulers import scheduling_ddpm, scheduling_dpmsolver_multistep
+from gaussian import denoiser_of
 
 from tf_ddpm.diffusion import samplers, schedules
-from tf_ddpm.diffusion.process import DiffusionProcess
+from tf_ddpm.diffusion.chain import Chain
 
 pytestmark = pytest.mark.peers
 
@@ -45,14 +46,12 @@ def output_of(backend, x, t, learned):
     return backend.concat([wave, spread], axis=-1) if backend is tf else backend.cat([wave, spread], dim=1)
 
 
-def ours(sampler, x_T, noises, learned=False):
+def ours(sampler, x_T, noises, prediction, learned=False):
     """x after every step."""
-
-    def denoiser(x_t, t):
-        return output_of(tf, x_t, tf.cast(t[0], x_t.dtype), learned)
-
+    network = lambda x, level: output_of(tf, x, tf.cast(level.time, x.dtype), learned)  # noqa: E731
+    denoiser = denoiser_of(network, prediction, learned)
     x, memory, found = tf.constant(x_T), sampler.memory(tf.constant(x_T)), []
-    steps = len(sampler.process)
+    steps = len(sampler.chain)
     for k in range(steps):
         x, _, memory = sampler.step(
             denoiser, x, tf.constant(steps - 1 - k), lambda draw, k=k: tf.constant(noises[k]), memory
@@ -89,8 +88,8 @@ def start(dtype, steps):
     return rng.normal(size=SHAPE).astype(dtype), noises
 
 
-def chain(kept, prediction, variance="fixed_small", timesteps=T, schedule="linear"):
-    whole = DiffusionProcess(schedules.betas(schedule, timesteps), prediction=prediction, variance=variance)
+def chain(kept, variance="fixed_small", timesteps=T, schedule="linear"):
+    whole = Chain(schedules.betas(schedule, timesteps), variance=variance)
     return whole.respaced(np.asarray(kept))
 
 
@@ -132,8 +131,8 @@ def test_ancestral_steps_are_ddpm_schedulers(prediction, spacing, variance, clip
             output = torch.cat([output[:, :3], torch.exp(output[:, 3:])], dim=1)
         return scheduler.step(output, t, x).prev_sample
 
-    sampler = samplers.Ancestral(chain(kept, prediction, variance), clip)
-    assert_close(ours(sampler, x_T, noises, learned), theirs(scheduler, x_T, noises, step, learned), dtype)
+    sampler = samplers.Ancestral(chain(kept, variance), clip)
+    assert_close(ours(sampler, x_T, noises, prediction, learned), theirs(scheduler, x_T, noises, step, learned), dtype)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
@@ -150,8 +149,8 @@ def test_the_whole_chain_of_every_schedule_is_ddpm_schedulers(schedule, dtype, m
         monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *_, **__: noise)
         return scheduler.step(output, t, x).prev_sample
 
-    sampler = samplers.Ancestral(chain(np.arange(100), "eps", "fixed_large", 100, name), "static")
-    assert_close(ours(sampler, x_T, noises), theirs(scheduler, x_T, noises, step), dtype)
+    sampler = samplers.Ancestral(chain(np.arange(100), "fixed_large", 100, name), "static")
+    assert_close(ours(sampler, x_T, noises, "eps"), theirs(scheduler, x_T, noises, step), dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -178,8 +177,8 @@ def test_ddim_steps_are_ddim_schedulers(prediction, spacing, timesteps, eta, cli
         options = {"eta": eta, "use_clipped_model_output": True, "variance_noise": noise}
         return scheduler.step(output, t, x, **options).prev_sample
 
-    sampler = samplers.DDIM(chain(kept, prediction, timesteps=timesteps), clip, eta)
-    assert_close(ours(sampler, x_T, noises), theirs(scheduler, x_T, noises, step), dtype)
+    sampler = samplers.DDIM(chain(kept, timesteps=timesteps), clip, eta)
+    assert_close(ours(sampler, x_T, noises, prediction), theirs(scheduler, x_T, noises, step), dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -209,10 +208,10 @@ def test_solver_steps_are_dpm_solver_multistep_schedulers(
         alpha_bar = scheduler.alphas_cumprod.numpy()[kept[::-1]]
         scheduler.sigmas = torch.tensor(np.append(np.sqrt((1 - alpha_bar) / alpha_bar), 0.0))
     x_T, noises = start(dtype, steps)
-    sampler = samplers.DPMSolverPP(chain(kept, prediction), clip, order, "diffusers", eta=eta)
+    sampler = samplers.DPMSolverPP(chain(kept), clip, order, "diffusers", eta=eta)
 
     def step(output, t, x, noise):
         return scheduler.step(output, t, x, variance_noise=noise if eta else None).prev_sample
 
     expected = theirs(scheduler, x_T, noises, step)
-    assert_close(ours(sampler, x_T, noises), expected, dtype)
+    assert_close(ours(sampler, x_T, noises, prediction), expected, dtype)

@@ -144,7 +144,7 @@ def test_until_its_first_checkpoint_a_run_may_be_configured_anew(tiny_config, tm
     other = configuration.training_config(tmp_path, None, ["train.batch_size=8", "model.channels=16"])
     assert other.train.steps == 6 and other.data.image_size == (8, 8)
     state = loop.run(other, tmp_path)
-    assert configuration.read(tmp_path).train.batch_size == 8 and state.network.settings["channels"] == 16
+    assert configuration.read(tmp_path).train.batch_size == 8 and state.network.model.channels == 16
     with pytest.raises(UserError, match=r"model\.channels is 16, not 8"):
         configuration.training_config(tmp_path, None, ["model.channels=8"])
     shutil.rmtree(tmp_path / "checkpoints")

@@ -1,12 +1,12 @@
-"""The reverse process on a Gaussian, whose denoiser is known exactly, in float64."""
+"""The reverse whole on a Gaussian, whose denoiser is known exactly, in float64."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from gaussian import MEAN, STD, chain, exact_denoiser
+from gaussian import EXACT, MEAN, STD, chain, denoiser_of
 
 from tf_ddpm.diffusion import samplers, schedules
-from tf_ddpm.diffusion.process import DiffusionProcess
+from tf_ddpm.diffusion.chain import Chain
 
 
 def one_step(sampler, denoiser, x_t, t, noise=None):
@@ -18,7 +18,7 @@ def one_step(sampler, denoiser, x_t, t, noise=None):
 def final_std(sampler, denoiser, stochastic):
     """Standard deviation of x_0 when x_T is standard normal: each step is affine in x_t and the noise."""
     variance = 1.0
-    for t in reversed(range(len(sampler.process))):
+    for t in reversed(range(len(sampler.chain))):
         x, noise = tf.constant([[0.0], [1.0], [0.0]], tf.float64), tf.constant([[0.0], [0.0], [1.0]], tf.float64)
         (zero,), (one,), (noisy,) = one_step(sampler, denoiser, x, t, noise)[0].numpy()
         variance = (one - zero) ** 2 * variance + (noisy - zero) ** 2
@@ -29,18 +29,18 @@ def final_std(sampler, denoiser, stochastic):
 def test_ddim_converges_at_first_order_to_the_gaussian():
     errors = []
     for steps in (20, 40, 80, 160, 320):
-        process, short = chain(steps)
+        _, short = chain(steps)
         sampler = samplers.DDIM(short, clip="none")
-        errors.append(abs(final_std(sampler, exact_denoiser(process), stochastic=False) - STD))
+        errors.append(abs(final_std(sampler, EXACT, stochastic=False) - STD))
     ratios = np.array(errors[:-1]) / errors[1:]
     assert np.all(np.abs(ratios - 2) < 0.1), ratios
 
 
 @pytest.mark.parametrize("variance", ["fixed_large", "fixed_small"])
 def test_ancestral_variance_is_its_closed_form_recursion(variance):
-    process, short = chain(1000, variance=variance)
-    std = final_std(samplers.Ancestral(short, clip="none"), exact_denoiser(process), stochastic=True)
-    beta, alpha_bar = process.betas, process.alpha_bar
+    whole, short = chain(1000, variance=variance)
+    std = final_std(samplers.Ancestral(short, clip="none"), EXACT, stochastic=True)
+    beta, alpha_bar = whole.betas, whole.alpha_bar
     expected = 1.0
     for t in reversed(range(1000)):
         slope = (1 - beta[t] / (alpha_bar[t] * STD**2 + 1 - alpha_bar[t])) / np.sqrt(1 - beta[t])  # eq. 11
@@ -52,8 +52,8 @@ def test_ancestral_variance_is_its_closed_form_recursion(variance):
 
 
 def test_ddim_with_eta_1_and_ancestral_with_small_variance_are_the_same_chain():
-    process, short = chain(50, variance="fixed_small")
-    denoiser = exact_denoiser(process)
+    _, short = chain(50, variance="fixed_small")
+    denoiser = EXACT
     x_t, noise = tf.constant([[0.3], [-1.2]], tf.float64), tf.constant([[1.1], [0.2]], tf.float64)
     for t in (1, 7, 49):
         ours, _ = one_step(samplers.DDIM(short, clip="none", eta=1.0), denoiser, x_t, t, noise)
@@ -66,28 +66,28 @@ def test_ddim_with_eta_1_and_ancestral_with_small_variance_are_the_same_chain():
     [
         samplers.Ancestral,
         samplers.DDIM,
-        lambda process: samplers.DDIM(process, eta=1.0),
-        *(lambda process, order=order: samplers.DPMSolverPP(process, order=order) for order in (1, 2, 3)),
-        lambda process: samplers.DPMSolverPP(process, eta=1.0),
+        lambda whole: samplers.DDIM(whole, eta=1.0),
+        *(lambda whole, order=order: samplers.DPMSolverPP(whole, order=order) for order in (1, 2, 3)),
+        lambda whole: samplers.DPMSolverPP(whole, eta=1.0),
         samplers.Heun,
         samplers.Langevin,
     ],
 )
 def test_the_last_step_adds_no_noise_and_returns_the_predicted_image(make):
-    process, short = chain(10)
+    _, short = chain(10)
     x_t = tf.constant([[0.3], [-0.2]], tf.float64)
-    x_prev, x_0 = one_step(make(short), exact_denoiser(process), x_t, 0, 1e6 * tf.ones_like(x_t))
+    x_prev, x_0 = one_step(make(short), EXACT, x_t, 0, 1e6 * tf.ones_like(x_t))
     np.testing.assert_allclose(x_prev, x_0, rtol=1e-12)
 
 
 def test_clipping_holds_the_predicted_image_before_the_mean():
     _, short = chain(10)
     x_t = tf.constant([[50.0]], tf.float64)
-    _, clipped = one_step(samplers.Ancestral(short, "static"), lambda x, t: 0 * x, x_t, 5)
-    _, free = one_step(samplers.Ancestral(short, "none"), lambda x, t: 0 * x, x_t, 5)
+    _, clipped = one_step(samplers.Ancestral(short, "static"), denoiser_of(lambda x, level: 0 * x), x_t, 5)
+    _, free = one_step(samplers.Ancestral(short, "none"), denoiser_of(lambda x, level: 0 * x), x_t, 5)
     assert clipped.numpy().item() == 1.0 and free.numpy().item() > 50
     # DDIM derives eps again from the clipped image, so that x_{t-1} stays on the line between them.
-    x_prev, _ = one_step(samplers.DDIM(short, "static"), lambda x, t: 0 * x, x_t, 5)
+    x_prev, _ = one_step(samplers.DDIM(short, "static"), denoiser_of(lambda x, level: 0 * x), x_t, 5)
     before, now = short.alpha_bar_prev[5], short.alpha_bar[5]
     eps = (50.0 - np.sqrt(now)) / np.sqrt(1 - now)
     np.testing.assert_allclose(x_prev, np.sqrt(before) + np.sqrt(1 - before) * eps, rtol=1e-10)
@@ -97,15 +97,15 @@ def test_the_loop_visits_every_step_once_from_last_to_first_with_its_own_noise()
     _, short = chain(7)
     visited, drawn = [], []
 
-    def denoiser(x_t, t):
-        tf.numpy_function(lambda t: visited.append(int(t[0])), [t], [])
-        return tf.zeros_like(x_t)
+    def network(x, level):
+        tf.numpy_function(lambda time: visited.append(int(time)), [level.time], [])
+        return tf.zeros_like(x)
 
     def noise(k):
         tf.numpy_function(lambda k: drawn.append(int(k)), [k], [])
         return tf.zeros([2, 1], tf.float64)
 
-    tf.function(lambda x: samplers.sample_loop(samplers.Ancestral(short), denoiser, x, noise)[0])(
+    tf.function(lambda x: samplers.sample_loop(samplers.Ancestral(short), denoiser_of(network), x, noise)[0])(
         tf.zeros([2, 1], tf.float64)
     )
     assert visited == list(reversed(short.timesteps.tolist()))
@@ -114,10 +114,8 @@ def test_the_loop_visits_every_step_once_from_last_to_first_with_its_own_noise()
 
 @pytest.mark.parametrize(("steps", "wanted", "got"), [(20, 5, 5), (3, 8, 3), (20, 1, 1), (1, 1, 1)])
 def test_frames_are_predicted_images_and_the_last_is_the_result(steps, wanted, got):
-    process, short = chain(steps)
-    loop = tf.function(
-        lambda x: samplers.sample_loop(samplers.DDIM(short), exact_denoiser(process), x, lambda k: None, wanted)
-    )
+    _, short = chain(steps)
+    loop = tf.function(lambda x: samplers.sample_loop(samplers.DDIM(short), EXACT, x, lambda k: None, wanted))
     x_0, frames = loop(tf.constant([[0.1], [1.3]], tf.float64))
     assert frames.shape[0] == got
     np.testing.assert_allclose(frames[-1], x_0, rtol=1e-12)
@@ -128,14 +126,14 @@ def log_snr_chain(steps):
     log_snr = np.linspace(4, -4, steps + 1)
     alpha_bar = 1 / (1 + np.exp(-2 * log_snr))
     beta = 1 - alpha_bar / np.concatenate([[1.0], alpha_bar[:-1]])
-    return DiffusionProcess(beta)
+    return Chain(beta)
 
 
 def ode_error(make, steps):
     """Distance from the exact solution at log-SNR 4, from exact values at -4, without the last step to x_0."""
-    process = log_snr_chain(steps)
-    sampler, denoiser = make(process), exact_denoiser(process)
-    alpha_bar = process.alpha_bar
+    whole = log_snr_chain(steps)
+    sampler, denoiser = make(whole), EXACT
+    alpha_bar = whole.alpha_bar
     spread = np.sqrt(alpha_bar * STD**2 + 1 - alpha_bar)  # the flow keeps each point's place in the Gaussian
 
     def exact(t, z):
@@ -168,8 +166,8 @@ def test_solvers_converge_at_their_order(make, order):
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 def test_dpm_solver_of_order_1_is_ddim(eta):
-    process, short = chain(12)
-    denoiser = exact_denoiser(process)
+    _, short = chain(12)
+    denoiser = EXACT
     x_t, noise = tf.constant([[0.3], [-1.2]], tf.float64), tf.constant([[1.1], [0.2]], tf.float64)
     for t in (0, 1, 5, 11):
         ours, _ = one_step(samplers.DPMSolverPP(short, order=1, eta=eta), denoiser, x_t, t, noise)
@@ -191,12 +189,12 @@ def test_a_stochastic_step_from_one_image_leads_to_its_own_noise_level(order, et
 
 def test_the_stochastic_solver_of_order_2_converges_at_its_order_where_the_ancestral_chain_is_of_the_first():
     def error(make, steps):
-        process = DiffusionProcess(schedules.betas("linear", 1000), variance="fixed_small")
-        short = process.respaced(schedules.strided_timesteps(1000, steps, "quadratic"))
+        whole = Chain(schedules.betas("linear", 1000), variance="fixed_small")
+        short = whole.respaced(schedules.strided_timesteps(1000, steps, "quadratic"))
         # x_0 is linear in x_T and in every noise: a row of the batch for none of them, and one for each.
         alone = tf.constant(np.vstack([np.zeros(steps + 1), np.eye(steps + 1)]))
         noise = lambda k: tf.gather(alone, k + 1, axis=1)[:, None]  # noqa: E731
-        x_0, _ = samplers.sample_loop(make(short), exact_denoiser(process), alone[:, :1], noise)
+        x_0, _ = samplers.sample_loop(make(short), EXACT, alone[:, :1], noise)
         return abs(np.linalg.norm(x_0[1:] - x_0[0]) - STD)
 
     for make, least, most in (
@@ -218,16 +216,16 @@ def test_multistep_weights_integrate_polynomials_exactly_on_an_uneven_grid(order
 
     With noise: (1 + e) exp((1 + e) lambda - e lambda_{t-1}) in it, where exp(-2 e h) of the variance stays.
     """
-    process = chain(20)[1]
-    log_snr = 0.5 * np.log(process.alpha_bar / (1 - process.alpha_bar))
-    sampler = samplers.DPMSolverPP(process, "none", order, "taylor", eta=eta)
+    whole = chain(20)[1]
+    log_snr = 0.5 * np.log(whole.alpha_bar / (1 - whole.alpha_bar))
+    sampler = samplers.DPMSolverPP(whole, "none", order, "taylor", eta=eta)
     nodes, weights = np.polynomial.legendre.leggauss(40)
     for t in (3, 10, 16):
         middle, half = (log_snr[t - 1] + log_snr[t]) / 2, (log_snr[t - 1] - log_snr[t]) / 2
         at = middle + half * nodes
         e = -0.5 * np.log(1 - eta**2 * (1 - np.exp(-4 * half))) / (2 * half)
         kernel = (1 + e) * np.exp((1 + e) * at - e * log_snr[t - 1])
-        integral = np.sqrt(1 - process.alpha_bar[t - 1]) * half * np.sum(weights * kernel * (at + 1) ** degree)
+        integral = np.sqrt(1 - whole.alpha_bar[t - 1]) * half * np.sum(weights * kernel * (at + 1) ** degree)
         ours = sum(sampler.weights[i, t] * (log_snr[t + i] + 1) ** degree for i in range(order))
         assert ours == pytest.approx(integral, rel=1e-9)
 
@@ -241,8 +239,8 @@ def test_higher_order_needs_fewer_steps():
 def test_ddim_inversion_is_undone_by_ddim_ever_better_with_more_steps():
     errors, x_0 = [], tf.constant([[0.9], [0.2], [-0.6]], tf.float64)
     for steps in (125, 250, 500):
-        process, short = chain(steps)
-        denoiser = exact_denoiser(process)
+        _, short = chain(steps)
+        denoiser = EXACT
         latent = samplers.ddim_inversion(short, denoiser, x_0)
         again, _ = samplers.sample_loop(samplers.DDIM(short, "none"), denoiser, latent, lambda k: None)
         errors.append(np.abs(again - x_0).max())
@@ -260,8 +258,8 @@ def test_dynamic_clipping_is_the_quantile_of_each_image():
 
 
 def test_langevin_correction_keeps_the_gaussian_and_its_rows_apart():
-    process, short = chain(100)
-    sampler, denoiser = samplers.Langevin(short, "none"), exact_denoiser(process)
+    _, short = chain(100)
+    sampler, denoiser = samplers.Langevin(short, "none"), EXACT
     rng = np.random.default_rng(0)
     x = tf.constant(rng.normal(size=(40, 400)))
     for t in range(99, -1, -1):
@@ -276,8 +274,7 @@ def test_langevin_correction_keeps_the_gaussian_and_its_rows_apart():
 
 
 def test_score_is_the_gradient_of_the_log_density():
-    process, t = DiffusionProcess(schedules.betas("linear", 1000)), tf.constant([300])
-    x = tf.constant([[0.4]], tf.float64)
-    alpha_bar = process.alpha_bar[300]
+    whole, x = Chain(schedules.betas("linear", 1000)), tf.constant([[0.4]], tf.float64)
+    level, alpha_bar = whole.levels.at(tf.constant([300]), x), whole.alpha_bar[300]
     expected = -(0.4 - np.sqrt(alpha_bar) * MEAN) / (alpha_bar * STD**2 + 1 - alpha_bar)
-    np.testing.assert_allclose(process.score(t, exact_denoiser(process)(x, t)), [[expected]], rtol=1e-10)
+    np.testing.assert_allclose(level.score(EXACT.eps(x, level)), [[expected]], rtol=1e-10)

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import mirrored
+from small_networks import randomised, small
 
 import tf_ddpm
 from tf_ddpm import build
+from tf_ddpm.config import DiffusionConfig
+from tf_ddpm.diffusion.levels import Levels
 from tf_ddpm.errors import UserError
 from tf_ddpm.networks.unet import UNet
 from tf_ddpm.sampling import drawing
@@ -65,17 +68,17 @@ def test_the_compiled_loop_is_algorithm_2_by_hand(run):
     """A plain NumPy loop over the same noises, with the textbook formulas."""
     from tf_ddpm import randomness
 
-    seeds, process = tf.constant([11, 12], tf.int64), run.process
+    seeds, chain = tf.constant([11, 12], tf.int64), run.chain
     x = randomness.image_normal(seeds, 0, [8, 8, 1]).numpy().astype(np.float64)
-    alpha, alpha_bar = 1 - process.betas, process.alpha_bar
-    for k, t in enumerate(reversed(range(len(process)))):
+    alpha, alpha_bar = 1 - chain.betas, chain.alpha_bar
+    for k, t in enumerate(reversed(range(len(chain)))):
         eps = run.denoiser(x, [t, t]).numpy().astype(np.float64)
         x_0 = np.clip((x - np.sqrt(1 - alpha_bar[t]) * eps) / np.sqrt(alpha_bar[t]), -1, 1)
         before = alpha_bar[t - 1] if t else 1.0
-        weight_x_0 = np.sqrt(before) * process.betas[t] / (1 - alpha_bar[t])
+        weight_x_0 = np.sqrt(before) * chain.betas[t] / (1 - alpha_bar[t])
         weight_x_t = np.sqrt(alpha[t]) * (1 - before) / (1 - alpha_bar[t])
         noise = randomness.image_normal(seeds, k + 1, [8, 8, 1]).numpy()
-        x = weight_x_0 * x_0 + weight_x_t * x + (np.sqrt(process.betas[t]) * noise if t else 0)
+        x = weight_x_0 * x_0 + weight_x_t * x + (np.sqrt(chain.betas[t]) * noise if t else 0)
     by_hand = np.clip(np.round((x + 1) * 127.5), 0, 255)
     assert np.abs(by_hand - run.sample([11, 12]).astype(int)).max() <= 1
 
@@ -146,8 +149,8 @@ def test_no_run_is_one_clear_line(tmp_path):
 
 
 def test_a_chain_of_full_length_is_not_respaced(tiny_config):
-    process = build.process(tiny_config().diffusion)
-    assert build.sampler(tiny_config().sample, process).process is process
+    chain = build.chain(tiny_config().diffusion)
+    assert build.sampler(tiny_config().sample, chain).chain is chain
 
 
 def test_any_number_of_channels_can_be_drawn(tiny_config):
@@ -158,18 +161,18 @@ def test_any_number_of_channels_can_be_drawn(tiny_config):
 
 @pytest.mark.parametrize("changes", [{}, {"injection": "scale_shift"}, {"classes": 3, "null_class": True}])
 def test_work_taken_out_of_the_loop_gives_what_the_network_gives(changes):
-    network = randomised(UNet(1, 8, (8, 16), 1, attention_levels=(1,), groups=2, **changes))
-    timesteps = np.array([0, 7, 13, 999])
-    call = drawing.precompute_time(network, timesteps)
-    x_t, t = tf.random.stateless_normal([5, 4, 4, 1], [0, 0]), tf.constant([999, 0, 7, 13, 7])
-    label = {"label": tf.constant([0, 1, 2, -1, 0])} if "classes" in changes else {}
-    outputs = network(x_t, t, **label)
+    network = randomised(UNet(small(widths=(8, 16), attention_levels=(1,), **changes), 1))
+    levels = Levels(np.ones(4), np.ones(4), np.array([0, 7, 13, 999]))
+    condition = {"label": tf.constant([0, 1, 2, -1, 0])} if "classes" in changes else {}
+    denoiser = build.denoiser(DiffusionConfig(), network, condition, levels=levels)
+    x, step = tf.random.stateless_normal([5, 4, 4, 1], [0, 0]), tf.constant([3, 0, 1, 2, 1])
+    outputs = network(x, tf.constant([999, 0, 7, 13, 7]), **condition)
     assert np.std(outputs) > 0.1
-    np.testing.assert_allclose(call(x_t, t, **label), outputs, atol=1e-5)
+    np.testing.assert_allclose(denoiser.output(x, levels.at(step, x)).prediction, outputs, atol=1e-5)
 
 
 def test_no_embedding_of_time_is_left_in_the_loop(run):
-    sample = drawing.compiled_draw(build.sampler(run.settings(), run.process), run.network, run.image_shape)
+    sample = drawing.compiled_draw(build.sampler(run.settings(), run.chain), run.network, run.config)
     library = sample.get_concrete_function().graph.as_graph_def().library.function
     (body,) = [f for f in library if "while_body" in f.signature.name and "map" not in f.signature.name]
     operations = [node.op for node in body.node_def]
@@ -179,16 +182,9 @@ def test_no_embedding_of_time_is_left_in_the_loop(run):
 
 
 def test_weights_of_bfloat16_compute_what_casts_in_every_call_do():
-    mixed = randomised(UNet(1, 8, (8, 16), 1, attention_levels=(1,), groups=2, dtype="mixed_bfloat16"))
+    mixed = randomised(UNet(small(widths=(8, 16), attention_levels=(1,)), 1, dtype="mixed_bfloat16"))
     cast = build.recast(mixed, "bfloat16")
     kinds = {weight.dtype for weight in cast.weights}
     assert kinds == {"bfloat16", "float32"} and cast.down_0_0.conv_1.kernel.dtype == "bfloat16"
     x_t, t = tf.random.stateless_normal([2, 4, 4, 1], [0, 0]), tf.constant([3, 700])
     np.testing.assert_array_equal(cast(x_t, t), mixed(x_t, t))
-
-
-def randomised(network):
-    rng = np.random.default_rng(0)
-    for weight in network.weights:
-        weight.assign(rng.normal(0, 0.2, weight.shape))
-    return network

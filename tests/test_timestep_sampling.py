@@ -3,13 +3,17 @@
 import numpy as np
 import tensorflow as tf
 from conftest import make_tiny_config
+from fresh import fresh_state
 
-from tf_ddpm import build, randomness
-from tf_ddpm.diffusion.timestep_sampling import ImportanceTimesteps
+from tf_ddpm import randomness
+from tf_ddpm.diffusion.level_sampling import ImportanceLevels
+from tf_ddpm.diffusion.levels import Levels
 from tf_ddpm.runs import checkpoints
 from tf_ddpm.training import loop
-from tf_ddpm.training.optimizers import make_optimizer
-from tf_ddpm.training.state import TrainState
+
+
+def table(steps):
+    return Levels(np.ones(steps), np.ones(steps), np.arange(steps))
 
 
 class Reference:
@@ -31,7 +35,7 @@ class Reference:
 
 
 def test_probabilities_follow_the_last_ten_losses_of_each_t():
-    rng, ours, reference = np.random.default_rng(0), ImportanceTimesteps(6), Reference(6)
+    rng, ours, reference = np.random.default_rng(0), ImportanceLevels(table(6)), Reference(6)
     record = tf.function(ours.record)
     uniform = 0
     for _ in range(40):
@@ -45,17 +49,18 @@ def test_probabilities_follow_the_last_ten_losses_of_each_t():
 
 
 def test_more_than_ten_of_one_t_in_a_batch_leave_the_last_ten():
-    ours = ImportanceTimesteps(1)
+    ours = ImportanceLevels(table(1))
     ours.record(tf.zeros([25], tf.int64), tf.range(25.0))
     np.testing.assert_array_equal(np.sort(ours.history.numpy()[0]), np.arange(15, 25))
 
 
 def test_weighed_draws_have_the_expectation_of_uniform_ones():
-    ours = ImportanceTimesteps(5)
+    ours = ImportanceLevels(table(5))
     losses = np.array([0.1, 4.0, 0.0, 1.0, 0.5], np.float32)
     for _ in range(10):
         ours.record(tf.range(5), tf.constant(losses))
-    t, weight = ours.draw(randomness.row_address(0, 3, 0), 200_000)
+    level, weight = ours.draw(randomness.row_address(0, 3, 0), tf.zeros([200_000, 1]))
+    t = level.step.numpy()
     share = np.bincount(t, minlength=5) / 200_000
     np.testing.assert_allclose(share, ours.probabilities(), atol=4e-3)
     assert share[1] > 0.6 and share[2] > 0
@@ -63,10 +68,10 @@ def test_weighed_draws_have_the_expectation_of_uniform_ones():
 
 
 def test_draws_are_those_of_the_rows_of_the_global_batch():
-    ours = ImportanceTimesteps(50)
-    whole, _ = ours.draw(randomness.row_address(1, 2, 0), 12)
-    part, _ = ours.draw(randomness.row_address(1, 2, 8), 4)
-    np.testing.assert_array_equal(whole[8:], part)
+    ours = ImportanceLevels(table(50))
+    whole, _ = ours.draw(randomness.row_address(1, 2, 0), tf.zeros([12, 1]))
+    part, _ = ours.draw(randomness.row_address(1, 2, 8), tf.zeros([4, 1]))
+    np.testing.assert_array_equal(whole.step[8:], part.step)
 
 
 def test_the_history_is_saved_and_a_resumed_run_has_that_of_one_never_stopped(tmp_path):
@@ -75,13 +80,13 @@ def test_the_history_is_saved_and_a_resumed_run_has_that_of_one_never_stopped(tm
     def history(run_dir, *steps):
         for count in steps:
             state = loop.run(make_tiny_config(train__steps=count, **changes), run_dir)
-        return state.timesteps
+        return state.level_sampler
 
     whole, parts = history(tmp_path / "whole", 8), history(tmp_path / "parts", 4, 8)
     assert whole.counts.numpy().sum() == 8 * 16 and whole.history.numpy().min() > 0
     np.testing.assert_array_equal(whole.counts, parts.counts)
     np.testing.assert_allclose(whole.history, parts.history, rtol=1e-5)
     config = make_tiny_config(data__image_size=(8, 8), data__channels=1, **changes)
-    fresh = TrainState(lambda: build.network(config, "float32"), make_optimizer(config.train), build.timesteps(config))
+    fresh = fresh_state(config)
     checkpoints.CheckpointManager(tmp_path / "whole", fresh, 3).restore()
-    np.testing.assert_array_equal(fresh.timesteps.history, whole.history)
+    np.testing.assert_array_equal(fresh.level_sampler.history, whole.history)

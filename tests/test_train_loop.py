@@ -7,18 +7,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import mirrored
+from fresh import fresh_state
 from PIL import Image
 
-from tf_ddpm import build, datasets
 from tf_ddpm import config as config_lib
+from tf_ddpm import datasets
 from tf_ddpm.config import presets
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs import configuration
 from tf_ddpm.sampling.run import Run, load_run
 from tf_ddpm.training import loop
-from tf_ddpm.training.optimizers import make_optimizer
 from tf_ddpm.training.previews import Preview
-from tf_ddpm.training.state import TrainState
 
 
 def lines(run_dir):
@@ -98,7 +97,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(t
 
 def test_previews_tell_how_far_their_colour_is_from_that_of_the_data(tiny_config, tmp_path):
     config = tiny_config(data__image_size=(8, 8), data__channels=1)
-    state = TrainState(lambda: build.network(config, "float32"), make_optimizer(config.train))
+    state = fresh_state(config)
     images = datasets.load(config.data)
     sheet, drift = Preview(config, state, images, tmp_path).draw(3)
     drawn = Run(config, state.ema_network, 0).sample(range(64), sampler="ddim")

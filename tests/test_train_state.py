@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import make_tiny_config, mirrored
+from fresh import fresh_state
+from gaussian import denoiser_of
 
 from tf_ddpm import build, randomness
-from tf_ddpm.codecs import pixels
+from tf_ddpm import config as config_lib
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.diffusion import objectives
 from tf_ddpm.training import optimizers
-from tf_ddpm.training.optimizers import make_optimizer
-from tf_ddpm.training.state import METRICS, TrainState
-from tf_ddpm.training.update import UpdateOptions, make_update, make_updates
+from tf_ddpm.training.state import METRICS
+from tf_ddpm.training.update import make_update, make_updates
 
 _RNG = np.random.default_rng(0)
 IMAGES = ImageSet(
@@ -29,24 +30,11 @@ def trained_by_hand(config, devices, objective=None, clip_norm=None, strategy=No
     strategy = strategy or mirrored(devices)
     with strategy.scope():
         tf.keras.utils.set_random_seed(0)
-        state = TrainState(
-            lambda: build.network(config, "float32", config.train.jit != "off", config.train.remat),
-            make_optimizer(config.train),
-            build.timesteps(config),
-        )
+        state = fresh_state(config)
     settings = config.train
-    rules = UpdateOptions(
-        settings.batch_size,
-        clip_norm or settings.clip_norm,
-        settings.ema_decay,
-        settings.ema_warmup,
-        settings.label_dropout,
-        settings.max_bad_steps,
-        xla=settings.jit == "step",
-        accumulate=settings.accumulate,
-    )
-    objective = objective or build.objective(settings)
-    update = make_update(state, build.process(config.diffusion), objective, strategy, rules)
+    if clip_norm:
+        config = config_lib.with_values(config, {"train.clip_norm": clip_norm})
+    update = make_update(state, config, strategy, objective)
     batches = strategy.distribute_datasets_from_function(
         lambda context: batch_dataset(
             IMAGES, settings.batch_size, settings.seed, 0, True, context.num_replicas_in_sync
@@ -151,9 +139,9 @@ def test_importance_sampled_labelled_updates_on_many_devices_are_those_of_one(ti
     config = config_for(tiny_config, **changes)
     one, one_metrics = train(config, 1, 7)
     many, many_metrics = train(config, 4, 7)
-    assert one.timesteps.counts.numpy().min() >= 10  # the last draws were not uniform
-    np.testing.assert_array_equal(one.timesteps.counts.numpy(), many.timesteps.counts.numpy())
-    np.testing.assert_allclose(one.timesteps.history.numpy(), many.timesteps.history.numpy(), rtol=1e-4)
+    assert one.level_sampler.counts.numpy().min() >= 10  # the last draws were not uniform
+    np.testing.assert_array_equal(one.level_sampler.counts.numpy(), many.level_sampler.counts.numpy())
+    np.testing.assert_allclose(one.level_sampler.history.numpy(), many.level_sampler.history.numpy(), rtol=1e-4)
     for a, b in zip(one_metrics, many_metrics, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=2e-4)
     for a, b in zip(one.network.weights, many.network.weights, strict=True):
@@ -175,15 +163,14 @@ def test_loss_and_clipped_step_are_those_of_algorithm_1(tiny_config):
     before, _ = train(config, 1, 0)
     after, (metrics,) = train(config, 1, 1, clip_norm=clip_norm)
     batch = next(iter(batch_dataset(IMAGES, 8, config.train.seed, 0, True)))
-    x_0, address = pixels.to_unit(batch["image"]), batch["address"]
-    process = build.process(config.diffusion)
-    t = randomness.row_integers(address, randomness.TIMESTEPS, 8, len(process))
+    x_0, address = build.codec(config).encode(batch["image"]), batch["address"]
+    chain = build.chain(config.diffusion)
+    t = randomness.row_integers(address, randomness.TIMESTEPS, 8, len(chain))
     eps = randomness.row_normal(address, randomness.NOISE, 8, [8, 8, 1])
     assert len(set(t.numpy())) > 3
+    denoiser = denoiser_of(lambda x, level: before.network(x, level.time, address=address))
     with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(
-            objectives.simple_loss(process, lambda x, t: before.network(x, t, address=address), x_0, t, eps)
-        )
+        loss = tf.reduce_mean(objectives.simple_loss(denoiser, x_0, chain.levels.at(t, x_0), eps))
     gradients = tape.gradient(loss, before.network.trainable_variables)
     norm = np.sqrt(sum(np.sum(g.numpy().astype(np.float64) ** 2) for g in gradients))
     assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
@@ -302,7 +289,7 @@ def test_single_updates_that_are_not_finite_change_nothing_and_are_counted(tiny_
             *state.optimizer.slots,
             state.optimizer.updates,
         )
-        return [variable.numpy() for variable in (*variables, state.timesteps.history)]
+        return [variable.numpy() for variable in (*variables, state.level_sampler.history)]
 
     losses = []
     for n, value in enumerate((0.0, np.nan, 0.0, np.inf, np.nan, 0.0), 1):
@@ -324,7 +311,7 @@ def test_single_updates_that_are_not_finite_change_nothing_and_are_counted(tiny_
 def test_the_losses_of_the_quarters_of_the_chain_make_up_the_loss(tiny_config):
     """Each quarter's mean is that of its own t, weighed by how many they are."""
     config = config_for(tiny_config)
-    of_t = lambda process, denoiser, x_0, t, eps: tf.cast(t, tf.float32) + 0.0 * tf.reduce_sum(denoiser(x_0, t))  # noqa: E731
+    of_t = lambda denoiser, x_0, level, eps: level.time + 0.0 * tf.reduce_sum(denoiser(x_0, level).x_0)  # noqa: E731
     state, update, batches = trained_by_hand(config, 2, of_t)
     for _ in range(4):
         update(next(batches))

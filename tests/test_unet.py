@@ -5,7 +5,9 @@ import math
 import keras
 import numpy as np
 import pytest
+import small_networks
 import tensorflow as tf
+from small_networks import randomised
 
 from tf_ddpm import build, randomness
 from tf_ddpm import config as config_lib
@@ -14,24 +16,9 @@ from tf_ddpm.networks import embeddings, layers
 from tf_ddpm.networks.unet import UNet
 
 
-def small(**changes):
-    settings = {
-        "image_channels": 2,
-        "channels": 8,
-        "widths": (8, 16, 16),
-        "blocks": 1,
-        "attention_levels": (1,),
-        "groups": 2,
-    }
-    return UNet(**{**settings, **changes})
-
-
-def randomised(network, scale=0.2):
-    """`network` with all its weights away from zero, so that every path shows."""
-    rng = np.random.default_rng(0)
-    for weight in network.weights:
-        weight.assign(rng.normal(0, scale, weight.shape))
-    return network
+def small(image_channels=2, dtype="float32", **changes):
+    model = small_networks.small(**{"widths": (8, 16, 16), "attention_levels": (1,)} | changes)
+    return UNet(model, image_channels, dtype=dtype)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +95,7 @@ def test_saving_as_keras_and_loading_gives_the_same_network(tmp_path):
     network.save(tmp_path / "network.keras")
     loaded = keras.models.load_model(tmp_path / "network.keras")
     x, t = tf.random.stateless_normal([2, 8, 8, 2], [0, 1]), tf.constant([3, 700])
-    assert loaded.dtype_policy.name == "mixed_bfloat16" and loaded.settings == network.settings
+    assert loaded.dtype_policy.name == "mixed_bfloat16" and loaded.model == network.model
     np.testing.assert_array_equal(network(x, t), loaded(x, t))
 
 

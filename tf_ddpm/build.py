@@ -2,55 +2,53 @@
 
 from __future__ import annotations
 
+import importlib
+
 import tensorflow as tf
 
-from tf_ddpm.config import Config, DiffusionConfig, SampleConfig, TrainConfig
+from tf_ddpm.codecs.codec import Codec
+from tf_ddpm.codecs.pixels import Pixels
+from tf_ddpm.config import Config, DiffusionConfig, SampleConfig
+from tf_ddpm.diffusion import guidance as guidance_lib
 from tf_ddpm.diffusion import objectives, samplers, schedules
-from tf_ddpm.diffusion.process import DiffusionProcess
-from tf_ddpm.diffusion.timestep_sampling import ImportanceTimesteps
+from tf_ddpm.diffusion.chain import Chain
+from tf_ddpm.diffusion.denoiser import Denoiser
+from tf_ddpm.diffusion.level_sampling import ImportanceLevels, LevelSampler, UniformLevels
+from tf_ddpm.diffusion.levels import Level, Levels
+from tf_ddpm.diffusion.parametrisation import PARAMETRISATIONS
+from tf_ddpm.diffusion.sampler_facts import SAMPLERS
+from tf_ddpm.networks.backbone import Backbone, Condition
 from tf_ddpm.networks.unet import UNet
 
 
-def process(diffusion: DiffusionConfig) -> DiffusionProcess:
+def chain(diffusion: DiffusionConfig) -> Chain:
     """The whole chain of T steps."""
     betas = schedules.betas(diffusion.schedule, diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
-    return DiffusionProcess(betas, prediction=diffusion.prediction, variance=diffusion.variance)
+    return Chain(betas, variance=diffusion.variance)
+
+
+def shorter_chain(sample: SampleConfig, whole: Chain) -> Chain:
+    """The chain of `sample.steps` of the steps of the `whole` one."""
+    if sample.steps is None:
+        return whole
+    return whole.respaced(schedules.strided_timesteps(len(whole), sample.steps, sample.spacing))
+
+
+def codec(config: Config) -> Codec:
+    """What stands between images and what is diffused."""
+    return Pixels()
 
 
 def network(config: Config, precision: str, xla: bool = False, remat: bool = False) -> UNet:
     """A new U-Net for the images of `config.data` (whose size and channels are known).
 
     Args:
-      precision: `float32`, or `bfloat16` with weights of float32. xla: see `layers.GroupNorm`.
-      remat: see `UNet`.
+      precision: `float32`, or `bfloat16` with weights of float32. xla, remat: see `UNet`.
     """
-    model = config.model
-    return UNet(
-        image_channels=config.data.channels,
-        channels=model.channels,
-        widths=model.level_widths,
-        blocks=model.blocks,
-        attention_levels=model.attention_levels,
-        up_attention_levels=model.up_attention_levels,
-        middle=model.middle,
-        heads=model.heads,
-        head_channels=model.head_channels,
-        groups=model.groups,
-        middle_groups=model.middle_groups,
-        epsilon=model.norm_epsilon,
-        dropout=model.dropout,
-        injection=model.injection,
-        downsample_padding=model.downsample_padding,
-        embedding_order=model.embedding_order,
-        frequency_shift=model.frequency_shift,
-        time_width=model.time_width,
-        classes=model.classes,
-        null_class=model.null_class,
-        out_channels=config.data.channels * (2 if config.diffusion.learned_variance else 1),
-        xla=xla,
-        remat=remat,
-        dtype={"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision],
-    )
+    channels = config.data.channels
+    dtype = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
+    outputs = channels * (2 if config.diffusion.learned_variance else 1)
+    return UNet(config.model, channels, outputs, xla, remat, dtype=dtype)
 
 
 def recast(network: UNet, precision: str) -> UNet:
@@ -58,41 +56,86 @@ def recast(network: UNet, precision: str) -> UNet:
 
     Normalisation and the last convolution stay float32 in every precision.
     """
-    copy = UNet(**network.settings, dtype=precision)
+    copy = UNet(network.model, network.image_channels, network.out_channels, dtype=precision)
     for weight, original in zip(copy.weights, network.weights, strict=True):
         weight.assign(tf.cast(original.value, weight.dtype))
     return copy
 
 
-def objective(train: TrainConfig) -> objectives.Objective:
+def denoiser(
+    diffusion: DiffusionConfig,
+    network: Backbone,
+    condition: Condition | None = None,
+    guidance: tf.Tensor | None = None,
+    levels: Levels | None = None,
+    address: tf.Tensor | None = None,
+) -> Denoiser:
+    """The denoiser of a network, put together here and nowhere else.
+
+    Args:
+      condition: what the network takes besides image and time.
+      guidance: float32 [B], the weight of the condition; None: as trained.
+      levels: the table of which all levels will be. What depends on the time alone is then computed here and now,
+        outside of the loop in which the denoiser will stand.
+      address: see `Backbone.forward`.
+    """
+    condition = dict(condition or {})
+    call = _plain(network, address) if levels is None else _precomputed(network, levels)
+    if guidance is None:
+        bound = guidance_lib.conditioned(call, condition)
+    else:
+        null = {name: network.null(name, part) for name, part in condition.items()}
+        bound = guidance_lib.guided(call, condition, null, guidance, diffusion.learned_variance)
+    return Denoiser(bound, PARAMETRISATIONS[diffusion.prediction], diffusion.learned_variance)
+
+
+def _plain(network: Backbone, address: tf.Tensor | None) -> guidance_lib.ConditionalNetwork:
+    def call(x: tf.Tensor, level: Level, condition: Condition) -> tf.Tensor:
+        embedded = network.embed_time(_for_each(level.time, x))
+        return network.forward(x, network.modulation(embedded, condition), address)
+
+    return call
+
+
+def _precomputed(network: Backbone, levels: Levels) -> guidance_lib.ConditionalNetwork:
+    """Every step's embedding, and for a network without conditions every block's projection of it."""
+    embedded = network.embed_time(tf.constant(levels.time, tf.float32))
+    unconditional = None if network.conditions else network.modulation(embedded, {})
+
+    def call(x: tf.Tensor, level: Level, condition: Condition) -> tf.Tensor:
+        step = _for_each(level.step, x)
+        if unconditional is not None:
+            return network.forward(x, tf.gather(unconditional, step))
+        return network.forward(x, network.modulation(tf.gather(embedded, step), condition))
+
+    return call
+
+
+def _for_each(value: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """[B] of what is one for all images, or one for each already."""
+    return tf.fill([tf.shape(x)[0]], value) if value.shape.rank == 0 else value
+
+
+def objective(config: Config, whole: Chain) -> objectives.Objective:
     """What an update minimises."""
-    if train.min_snr_gamma is not None:
-        return objectives.min_snr_loss(train.min_snr_gamma)
-    return {"simple": objectives.simple_loss, "vlb": objectives.vlb_loss, "hybrid": objectives.hybrid_loss}[
-        train.objective
-    ]
+    if config.train.min_snr_gamma is not None:
+        return objectives.min_snr_loss(config.train.min_snr_gamma)
+    return {
+        "simple": lambda: objectives.simple_loss,
+        "vlb": lambda: objectives.vlb_loss(whole),
+        "hybrid": lambda: objectives.hybrid_loss(whole),
+    }[config.train.objective]()
 
 
-def timesteps(config: Config) -> ImportanceTimesteps | None:
-    """What draws the t of an update; None: each is as likely."""
-    return ImportanceTimesteps(config.diffusion.timesteps) if config.train.timestep_sampling == "importance" else None
+def level_sampler(config: Config) -> LevelSampler:
+    """What draws the levels of an update."""
+    sampler = {"uniform": UniformLevels, "importance": ImportanceLevels}[config.train.timestep_sampling]
+    return sampler(chain(config.diffusion).levels)
 
 
-def chain(sample: SampleConfig, whole: DiffusionProcess) -> DiffusionProcess:
-    """The chain of `sample.steps` of the steps of the `whole` one."""
-    if sample.steps is None:
-        return whole
-    return whole.respaced(schedules.strided_timesteps(len(whole), sample.steps, sample.spacing))
-
-
-def sampler(sample: SampleConfig, whole: DiffusionProcess) -> samplers.Sampler:
-    """The sampler of `sample` on its `chain`."""
-    steps = chain(sample, whole)
-    makers = {
-        "ddpm": lambda: samplers.Ancestral(steps, sample.clip),
-        "ddim": lambda: samplers.DDIM(steps, sample.clip, sample.eta),
-        "dpmpp": lambda: samplers.DPMSolverPP(steps, sample.clip, sample.order, sample.third_order, eta=sample.eta),
-        "heun": lambda: samplers.Heun(steps, sample.clip),
-        "langevin": lambda: samplers.Langevin(steps, sample.clip, sample.snr),
-    }
-    return makers[sample.sampler]()
+def sampler(sample: SampleConfig, whole: Chain) -> samplers.Sampler:
+    """The sampler of `sample` on its chain."""
+    facts = SAMPLERS[sample.sampler]
+    module = importlib.import_module(f"{samplers.__name__}.{facts.file}")
+    settings = {name: getattr(sample, name) for name in facts.settings}
+    return getattr(module, facts.cls)(shorter_chain(sample, whole), sample.clip, **settings)

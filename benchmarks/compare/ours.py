@@ -17,7 +17,7 @@ from tf_ddpm.runtime import devices
 from tf_ddpm.sampling.run import Run
 from tf_ddpm.training.optimizers import make_optimizer
 from tf_ddpm.training.state import TrainState
-from tf_ddpm.training.update import UpdateOptions, make_update, make_updates
+from tf_ddpm.training.update import make_update, make_updates
 
 SHAPES = {"cifar10": (32, 32, 3), "fashion_mnist": (28, 28, 1)}
 
@@ -53,9 +53,9 @@ def update(
     train, strategy = config.train, strategy or devices.strategy()
     with strategy.scope():
         make = lambda: build.network(config, precision, xla=True)  # noqa: E731
-        state = TrainState(make, make_optimizer(train), build.timesteps(config))
-    rules = UpdateOptions(batch, train.clip_norm, train.ema_decay, train.ema_warmup, xla=devices.best_jit() == "step")
-    step = make_update(state, build.process(config.diffusion), build.objective(train), strategy, rules)
+        state = TrainState(make, make_optimizer(train), build.level_sampler(config))
+    values = {"train.batch_size": batch, "train.jit": devices.best_jit()}
+    step = make_update(state, config_lib.with_values(config, values), strategy)
     shape = (*config.data.image_size, config.data.channels)
     bytes_ = np.random.default_rng(0).integers(0, 256, (1000, *shape), np.uint8)
     images = ImageSet(bytes_, np.zeros(1000, np.int32), ("all",))

@@ -2,7 +2,8 @@
 
 from absl import flags
 
-from tf_ddpm.config import SAMPLERS_WITH_ETA, Config, presets
+from tf_ddpm.config import Config, presets
+from tf_ddpm.diffusion.sampler_facts import SAMPLERS
 from tf_ddpm.errors import UserError
 from tf_ddpm.figures import FIGURES
 
@@ -177,8 +178,8 @@ def check_eta(config: Config) -> None:
         one_sampler = FLAGS.figure != "all"
     if FLAGS.eta is None or not one_sampler:
         return
-    if config.sample.sampler not in SAMPLERS_WITH_ETA:
-        known = " and ".join(f"--sampler={name}" for name in SAMPLERS_WITH_ETA)
+    if not SAMPLERS[config.sample.sampler].takes_eta:
+        known = " and ".join(f"--sampler={name}" for name, facts in SAMPLERS.items() if facts.takes_eta)
         raise UserError(f"--eta says nothing to --sampler={config.sample.sampler}; it belongs to {known}")
 
 

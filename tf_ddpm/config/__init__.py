@@ -1,6 +1,6 @@
 """The words of a run, without TensorFlow, so that a wrong one is answered at once.
 
-  schema   the keys with their defaults, ranges and help     keys    parsed, checked one by one, compared
+  schema   the keys with their defaults, ranges and help     parsing  of keys: one by one, and compared
   rules    what must fit together                            file    config.json
   labels   labels as users write them                        presets named configurations
 
@@ -8,7 +8,7 @@
 """
 
 from tf_ddpm.config.file import from_json, portable, to_json
-from tf_ddpm.config.keys import Key, changed, closest, get, keys, with_settings, with_values
+from tf_ddpm.config.parsing import Key, changed, closest, get, keys, with_settings, with_values
 from tf_ddpm.config.labels import check_label, parse_label
 from tf_ddpm.config.rules import validated, warnings
 from tf_ddpm.config.schema import (
@@ -16,7 +16,6 @@ from tf_ddpm.config.schema import (
     DECODER,
     FORMAT_VERSION,
     MEASURING_KEYS,
-    SAMPLERS_WITH_ETA,
     SAMPLING_KEYS,
     Config,
     DataConfig,
@@ -27,7 +26,7 @@ from tf_ddpm.config.schema import (
 )
 
 __all__ = [
-    "CHANGEABLE", "DECODER", "FORMAT_VERSION", "MEASURING_KEYS", "SAMPLERS_WITH_ETA", "SAMPLING_KEYS",
+    "CHANGEABLE", "DECODER", "FORMAT_VERSION", "MEASURING_KEYS", "SAMPLING_KEYS",
     "Config", "DataConfig", "DiffusionConfig", "Key", "ModelConfig", "SampleConfig", "TrainConfig",
     "changed", "check_label", "closest", "from_json", "get", "keys", "parse_label", "portable", "to_json",
     "validated", "warnings", "with_settings", "with_values",

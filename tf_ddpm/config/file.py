@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from tf_ddpm.config.keys import with_values
+from tf_ddpm.config.parsing import with_values
 from tf_ddpm.config.rules import validated
 from tf_ddpm.config.schema import FORMAT_VERSION, Config, DataConfig
 from tf_ddpm.errors import UserError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tf_ddpm.config.keys import closest
+from tf_ddpm.config.parsing import closest
 from tf_ddpm.config.schema import Config
 from tf_ddpm.errors import UserError
 

@@ -1,6 +1,7 @@
 """Named configurations, each a small delta from the defaults of `schema.py`."""
 
-from tf_ddpm.config import keys, schema
+from tf_ddpm.config.parsing import closest, with_values
+from tf_ddpm.config.schema import Config
 from tf_ddpm.errors import UserError
 
 
@@ -192,12 +193,12 @@ PRESETS: dict[str, dict[str, object]] = {
 }
 
 
-def preset(name: str) -> schema.Config:
+def preset(name: str) -> Config:
     """The configuration of that name.
 
     Raises:
       UserError: for an unknown name, with the closest known ones.
     """
     if name not in PRESETS:
-        raise UserError(f"unknown preset {name!r}; did you mean: {keys.closest(name, PRESETS)}?")
-    return keys.with_values(schema.Config(), PRESETS[name])
+        raise UserError(f"unknown preset {name!r}; did you mean: {closest(name, PRESETS)}?")
+    return with_values(Config(), PRESETS[name])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from tf_ddpm.diffusion.sampler_facts import SAMPLERS
+
 FORMAT_VERSION = 1
 DECODER = 2  # the newest rules by which picture files become pixels; 1: as up to November 2026 (`first_decoder`)
-SAMPLERS_WITH_ETA = ("ddim", "dpmpp")
 
 
 def key(
@@ -175,7 +176,7 @@ class TrainConfig:
 class SampleConfig:
     """How images are drawn when the command line says nothing else."""
 
-    sampler: str = key("ddpm", "reverse process", choices=("ddpm", "ddim", "dpmpp", "heun", "langevin"))
+    sampler: str = key("ddpm", "reverse process", choices=tuple(SAMPLERS))
     steps: int | None = key(None, "steps of the reverse chain; none: all T", low=1, high=100_000)
     eta: float = key(0.0, "noise of ddim and dpmpp: 0 deterministic, 1 as much as ddpm", low=0.0, high=1.0)
     order: int = key(2, "order of dpmpp", low=1, high=3)

@@ -33,8 +33,10 @@ def load(data: DataConfig) -> ImageSet:
       UserError: where the set does not exist, cannot be downloaded, or holds no image.
     """
     check(data)
-    if data.name == "digits" or data.name == "folder":
-        from tf_ddpm.datasets import tfds_set as source
+    if data.name == "digits":
+        from tf_ddpm.datasets import digits as source
+    elif data.name == "folder":
+        from tf_ddpm.datasets import folder as source
     else:
         from tf_ddpm.datasets import tfds_set as source
     images = source.load(data)

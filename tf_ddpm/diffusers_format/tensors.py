@@ -68,7 +68,7 @@ def _entries(network: UNet) -> Iterator[Entry]:
     """Every weight once."""
     yield from _layer("time_embedding.linear_1", network.embedding.dense_1, "dense")
     yield from _layer("time_embedding.linear_2", network.embedding.dense_2, "dense")
-    if network.settings["classes"]:
+    if network.conditions:
         yield "class_embedding.weight", network.label_embedding.table, "as it is"
     yield from _layer("conv_in", network.conv_in, "conv")
     for way, stages, scaled in (("down", network.down, network.downsample), ("up", network.up, network.upsample)):
@@ -82,7 +82,7 @@ def _entries(network: UNet) -> Iterator[Entry]:
                 yield from _layer(f"{prefix}.{way}samplers.0.conv", scaled[i].conv, "conv")
     for i, residual in enumerate(network.middle):
         yield from _residual(f"mid_block.resnets.{i}", residual)
-    if network.settings["middle"] == "attention":
+    if network.model.middle == "attention":
         yield from _attention("mid_block.attentions.0", network.middle_attention)
     yield from _norm("conv_norm_out", network.norm_out)
     yield from _layer("conv_out", network.conv_out, "conv")

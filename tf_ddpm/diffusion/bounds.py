@@ -1,8 +1,8 @@
 """The variational bound of Ho et al. 2020, eq. 5, term by term: for each image the mean over its pixels, in bits.
 
-  L_T        KL(q(x_T | x_0) || N(0, I))
-  L_{t-1}    KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t))
-  L_0        -log p(x_0 | x_1), the discretised decoder (eq. 13)
+L_T        KL(q(x_T | x_0) || N(0, I))
+L_{t-1}    KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t))
+L_0        -log p(x_0 | x_1), the discretised decoder (eq. 13)
 """
 
 from __future__ import annotations
@@ -13,31 +13,30 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tf_ddpm.diffusion.denoiser import Denoiser
-from tf_ddpm.diffusion.process import DiffusionProcess, Gaussian
+from tf_ddpm.diffusion.chain import Chain, Gaussian
+from tf_ddpm.diffusion.denoiser import Denoiser, Prediction
 
 
 def bound_term(
-    process: DiffusionProcess, output: tf.Tensor, x_0: tf.Tensor, x_t: tf.Tensor, t: tf.Tensor, clip: bool = False
+    chain: Chain, predicted: Prediction, x_0: tf.Tensor, x_t: tf.Tensor, step: tf.Tensor, clip: bool = False
 ) -> tf.Tensor:
-    """L_{t-1}, or L_0 where t is the first step: [B], bits per dimension.
+    """L_{t-1}, or L_0 at the first step: [B], bits per dimension.
 
     Args:
-      output: of the denoiser for x_t. clip: hold the predicted x_0 in [-1, 1], as for reported likelihoods.
+      predicted: of x_t. step: int [B]. clip: hold the predicted x_0 in [-1, 1], as for reported likelihoods.
     """
-    predicted = process.x_0_from_output(x_t, t, output)
-    predicted = tf.clip_by_value(predicted, -1.0, 1.0) if clip else predicted
-    p = process.p_step(predicted, x_t, t, output)
-    divergence = pixel_mean(normal_kl(process.q_posterior(x_0, x_t, t), p)) / math.log(2.0)
+    image = tf.clip_by_value(predicted.x_0, -1.0, 1.0) if clip else predicted.x_0
+    p = chain.p_step(image, x_t, step, predicted.variance)
+    divergence = pixel_mean(normal_kl(chain.q_posterior(x_0, x_t, step), p)) / math.log(2.0)
     decoder = pixel_mean(-discretised_log_likelihood(x_0, p)) / math.log(2.0)
-    return tf.where(t == 0, decoder, divergence)
+    return tf.where(step == 0, decoder, divergence)
 
 
-def prior_term(process: DiffusionProcess, x_0: tf.Tensor) -> tf.Tensor:
+def prior_term(chain: Chain, x_0: tf.Tensor) -> tf.Tensor:
     """L_T, which no network changes: [B], bits per dimension."""
-    last = tf.fill([tf.shape(x_0)[0]], len(process) - 1)
+    last = tf.fill([tf.shape(x_0)[0]], len(chain) - 1)
     standard = Gaussian(tf.zeros_like(x_0), tf.zeros([], x_0.dtype))
-    return pixel_mean(normal_kl(process.q_mean_variance(x_0, last), standard)) / math.log(2.0)
+    return pixel_mean(normal_kl(chain.q_mean_variance(x_0, last), standard)) / math.log(2.0)
 
 
 class Bound(NamedTuple):
@@ -54,30 +53,31 @@ class Bound(NamedTuple):
 
 
 def variational_bound(
-    process: DiffusionProcess, denoiser: Denoiser, x_0: tf.Tensor, noise: Callable[[tf.Tensor], tf.Tensor]
+    chain: Chain, denoiser: Denoiser, x_0: tf.Tensor, noise: Callable[[tf.Tensor], tf.Tensor]
 ) -> Bound:
     """Every term of the bound (Ho et al. 2020, eq. 5), each for one draw of its noise; their sum is unbiased.
 
     Args:
-      x_0: [B, ...], bytes in [-1, 1]. noise: scalar int32 t -> [B, ...] standard normal.
+      x_0: [B, ...], bytes in [-1, 1]. noise: scalar int32 step -> [B, ...] standard normal.
     """
-    steps = len(process)
+    steps = len(chain)
 
-    def body(t: tf.Tensor, *columns: tf.TensorArray) -> tuple:
-        eps, at = noise(t), tf.fill([tf.shape(x_0)[0]], t)
-        x_t = process.q_sample(x_0, at, eps)
-        output = denoiser(x_t, process.denoiser_timesteps(at))
-        predicted = tf.clip_by_value(process.x_0_from_output(x_t, at, output), -1.0, 1.0)
+    def body(step: tf.Tensor, *columns: tf.TensorArray) -> tuple:
+        eps, level = noise(step), chain.levels.at(tf.fill([tf.shape(x_0)[0]], step), x_0)
+        x_t = level.noised(x_0, eps)
+        output = denoiser.output(x_t, level)
+        predicted = denoiser.prediction(x_t, level, output)
+        predicted_eps = denoiser.parametrisation.eps(x_t, level, output.prediction)
         values = (
-            bound_term(process, output, x_0, x_t, at, clip=True),
-            pixel_mean(tf.square(eps - process.eps_from_output(x_t, at, output))),
-            pixel_mean(tf.square(x_0 - predicted)),
+            bound_term(chain, predicted, x_0, x_t, level.step, clip=True),
+            pixel_mean(tf.square(eps - predicted_eps)),
+            pixel_mean(tf.square(x_0 - tf.clip_by_value(predicted.x_0, -1.0, 1.0))),
         )
-        return t + 1, *(column.write(t, value) for column, value in zip(columns, values, strict=True))
+        return step + 1, *(column.write(step, value) for column, value in zip(columns, values, strict=True))
 
     columns = [tf.TensorArray(x_0.dtype, size=steps, element_shape=x_0.shape[:1]) for _ in range(3)]
-    _, *columns = tf.while_loop(lambda t, *_: t < steps, body, (0, *columns), parallel_iterations=1)
-    return Bound(prior_term(process, x_0), *(column.stack() for column in columns))
+    _, *columns = tf.while_loop(lambda step, *_: step < steps, body, (0, *columns), parallel_iterations=1)
+    return Bound(prior_term(chain, x_0), *(column.stack() for column in columns))
 
 
 def normal_kl(q: Gaussian, p: Gaussian) -> tf.Tensor:

@@ -12,11 +12,9 @@ from tqdm import tqdm
 
 from tf_ddpm import build, datasets, randomness
 from tf_ddpm import config as config_lib
-from tf_ddpm.codecs import pixels
 from tf_ddpm.diffusion import bounds
-from tf_ddpm.diffusion.process import DiffusionProcess
+from tf_ddpm.diffusion.chain import Chain
 from tf_ddpm.evaluation import provenance
-from tf_ddpm.sampling import drawing
 from tf_ddpm.sampling.run import Run
 
 _VERSION = 2  # of how it is computed
@@ -35,8 +33,8 @@ def bits_per_dim(run: Run, images: datasets.ImageSet, seed: int, steps: int | No
       T), `eps_squared_error`, `x_0_squared_error` and `timesteps` by step, and the `receipt`.
     """
     began, settings, data = time.perf_counter(), run.config.sample, run.config.data
-    process = build.chain(dataclasses.replace(settings, steps=steps), run.process)
-    terms = _compiled_terms(run, process)
+    chain = build.shorter_chain(dataclasses.replace(settings, steps=steps), run.chain)
+    terms = _compiled_terms(run, chain)
     parts, bar = [], tqdm(total=len(images), unit="image", leave=False, disable=None)
     for start in range(0, len(images), settings.batch_size):
         stop = min(start + settings.batch_size, len(images))
@@ -53,15 +51,15 @@ def bits_per_dim(run: Run, images: datasets.ImageSet, seed: int, steps: int | No
         "terms": {"L_T": float(prior.mean()), "L_t_minus_1": means[1:].tolist(), "L_0": float(means[0])},
         "eps_squared_error": eps_errors.mean(axis=0).tolist(),
         "x_0_squared_error": x_0_errors.mean(axis=0).tolist(),
-        "timesteps": process.timesteps.tolist(),
+        "timesteps": chain.timesteps.tolist(),
         "receipt": {
             "metric_version": _VERSION,
             **provenance.describe_run(run),
             "data": {"name": data.name, "split": data.split, "decoder": data.decoder or config_lib.DECODER},
             "num_images": len(images),
             "seed": seed,
-            "steps": len(process),
-            "spacing": settings.spacing if len(process) < len(run.process) else None,
+            "steps": len(chain),
+            "spacing": settings.spacing if len(chain) < len(run.chain) else None,
             "clip": "static",
             "precision": settings.precision,
             "weights": settings.weights,
@@ -71,7 +69,7 @@ def bits_per_dim(run: Run, images: datasets.ImageSet, seed: int, steps: int | No
     }
 
 
-def _compiled_terms(run: Run, process: DiffusionProcess) -> Callable[..., tuple[np.ndarray, ...]]:
+def _compiled_terms(run: Run, chain: Chain) -> Callable[..., tuple[np.ndarray, ...]]:
     """(images uint8, label int32 [B], seeds int64 [B]) -> the terms of `objectives.Bound`, each [B, ...]."""
     shape = list(run.image_shape)
 
@@ -84,9 +82,8 @@ def _compiled_terms(run: Run, process: DiffusionProcess) -> Callable[..., tuple[
         autograph=False,
     )
     def terms(images: tf.Tensor, label: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        denoiser = drawing.denoiser_of(run.network, process, label if run.config.model.classes else None, None)
         noise = lambda t: randomness.image_normal(seeds, t, shape)  # noqa: E731
-        bound = bounds.variational_bound(process, denoiser, pixels.to_unit(images), noise)
+        bound = bounds.variational_bound(chain, run.bound_denoiser(label), run.codec.encode(images), noise)
         return tuple(tf.transpose(part) for part in bound)
 
     return run.over_devices(terms)

@@ -85,10 +85,10 @@ def _schedules(subject: FigureContext) -> Figure:
 
 
 def _forward(subject: FigureContext) -> Figure:
-    process = subject.run.process
-    timesteps = [round(share * (len(process) - 1)) for share in (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)]
+    chain = subject.run.chain
+    timesteps = [round(share * (len(chain) - 1)) for share in (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)]
     real = subject.some(_ROWS).images
-    drawn = experiments.noised(process, real, timesteps, subject.seed)
+    drawn = experiments.noised(subject.run, real, timesteps, subject.seed)
     words = [r"$x_0$", *(f"t = {t + 1}" for t in timesteps)]
     return plots.sheet(np.concatenate([real[:, None], drawn], axis=1), columns=words)
 

@@ -13,27 +13,25 @@ import numpy as np
 import tensorflow as tf
 
 from tf_ddpm import build, randomness
-from tf_ddpm.codecs import pixels
 from tf_ddpm.diffusion import interpolation, samplers
+from tf_ddpm.diffusion.chain import Chain
 from tf_ddpm.diffusion.denoiser import Denoiser
-from tf_ddpm.diffusion.process import DiffusionProcess
-from tf_ddpm.sampling import drawing
 from tf_ddpm.sampling.run import Run
 
 _LATENT_STEPS = 50  # of DDIM, there and back, unless the run is told otherwise
 
 
-def chain(run: Run) -> DiffusionProcess:
+def own_chain(run: Run) -> Chain:
     """The chain that the run is used with."""
-    return build.chain(run.config.sample, run.process)
+    return build.shorter_chain(run.config.sample, run.chain)
 
 
-def noised(process: DiffusionProcess, images: np.ndarray, timesteps: Sequence[int], seed: int) -> np.ndarray:
+def noised(run: Run, images: np.ndarray, timesteps: Sequence[int], seed: int) -> np.ndarray:
     """x_t of `images` [N, ...] at each of `timesteps` [K], the noise of an image always the same: [N, K, ...]."""
-    x_0 = pixels.to_unit(tf.constant(images))
+    x_0 = run.codec.encode(tf.constant(images))
     eps = _noise(_seeds(seed, len(images)), 0, x_0.shape[1:])
-    parts = [process.q_sample(x_0, tf.fill([len(images)], int(t)), eps) for t in timesteps]
-    return np.stack([pixels.to_pixels(part).numpy() for part in parts], axis=1)
+    parts = [run.chain.levels.at(tf.constant(int(t)), x_0).noised(x_0, eps) for t in timesteps]
+    return np.stack([run.codec.decode(part).numpy() for part in parts], axis=1)
 
 
 def progressive(run: Run, count: int, moments: int, seed: int) -> np.ndarray:
@@ -52,7 +50,7 @@ def sharing(run: Run, cuts: Sequence[int], count: int, seed: int) -> np.ndarray:
 
     Ho et al. 2020, figure 7. Only the noise is shared: until the cut all are drawn alike.
     """
-    whole, shape = chain(run), run.image_shape
+    whole, shape = own_chain(run), run.image_shape
     sampler = samplers.Ancestral(whole, run.config.sample.clip)
     own = np.tile(_seeds(seed + 1, count), len(cuts))
     alike = np.repeat(len(whole) - 1 - np.array(cuts), count)  # steps that lead to the cut
@@ -68,10 +66,11 @@ def sharing(run: Run, cuts: Sequence[int], count: int, seed: int) -> np.ndarray:
 
 def variations(run: Run, images: np.ndarray, labels: np.ndarray, cuts: Sequence[int], seed: int) -> np.ndarray:
     """`images` [N, ...] noised to each cut and drawn back from there by ancestral steps, [N, cuts, ...]."""
-    whole, shape = chain(run), run.image_shape
+    whole, shape = own_chain(run), run.image_shape
 
     def draw(images: np.ndarray, labels: np.ndarray, seeds: np.ndarray, cut: np.ndarray) -> np.ndarray:
-        x_cut = whole.q_sample(pixels.to_unit(tf.constant(images)), tf.constant(cut), _noise(seeds, 0, shape))
+        x_0 = run.codec.encode(tf.constant(images))
+        x_cut = whole.levels.at(tf.constant(cut), x_0).noised(x_0, _noise(seeds, 0, shape))
         sampler = samplers.Entering(samplers.Ancestral(whole, run.config.sample.clip), tf.constant(cut) + 1)
         return _drawn(run, sampler, x_cut, lambda k: _noise(seeds, k + 1, shape), labels)
 
@@ -88,9 +87,9 @@ def interpolations(run: Run, images: np.ndarray, labels: np.ndarray, moments: in
       labels: [pairs]; both images of a pair are encoded, and all between them decoded, under the one label.
     """
     settings = run.config.sample
-    settings = dataclasses.replace(settings, steps=settings.steps or min(_LATENT_STEPS, len(run.process)))
-    steps = build.chain(settings, run.process)
-    x_0, known = pixels.to_unit(tf.constant(images)), _known(run, np.repeat(labels, 2))
+    settings = dataclasses.replace(settings, steps=settings.steps or min(_LATENT_STEPS, len(run.chain)))
+    steps = build.shorter_chain(settings, run.chain)
+    x_0, known = run.codec.encode(tf.constant(images)), _known(run, np.repeat(labels, 2))
     encode = tf.function(lambda x: samplers.ddim_inversion(steps, _denoiser(run, steps, known), x), autograph=False)
     latents = encode.get_concrete_function(x_0)(x_0).numpy()
     ways = [great_circle(a, b, moments) for a, b in zip(latents[::2], latents[1::2], strict=True)]
@@ -111,9 +110,9 @@ def inpainted(
     run: Run, images: np.ndarray, labels: np.ndarray, keep: np.ndarray, repeats: int, seed: int
 ) -> np.ndarray:
     """`images` [N, ...] with the pixels where `keep` [H, W] is 0 filled in by RePaint, [N, ...]."""
-    whole, seeds = chain(run), _seeds(seed, len(images))
+    whole, seeds = own_chain(run), _seeds(seed, len(images))
     inner = samplers.Ancestral(whole, run.config.sample.clip)
-    given = pixels.to_unit(tf.constant(images))
+    given = run.codec.encode(tf.constant(images))
     sampler = samplers.Inpainting(inner, given, tf.constant(keep, tf.float32)[..., None], repeats)
     noise = lambda k: _noise(seeds, k + 1, run.image_shape)  # noqa: E731
     return _drawn(run, sampler, _noise(seeds, 0, run.image_shape), noise, labels)
@@ -137,18 +136,17 @@ def _drawn(run: Run, sampler: samplers.Sampler, x_T: tf.Tensor, noise: Callable,
     known = _known(run, labels)
 
     def draw(x_T: tf.Tensor) -> tf.Tensor:
-        x_0, _ = samplers.sample_loop(sampler, _denoiser(run, sampler.process, known), x_T, noise)
-        return pixels.to_pixels(x_0)
+        x_0, _ = samplers.sample_loop(sampler, _denoiser(run, sampler.chain, known), x_T, noise)
+        return run.codec.decode(x_0)
 
     # (Called so, TensorFlow does not complain of many functions that are traced once.)
     return tf.function(draw, autograph=False).get_concrete_function(x_T)(x_T).numpy()
 
 
-def _denoiser(run: Run, process: DiffusionProcess, labels: tf.Tensor | None) -> Denoiser:
-    network = drawing.precompute_time(run.network, process.timesteps)
+def _denoiser(run: Run, chain: Chain, labels: tf.Tensor | None) -> Denoiser:
     guides = labels is not None and run.config.model.null_class and run.config.sample.guidance != 1.0
     guidance = tf.fill([len(labels)], run.config.sample.guidance) if guides else None
-    return drawing.denoiser_of(network, process, labels, guidance)
+    return run.bound_denoiser(labels, guidance, chain.levels)
 
 
 def _known(run: Run, labels: np.ndarray) -> tf.Tensor | None:

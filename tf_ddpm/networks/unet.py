@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import tensorflow as tf
 
 from tf_ddpm import randomness
-from tf_ddpm.networks import embeddings, group_norm, layers, primitives
+from tf_ddpm.config import ModelConfig
+from tf_ddpm.networks import layers
+from tf_ddpm.networks.backbone import Condition
+from tf_ddpm.networks.embeddings import LabelEmbedding, TimeEmbedding
+from tf_ddpm.networks.group_norm import GroupNorm
+from tf_ddpm.networks.primitives import conv3x3
 
 
 @keras.saving.register_keras_serializable(package="tf_ddpm")
@@ -14,111 +21,59 @@ class UNet(keras.Model):
     """A U-Net with residual blocks, self-attention at chosen levels and a time embedding in every block.
 
     Args:
-      image_channels: channels of the input.
-      out_channels: channels of the output; default: those of the input.
-      channels: width of the first convolution, and size of the sinusoidal embedding.
-      widths: width of each level, the finest first; each level after the first halves the image.
-      blocks: residual blocks a level on the way down; one more on the way up.
-      attention_levels: levels (0 the finest) whose residual blocks are followed by attention, on the way down and,
-        unless `up_attention_levels` says otherwise, on the way up.
-      middle: between them: `attention` (a residual block on both sides), `residual` (two blocks) or `none`.
-      heads: attention heads; with `head_channels`, as many heads as that width allows at each level.
-      groups: of every GroupNorm. middle_groups: of the middle attention's, if another number; 0: none there.
-      epsilon: of every GroupNorm. dropout: rate inside residual blocks.
-      injection, downsample_padding: see `layers.ResidualBlock` and `layers.Downsample`.
-      embedding_order, frequency_shift: see `layers.sinusoidal_embedding`.
-      time_width: width of the embedding of time; default: 4 channels.
-      classes: how many labels the network is told apart by, 0: none. null_class: a row more for label -1.
-      xla: see `layers.GroupNorm`. remat: whether the gradient computes each residual block a second time instead of
-        keeping what is inside it (Chen et al. 2016). Both are ways to compute, and no part of what the network is.
+      model: its widths, levels, attentions, normalisation, dropout and embeddings: see `config.ModelConfig`.
+      image_channels, out_channels: of what it takes and gives.
+      xla: see `group_norm.GroupNorm`. remat: whether the gradient computes each residual block a second time instead
+        of keeping what is inside it (Chen et al. 2016). Both are ways to compute, and no part of what the network is.
 
     Raises:
-      ValueError: where `groups` does not divide a width.
+      ValueError: where `model.groups` does not divide a width.
     """
 
     def __init__(
         self,
+        model: ModelConfig,
         image_channels: int,
-        channels: int,
-        widths: tuple[int, ...],
-        blocks: int,
-        attention_levels: tuple[int, ...] = (),
-        up_attention_levels: tuple[int, ...] | None = None,
-        middle: str = "attention",
-        heads: int = 1,
-        head_channels: int | None = None,
-        groups: int = 32,
-        middle_groups: int | None = None,
-        epsilon: float = 1e-6,
-        dropout: float = 0.0,
-        injection: str = "add",
-        downsample_padding: str = "same",
-        embedding_order: str = "sin_cos",
-        frequency_shift: int = 1,
-        time_width: int | None = None,
-        classes: int = 0,
-        null_class: bool = False,
         out_channels: int | None = None,
         xla: bool = False,
         remat: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.settings = {
-            "image_channels": image_channels,
-            "channels": channels,
-            "widths": tuple(widths),
-            "blocks": blocks,
-            "attention_levels": tuple(attention_levels),
-            "up_attention_levels": tuple(attention_levels if up_attention_levels is None else up_attention_levels),
-            "middle": middle,
-            "heads": heads,
-            "head_channels": head_channels,
-            "groups": groups,
-            "middle_groups": groups if middle_groups is None else middle_groups,
-            "epsilon": epsilon,
-            "dropout": dropout,
-            "injection": injection,
-            "downsample_padding": downsample_padding,
-            "embedding_order": embedding_order,
-            "frequency_shift": frequency_shift,
-            "time_width": time_width or 4 * channels,
-            "classes": classes,
-            "null_class": null_class,
-            "out_channels": out_channels or image_channels,
-        }
+        self.model, self.image_channels, self.out_channels = model, image_channels, out_channels or image_channels
         self._xla, self._remat = xla, remat
+        self._time_width = model.time_width or 4 * model.channels
+        widths = model.level_widths
         self.factor = 2 ** (len(widths) - 1)
         self._blocks_made = 0  # each residual block has a random stream of its own
         dtype = self.dtype_policy
 
         self._make_embeddings()
-        self.conv_in = primitives.conv3x3(image_channels, channels, "conv_in", dtype)
+        self.conv_in = conv3x3(image_channels, model.channels, "conv_in", dtype)
         skips = self._make_down()
         self._make_middle(widths[-1])
         self._make_up(skips)
-        self.norm_out = group_norm.GroupNorm(widths[0], groups, True, epsilon, xla, name="norm_out", dtype=dtype)
+        self.norm_out = GroupNorm(widths[0], model.groups, True, model.norm_epsilon, xla, name="norm_out", dtype=dtype)
         # The output stays float32 in every precision: it is what the equations work on.
-        self.conv_out = primitives.conv3x3(widths[0], self.settings["out_channels"], "conv_out", "float32", scale=0.0)
+        self.conv_out = conv3x3(widths[0], self.out_channels, "conv_out", "float32", scale=0.0)
         self.built = True
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """`label`, for a network that tells classes apart."""
+        return ("label",) if self.model.classes else ()
+
+    def null(self, name: str, like: tf.Tensor) -> tf.Tensor:
+        """No label: -1 for each row."""
+        return tf.fill(tf.shape(like), tf.constant(-1, like.dtype))
+
     def _make_embeddings(self) -> None:
-        settings, dtype = self.settings, self.dtype_policy
-        self.embedding = embeddings.TimeEmbedding(
-            settings["channels"],
-            settings["time_width"],
-            settings["embedding_order"],
-            settings["frequency_shift"],
-            name="embedding",
-            dtype=dtype,
-        )
-        if settings["classes"]:
-            self.label_embedding = embeddings.LabelEmbedding(
-                settings["classes"],
-                settings["time_width"],
-                settings["null_class"],
-                name="label_embedding",
-                dtype=dtype,
+        model, width, dtype = self.model, self._time_width, self.dtype_policy
+        order, shift = model.embedding_order, model.frequency_shift
+        self.embedding = TimeEmbedding(model.channels, width, order, shift, name="embedding", dtype=dtype)
+        if model.classes:
+            self.label_embedding = LabelEmbedding(
+                model.classes, width, model.null_class, name="label_embedding", dtype=dtype
             )
 
     def _attribute(self, layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -131,12 +86,12 @@ class UNet(keras.Model):
         block = layers.ResidualBlock(
             width_in,
             width,
-            self.settings["time_width"],
-            self.settings["groups"],
-            self.settings["dropout"],
+            self._time_width,
+            self.model.groups,
+            self.model.dropout,
             stream=randomness.FIRST_LAYER + self._blocks_made,
-            injection=self.settings["injection"],
-            epsilon=self.settings["epsilon"],
+            injection=self.model.injection,
+            epsilon=self.model.norm_epsilon,
             xla=self._xla,
             name=name,
             dtype=self.dtype_policy,
@@ -144,59 +99,55 @@ class UNet(keras.Model):
         return self._attribute(block)
 
     def _attention(self, width: int, groups: int, name: str) -> layers.Attention:
-        heads = self.settings["heads"]
-        if self.settings["head_channels"] is not None:
-            heads = width // self.settings["head_channels"]
-        layer = layers.Attention(
-            width, heads, groups, self.settings["epsilon"], self._xla, name=name, dtype=self.dtype_policy
-        )
+        per_head, epsilon = self.model.head_channels, self.model.norm_epsilon
+        heads = self.model.heads if per_head is None else width // per_head
+        layer = layers.Attention(width, heads, groups, epsilon, self._xla, name=name, dtype=self.dtype_policy)
         return self._attribute(layer)
 
     def _stage(self, way: str, level: int, widths_in: list[int], width: int) -> list:
         """The (residual block, attention or None) pairs of a level."""
-        levels = self.settings["attention_levels" if way == "down" else "up_attention_levels"]
+        levels = self.model.attention_levels
+        if way == "up" and self.model.up_attention_levels is not None:
+            levels = self.model.up_attention_levels
         stage = []
         for i, width_in in enumerate(widths_in):
             residual = self._residual(width_in, width, f"{way}_{level}_{i}")
             attends = level in levels
             name = f"{way}_attention_{level}_{i}"
-            stage.append([residual, self._attention(width, self.settings["groups"], name) if attends else None])
+            stage.append([residual, self._attention(width, self.model.groups, name) if attends else None])
         return stage
 
     def _make_down(self) -> list[int]:
         """Makes the levels on the way down and returns the widths of the skip connections."""
         self.down, self.downsample = [], []
-        width = self.settings["channels"]
+        width = self.model.channels
         skips = [width]
-        widths, blocks = self.settings["widths"], self.settings["blocks"]
+        widths, blocks = self.model.level_widths, self.model.blocks
         for level, level_width in enumerate(widths):
             self.down.append(self._stage("down", level, [width] + [level_width] * (blocks - 1), level_width))
             width = level_width
             skips += [width] * blocks
             if level + 1 < len(widths):
-                layer = layers.Downsample(
-                    width,
-                    self.settings["downsample_padding"],
-                    name=f"downsample_{level}",
-                    dtype=self.dtype_policy,
-                )
+                padding, name = self.model.downsample_padding, f"downsample_{level}"
+                layer = layers.Downsample(width, padding, name=name, dtype=self.dtype_policy)
                 self.downsample.append(self._attribute(layer))
                 skips.append(width)
         return skips
 
     def _make_middle(self, width: int) -> None:
         self.middle = []
-        if self.settings["middle"] == "none":
+        if self.model.middle == "none":
             return
+        groups = self.model.groups if self.model.middle_groups is None else self.model.middle_groups
         self.middle.append(self._residual(width, width, "middle_1"))
-        if self.settings["middle"] == "attention":
-            self._attention(width, self.settings["middle_groups"], "middle_attention")
+        if self.model.middle == "attention":
+            self._attention(width, groups, "middle_attention")
         self.middle.append(self._residual(width, width, "middle_2"))
 
     def _make_up(self, skips: list[int]) -> None:
         """Makes the levels on the way up, from the coarsest to the finest; each block takes one skip connection."""
         self.up, self.upsample = [], []
-        widths, blocks = self.settings["widths"], self.settings["blocks"]
+        widths, blocks = self.model.level_widths, self.model.blocks
         width = widths[-1]
         for level, level_width in reversed(list(enumerate(widths))):
             widths_in = [h + skips.pop() for h in [width] + [level_width] * blocks]
@@ -223,29 +174,38 @@ class UNet(keras.Model):
         Raises:
           ValueError: for an image whose static size the levels cannot halve, or a label too many or too few.
         """
-        return self.forward(x, self.injections(self.embedding(t), label), address)
+        condition = {} if label is None else {"label": label}
+        return self.forward(x, self.modulation(self.embed_time(t), condition), address)
 
-    def injections(self, embedding: tf.Tensor, label: tf.Tensor | None = None) -> tf.Tensor:
+    def embed_time(self, time: tf.Tensor) -> tf.Tensor:
+        """time [B], int or float -> [B, time_width]."""
+        return self.embedding(time)
+
+    def modulation(self, embedded: tf.Tensor, condition: Condition) -> tf.Tensor:
         """What the residual blocks take in of the time and the label, side by side.
 
         Args:
-          embedding: [B, time_width], `self.embedding(t)`. label: see `call`.
+          embedded: [B, time_width], from `embed_time`. condition: see `conditions`.
 
         Returns:
           [B, the sum of all blocks' shares].
 
         Raises:
-          ValueError: for a label too many or too few.
+          ValueError: for a condition too many or too few.
         """
-        if (label is not None) != bool(self.settings["classes"]):
-            raise ValueError(f"expected {'labels' if self.settings['classes'] else 'no labels'}")
-        time = tf.nn.silu(embedding if label is None else embedding + self.label_embedding(label))
+        if set(condition) != set(self.conditions):
+            raise ValueError(
+                f"expected {', '.join(self.conditions) or 'no condition'}, got {', '.join(condition) or 'none'}"
+            )
+        if condition:
+            embedded = embedded + self.label_embedding(condition["label"])
+        time = tf.nn.silu(embedded)
         return tf.concat([block.time(time) for block in self._blocks()], axis=1)
 
-    def forward(self, x: tf.Tensor, injections: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
-        """`call` from the `injections` [B, ...] on: all that depends on the images."""
+    def forward(self, x: tf.Tensor, modulation: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
+        """`call` from the `modulation` [B, ...] on: all that depends on the images."""
         self._check_image(x)
-        injected = iter(tf.split(injections, [block.time.units for block in self._blocks()], axis=1))
+        injected = iter(tf.split(modulation, [block.time.units for block in self._blocks()], axis=1))
 
         def run(residual: layers.ResidualBlock, h: tf.Tensor, injected: tf.Tensor) -> tf.Tensor:
             block = lambda h, injected: residual(h, injected, address)  # noqa: E731
@@ -264,7 +224,7 @@ class UNet(keras.Model):
 
         for i, residual in enumerate(self.middle):
             h = run(residual, h, next(injected))
-            if i == 0 and self.settings["middle"] == "attention":
+            if i == 0 and self.model.middle == "attention":
                 h = self.middle_attention(h)
 
         for level, stage in enumerate(self.up):
@@ -282,14 +242,20 @@ class UNet(keras.Model):
 
     def _check_image(self, x: tf.Tensor) -> None:
         height, width, channels = x.shape[1:]
-        if channels != self.settings["image_channels"] or any(
-            s is not None and s % self.factor for s in (height, width)
-        ):
+        if channels != self.image_channels or any(s is not None and s % self.factor for s in (height, width)):
             raise ValueError(
                 f"image of shape {tuple(x.shape[1:])}: expected height and width divisible by {self.factor} "
-                f"and {self.settings['image_channels']} channels"
+                f"and {self.image_channels} channels"
             )
 
     def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return super().get_config() | self.settings
+        """The constructor's arguments; JSON of them gives the same network."""
+        sizes = {"image_channels": self.image_channels, "out_channels": self.out_channels}
+        return super().get_config() | {"model": dataclasses.asdict(self.model)} | sizes
+
+    @classmethod
+    def from_config(cls, config: dict) -> UNet:
+        """The inverse of `get_config`."""
+        known = {field.name for field in dataclasses.fields(ModelConfig)}
+        model = {name: tuple(v) if isinstance(v, list) else v for name, v in config["model"].items() if name in known}
+        return cls(**config | {"model": ModelConfig(**model)})

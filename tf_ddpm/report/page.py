@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from tf_ddpm import config as config_lib
+from tf_ddpm.diffusion.sampler_facts import SAMPLERS
 from tf_ddpm.errors import UserError
 from tf_ddpm.report import charts
 from tf_ddpm.runtime import atomic_files
@@ -89,7 +90,7 @@ def _drawn_with(run: Run, count: int) -> str:
     sample = run.config.sample
     steps = sample.steps or run.config.diffusion.timesteps
     guidance = f", guidance {sample.guidance:g}" if run.config.model.classes else ""
-    eta = f", eta {sample.eta:g}" if sample.sampler in config_lib.SAMPLERS_WITH_ETA else ""
+    eta = f", eta {sample.eta:g}" if SAMPLERS[sample.sampler].takes_eta else ""
     return f"{count} images, {sample.sampler} in {steps} steps{eta}, clip {sample.clip}{guidance}"
 
 

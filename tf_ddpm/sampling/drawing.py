@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import tensorflow as tf
 
-from tf_ddpm import randomness
-from tf_ddpm.codecs import pixels
+from tf_ddpm import build, randomness
+from tf_ddpm.codecs.codec import Codec
+from tf_ddpm.config import Config
 from tf_ddpm.diffusion import interpolation, samplers
 from tf_ddpm.diffusion.denoiser import Denoiser
-from tf_ddpm.diffusion.guidance import conditioned, guided
-from tf_ddpm.diffusion.process import DiffusionProcess
-from tf_ddpm.networks.unet import UNet
+from tf_ddpm.networks.backbone import Backbone
 
 ImageNoise = Callable[[tf.Tensor], tf.Tensor]  # number of the draw, 0 for x_T -> standard normal [B, H, W, C]
 
 
-def image_noise(seeds: tf.Tensor, image_shape: Sequence[int]) -> ImageNoise:
-    """The noise of images of `image_shape` (H, W, C) from `seeds` int64 [B]: each depends on its own seed alone."""
-    return lambda count: randomness.image_normal(seeds, count, list(image_shape))
+def image_noise(seeds: tf.Tensor, state_shape: Sequence[int]) -> ImageNoise:
+    """The noise of states of `state_shape` (H, W, C) from `seeds` int64 [B]: each depends on its own seed alone."""
+    return lambda count: randomness.image_normal(seeds, count, list(state_shape))
 
 
 def noise_between(one: ImageNoise, other: ImageNoise, mix: tf.Tensor) -> ImageNoise:
@@ -29,7 +27,12 @@ def noise_between(one: ImageNoise, other: ImageNoise, mix: tf.Tensor) -> ImageNo
 
 
 def draw(
-    sampler: samplers.Sampler, denoiser: Denoiser, noise: ImageNoise, num_frames: int = 0, rounded: bool = True
+    sampler: samplers.Sampler,
+    denoiser: Denoiser,
+    noise: ImageNoise,
+    codec: Codec,
+    num_frames: int = 0,
+    rounded: bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Images from noise.
 
@@ -41,12 +44,17 @@ def draw(
       [B, H, W, C], and the predicted images along the chain, uint8 [B, num_frames, H, W, C].
     """
     x_0, frames = samplers.sample_loop(sampler, denoiser, noise(0), lambda k: noise(k + 1), num_frames)
-    frames = tf.transpose(pixels.to_pixels(frames), [1, 0, 2, 3, 4])
-    return pixels.to_pixels(x_0) if rounded else pixels.to_unrounded(x_0), frames
+    frames = tf.transpose(codec.decode(frames), [1, 0, 2, 3, 4])
+    return codec.decode(x_0) if rounded else codec.decode_unrounded(x_0), frames
 
 
 def vary(
-    sampler: samplers.Sampler, denoiser: Denoiser, noise: ImageNoise, images: tf.Tensor, strength: tf.Tensor
+    sampler: samplers.Sampler,
+    denoiser: Denoiser,
+    noise: ImageNoise,
+    codec: Codec,
+    images: tf.Tensor,
+    strength: tf.Tensor,
 ) -> tf.Tensor:
     """Images like `images`: each is noised to a step of the chain and drawn back (SDEdit, Meng et al. 2022).
 
@@ -58,61 +66,22 @@ def vary(
     Returns:
       uint8 [B, H, W, C].
     """
-    count = len(sampler.process)
+    count = len(sampler.chain)
     # (0.29 times 100 is a little more than 29 in float32.)
     steps = tf.cast(tf.math.ceil(strength * count - 1e-4), tf.int32)
     steps = tf.where(strength > 0, tf.clip_by_value(steps, 1, count), 0)
-    x_t = sampler.process.q_sample(pixels.to_unit(images), tf.maximum(steps - 1, 0), noise(0))
+    x_0 = codec.encode(images)
+    x_t = sampler.chain.levels.at(tf.maximum(steps - 1, 0), x_0).noised(x_0, noise(0))
     entering = samplers.Entering(sampler, steps)
     first = count - tf.reduce_max(steps)
     x_0, _ = samplers.sample_loop(entering, denoiser, x_t, lambda k: noise(k + 1), first=first)
-    return tf.where(tf.reshape(steps > 0, [-1, 1, 1, 1]), pixels.to_pixels(x_0), images)
-
-
-def denoiser_of(
-    network: Callable[..., tf.Tensor],
-    process: DiffusionProcess,
-    label: tf.Tensor | None,
-    guidance: tf.Tensor | None,
-) -> Denoiser:
-    """`network(x_t, t[, label])` as the samplers see it.
-
-    Args:
-      label: int32 [B] for a network with classes, else None. guidance: float32 [B]; None: as trained.
-    """
-    if label is None:
-        return network
-    return conditioned(network, label) if guidance is None else guided(process, network, label, guidance)
-
-
-def precompute_time(network: UNet, timesteps: np.ndarray) -> Callable[..., tf.Tensor]:
-    """`network(x_t, t[, label])` for t among `timesteps`, made ready for the loop in which it will stand.
-
-    What depends on t alone is done here and now, outside of the loop: every step's embedding, and without labels
-    every block's projection of it.
-
-    Args:
-      network: the U-Net, or what has its `embedding`, `injections` and `forward`.
-      timesteps: [S], each once.
-    """
-    position = np.zeros(max(timesteps) + 1, np.int32)
-    position[timesteps] = np.arange(len(timesteps))
-    embeddings = network.embedding(tf.constant(timesteps, tf.int32))
-    without_labels = None if network.settings["classes"] else network.injections(embeddings)
-
-    def call(x_t: tf.Tensor, t: tf.Tensor, label: tf.Tensor | None = None) -> tf.Tensor:
-        row = tf.gather(tf.constant(position), t)
-        if label is None:
-            return network.forward(x_t, tf.gather(without_labels, row))
-        return network.forward(x_t, network.injections(tf.gather(embeddings, row), label))
-
-    return call
+    return tf.where(tf.reshape(steps > 0, [-1, 1, 1, 1]), codec.decode(x_0), images)
 
 
 def compiled_draw(
     sampler: samplers.Sampler,
-    network: UNet,
-    image_shape: Sequence[int],
+    network: Backbone,
+    config: Config,
     guides: bool = False,
     num_frames: int = 0,
     rounded: bool = True,
@@ -121,6 +90,8 @@ def compiled_draw(
 
     The label is looked at where the network has classes, the guidance if `guides` is set.
     """
+    codec = build.codec(config)
+    state_shape = codec.state_shape((*config.data.image_size, config.data.channels))
 
     @tf.function(
         input_signature=[
@@ -131,13 +102,10 @@ def compiled_draw(
         autograph=False,
     )
     def sample(seeds: tf.Tensor, label: tf.Tensor, guidance: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        denoiser = denoiser_of(
-            precompute_time(network, sampler.process.timesteps),
-            sampler.process,
-            label if network.settings["classes"] else None,
-            guidance if guides else None,
-        )
-        images, frames = draw(sampler, denoiser, image_noise(seeds, image_shape), num_frames, rounded)
+        condition = {"label": label} if config.model.classes else {}
+        weight, levels = guidance if guides else None, sampler.chain.levels
+        denoiser = build.denoiser(config.diffusion, network, condition, weight, levels)
+        images, frames = draw(sampler, denoiser, image_noise(seeds, state_shape), codec, num_frames, rounded)
         return (images, frames) if num_frames else (images,)
 
     return sample

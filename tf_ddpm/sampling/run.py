@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config, SampleConfig
+from tf_ddpm.diffusion.denoiser import Denoiser
+from tf_ddpm.diffusion.levels import Levels
 from tf_ddpm.errors import UserError
 from tf_ddpm.networks import averaging
 from tf_ddpm.networks.unet import UNet
@@ -45,7 +47,7 @@ class Run:
         self.network = network
         self.checkpoint_step, self.label_names = checkpoint_step, label_names
         self._strategy = strategy if strategy is not None and strategy.num_replicas_in_sync > 1 else None
-        self.process = build.process(config.diffusion)
+        self.chain, self.codec = build.chain(config.diffusion), build.codec(config)
         self._denoisers: dict[tuple[tuple[int, ...], int], Callable] = {}
         self._compiled: dict[tuple[SampleConfig, bool, int, bool], Callable] = {}
 
@@ -70,21 +72,32 @@ class Run:
         """(height, width, channels)."""
         return (*self.config.data.image_size, self.config.data.channels)
 
+    def bound_denoiser(
+        self, label: tf.Tensor | None, guidance: tf.Tensor | None = None, levels: Levels | None = None
+    ) -> Denoiser:
+        """The denoiser of the equations, under a label int32 [B] where the run has classes: see `build.denoiser`."""
+        condition = {"label": label} if self.config.model.classes else {}
+        return build.denoiser(self.config.diffusion, self.network, condition, guidance, levels)
+
     def denoiser(self, x_t: ArrayLike, t: ArrayLike, label: ArrayLike | None = None) -> tf.Tensor:
         """The network's output float32 [B, H, W, C]: eps, unless the run says otherwise.
 
         Where the variance is learned, C more channels that stand for it follow.
 
         Args:
-          x_t: float32 [B, H, W, C]. t: int [B], 0 to T-1.
+          x_t: float32 [B, H, W, C]. t: [B], 0 to T-1, whole or in between.
           label: int [B] for a run with classes, -1 for none of them.
         """
-        x_t, t = tf.convert_to_tensor(x_t, tf.float32), tf.convert_to_tensor(t, tf.int32)
+        x_t, t = tf.convert_to_tensor(x_t, tf.float32), tf.cast(tf.convert_to_tensor(t), tf.float32)
         labels = [] if label is None else [tf.convert_to_tensor(label, tf.int32)]
         shape = tuple(x_t.shape[1:])
         if (shape, len(labels)) not in self._denoisers:
             # The batch alone is open: the network looks at the rest.
-            specs = [tf.TensorSpec([None, *shape]), *[tf.TensorSpec([None], tf.int32)] * (1 + len(labels))]
+            specs = [
+                tf.TensorSpec([None, *shape]),
+                tf.TensorSpec([None]),
+                *[tf.TensorSpec([None], tf.int32)] * len(labels),
+            ]
             call = lambda x_t, t, label=None: self.network(x_t, t, label=label)  # noqa: E731
             self._denoisers[shape, len(labels)] = tf.function(call, input_signature=specs)
         return self._denoisers[shape, len(labels)](x_t, t, *labels)
@@ -171,8 +184,8 @@ class Run:
         guides = settings.guidance != 1.0
         key = (dataclasses.replace(settings, batch_size=1, guidance=1.0), guides, num_frames, rounded)
         if key not in self._compiled:
-            sampler = build.sampler(settings, self.process)
-            draws = compiled_draw(sampler, self.network, self.image_shape, guides, num_frames, rounded)
+            sampler = build.sampler(settings, self.chain)
+            draws = compiled_draw(sampler, self.network, self.config, guides, num_frames, rounded)
             self._compiled[key] = self.over_devices(draws)
         return self._compiled[key]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -25,7 +24,7 @@ from tf_ddpm.training.optimizers import make_optimizer
 from tf_ddpm.training.previews import Preview
 from tf_ddpm.training.run_log import NullLog, RunLog
 from tf_ddpm.training.state import TrainState
-from tf_ddpm.training.update import UpdateOptions, make_update, make_updates
+from tf_ddpm.training.update import make_update, make_updates
 
 _NEEDS_LESS = (
     "The same batch in parts (train.accumulate=2) or train.remat=true needs less, and the run goes on with it from "
@@ -83,7 +82,7 @@ def _run(
         state = TrainState(
             lambda: build.network(config, train.precision, xla=train.jit != "off", remat=train.remat),
             make_optimizer(train),
-            build.timesteps(config),
+            build.level_sampler(config),
         )
     share = lambda updates: averaging.initial_share(updates, train.ema_decay, train.ema_warmup)  # noqa: E731
     keeper = checkpoints.CheckpointManager(run_dir, state, train.keep, train.keep_every, here.is_chief, share)
@@ -211,15 +210,7 @@ class _Training:
         return min(train.steps_per_call, train.steps - step, *due)
 
     def _make_updates(self):
-        train = self._config.train
-        rules = {
-            field.name: getattr(train, field.name)
-            for field in dataclasses.fields(UpdateOptions)
-            if field.name != "xla"
-        }
-        process, objective = build.process(self._config.diffusion), build.objective(train)
-        rules = UpdateOptions(**rules, xla=train.jit == "step")
-        update = make_update(self._state, process, objective, self._strategy, rules)
+        update = make_update(self._state, self._config, self._strategy)
         return make_updates(update, timed=devices.have_clock())
 
     def _batches(self, step: int) -> tf.distribute.DistributedDataset:

@@ -29,10 +29,9 @@ class Preview:
     def __init__(self, config: Config, state: TrainState, images: ImageSet, folder: Path):
         values = {"sampler": "ddim", "eta": 0.0, "steps": min(_STEPS, config.diffusion.timesteps)}
         settings = config_lib.with_values(config, {f"sample.{name}": value for name, value in values.items()}).sample
-        shape = (*config.data.image_size, config.data.channels)
         self._state, self._told = state, False
         self._sample = drawing.compiled_draw(
-            build.sampler(settings, build.process(config.diffusion)), state.network, shape
+            build.sampler(settings, build.chain(config.diffusion)), state.network, config
         )
         seeds = tf.range(config.train.preview_images, dtype=tf.int64)
         self._seeds = [seeds[i : i + settings.batch_size] for i in range(0, len(seeds), settings.batch_size)]

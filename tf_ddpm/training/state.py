@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 import tensorflow as tf
 
-from tf_ddpm.diffusion.timestep_sampling import ImportanceTimesteps
+from tf_ddpm.diffusion.level_sampling import LevelSampler
 from tf_ddpm.training.optimizers import Optimizer
 
 METRICS = ("loss", "gradient_norm")
@@ -25,7 +25,7 @@ class TrainState(tf.Module):
     Args:
       make_network: called here, and when `ema_network` is first asked for.
       optimizer: not yet built.
-      timesteps: what draws t, and learns from the losses; None: each t is as likely.
+      level_sampler: what draws the levels of an update, and may learn from its losses.
 
     Attributes:
       network: whose weights are those of the last update.
@@ -36,11 +36,11 @@ class TrainState(tf.Module):
         self,
         make_network: Callable[[], keras.Model],
         optimizer: Optimizer,
-        timesteps: ImportanceTimesteps | None = None,
+        level_sampler: LevelSampler,
     ):
         super().__init__()
         self._strategy = tf.distribute.get_strategy()
-        self.timesteps = timesteps
+        self.level_sampler = level_sampler
         self.network = make_network()
         self._make_network, self._ema_network = make_network, None
         weights = flattened(network_variables(self.network))
@@ -153,7 +153,7 @@ class TrainState(tf.Module):
             "initial_share": self.initial_share,
         }
         parts |= {name: part for name, part in later.items() if saved is None or name in saved}
-        return tf.train.Checkpoint(**parts, **({"timesteps": self.timesteps} if self.timesteps else {}))
+        return tf.train.Checkpoint(**parts, **({"timesteps": self.level_sampler} if self.level_sampler.learns else {}))
 
 
 def flattened(tensors: Sequence) -> tf.Tensor:

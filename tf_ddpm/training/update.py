@@ -2,64 +2,40 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from tf_ddpm import randomness
-from tf_ddpm.codecs import pixels
+from tf_ddpm import build, randomness
+from tf_ddpm.config import Config, TrainConfig
 from tf_ddpm.diffusion import objectives
-from tf_ddpm.diffusion.process import DiffusionProcess
+from tf_ddpm.diffusion.levels import Level
 from tf_ddpm.networks import averaging
+from tf_ddpm.networks.backbone import Condition
 from tf_ddpm.training.state import METRICS, QUARTERS, TrainState, flattened, network_variables, unflatten_into
-
-
-@dataclasses.dataclass(frozen=True)
-class UpdateOptions:
-    """How an update is made.
-
-    Attributes:
-      batch_size: of the global batch. clip_norm: largest norm of its gradient; None: any.
-      ema_decay: constant, or with `ema_warmup` the bound of (1 + n) / (10 + n) after n updates.
-      label_dropout: share of the labels that are replaced by the null class.
-      max_bad_steps: how many updates in a row whose loss or gradient is not finite are skipped; 0: none.
-      xla: whether XLA compiles a replica's loss and gradient as a whole.
-      accumulate: parts in which a replica computes its rows, one after the other, for as much less memory.
-    """
-
-    batch_size: int
-    clip_norm: float | None = None
-    ema_decay: float = 0.999
-    ema_warmup: bool = True
-    label_dropout: float = 0.0
-    max_bad_steps: int = 0
-    xla: bool = False
-    accumulate: int = 1
 
 
 def make_update(
     state: TrainState,
-    process: DiffusionProcess,
-    objective: objectives.Objective,
+    config: Config,
     strategy: tf.distribute.Strategy,
-    rules: UpdateOptions,
+    objective: objectives.Objective | None = None,
 ) -> Callable[[dict], dict[str, tf.Tensor]]:
     """The compiled `train_step` (Ho et al. 2020, algorithm 1).
 
-    The result does not depend on the number of replicas: timesteps, noise and dropout are functions of the row's
-    address (and of the history of losses, where that draws t), the loss is the mean over the global batch, and the
+    The result does not depend on the number of replicas: levels, noise and dropout are functions of the row's address
+    (and of the history of losses, where that draws the levels), the loss is the mean over the global batch, and the
     gradient is clipped after the sum over replicas.
 
     Args:
-      objective: `(process, denoiser, x_0, t, eps) -> [B]`, from `objectives`.
+      objective: `(denoiser, x_0, level, eps) -> [B]`, from `objectives`; None: as the configuration says.
 
     Returns:
       A function of a distributed batch (`datasets.batches`) that updates `state` and returns the float32 scalars
       `loss` and `gradient_norm`.
     """
-    differentiate = _differentiate(state, process, objective, rules)
-    change_weights = _change_weights(state, strategy, rules)
+    differentiate = _differentiate(state, config, objective or build.objective(config, build.chain(config.diffusion)))
+    change_weights = _change_weights(state, strategy, config.train)
 
     @tf.function(autograph=False)
     def train_step(batch: dict) -> dict[str, tf.Tensor]:
@@ -71,9 +47,9 @@ def make_update(
 
         def change() -> tf.Tensor:
             change_weights(gradient, norm)
-            if state.timesteps is not None:
-                t, losses = tf.unstack(strategy.experimental_local_results(seen)[0])
-                state.timesteps.record(tf.cast(t, tf.int64), losses)
+            if state.level_sampler.learns:
+                step, losses = tf.unstack(strategy.experimental_local_results(seen)[0])
+                state.level_sampler.record(tf.cast(step, tf.int64), losses)
             for name, value in zip(METRICS, (loss, norm), strict=True):
                 state.sums[name].assign_add(value)
             state.quarter_losses.assign_add(quarter_losses)
@@ -81,11 +57,11 @@ def make_update(
             return state.summed.assign_add(1)
 
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
-        if rules.max_bad_steps:
+        if config.train.max_bad_steps:
             tf.cond(finite, change, lambda: tf.convert_to_tensor(state.summed))
         else:  # a branch would make a GPU wait for its condition; the run stops, and this state is not saved
             change()
-        _count_bad(state, finite, rules.max_bad_steps)
+        _count_bad(state, finite, config.train.max_bad_steps)
         state.step.assign_add(1)
         return dict(zip(METRICS, (loss, norm), strict=True))
 
@@ -128,47 +104,49 @@ def make_updates(
     return train_steps
 
 
-def _differentiate(
-    state: TrainState, process: DiffusionProcess, objective: objectives.Objective, rules: UpdateOptions
-) -> Callable[[dict], tuple]:
+def _differentiate(state: TrainState, config: Config, objective: objectives.Objective) -> Callable[[dict], tuple]:
     """A replica's part of the loss and its gradient.
 
     Gives the gradient [N] of the global batch and its norm, this replica's share of [loss, summed losses of each
-    quarter of the chain, how many they are], and, where the losses draw t, every replica's t and losses [2, B].
+    quarter of the chain, how many they are], and, where the losses draw the levels, every replica's steps and losses
+    [2, B].
     """
+    train, codec, timesteps = config.train, build.codec(config), config.diffusion.timesteps
 
     def of_rows(
-        x_0: tf.Tensor, t: tf.Tensor, weight: tf.Tensor, eps: tf.Tensor, label: tf.Tensor | None, address: tf.Tensor
+        x_0: tf.Tensor, level: Level, weight: tf.Tensor, eps: tf.Tensor, condition: Condition, address: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """This replica's share of the gradient and of the loss; its losses [B]."""
         with tf.GradientTape() as tape:
-            losses = objective(process, lambda x, t: state.network(x, t, label=label, address=address), x_0, t, eps)
-            loss = tf.reduce_sum(weight * losses) / rules.batch_size
+            denoiser = build.denoiser(config.diffusion, state.network, condition, address=address)
+            losses = objective(denoiser, x_0, level, eps)
+            loss = tf.reduce_sum(weight * losses) / train.batch_size
         # (The sparse gradient of the table of labels becomes a dense one here.)
         return flattened(tape.gradient(loss, network_variables(state.network))), loss, losses
 
-    if rules.xla:
+    if train.jit == "step":
         of_rows = tf.function(of_rows, jit_compile=True, autograph=False)
 
     def differentiate(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        x_0, address = pixels.to_unit(batch["image"]), batch["address"]
+        x_0, address = codec.encode(batch["image"]), batch["address"]
         rows = tf.shape(x_0)[0]
-        t, weight = _timesteps(state, process, address, rows)
+        level, weight = state.level_sampler.draw(address, x_0)
         # Out of what XLA compiles: it would draw other numbers.
         eps = randomness.row_normal(address, randomness.NOISE, rows, x_0.shape[1:].as_list())
-        label = _labels(state, batch, rules.label_dropout)
+        condition = _condition(state, batch, train.label_dropout)
         weight = tf.broadcast_to(weight, [rows])
-        gradient, loss, losses = _in_parts(of_rows, rules.accumulate, x_0, t, weight, eps, label, address)
+        parts = (x_0, level, weight, eps, condition)
+        gradient, loss, losses = _in_parts(of_rows, train.accumulate, parts, address)
         context = tf.distribute.get_replica_context()
         gradient = context.all_reduce(tf.distribute.ReduceOp.SUM, gradient)
-        quarter = t * QUARTERS // len(process)
+        quarter = level.step * QUARTERS // timesteps
         by_quarter = [tf.math.unsorted_segment_sum(part, quarter, QUARTERS) for part in (losses, tf.ones_like(losses))]
         seen = tf.zeros([])
-        if state.timesteps is not None:
+        if state.level_sampler.learns:
             # Every replica's rows in their places, so that all know what the whole batch has shown.
             first = tf.cast(address[2], tf.int32)
-            seen = tf.stack([tf.cast(t, tf.float32), losses])
-            seen = tf.pad(seen, [[0, 0], [first, rules.batch_size - first - rows]])
+            seen = tf.stack([tf.cast(level.step, tf.float32), losses])
+            seen = tf.pad(seen, [[0, 0], [first, train.batch_size - first - rows]])
             seen = context.all_reduce(tf.distribute.ReduceOp.SUM, seen)
         norm = tf.sqrt(2.0 * tf.nn.l2_loss(gradient))  # with no gradient * gradient in between
         return gradient, norm, tf.concat([loss[None], *by_quarter], axis=0), seen
@@ -177,25 +155,17 @@ def _differentiate(
 
 
 def _in_parts(
-    of_rows: Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]],
-    parts: int,
-    x_0: tf.Tensor,
-    t: tf.Tensor,
-    weight: tf.Tensor,
-    eps: tf.Tensor,
-    label: tf.Tensor | None,
-    address: tf.Tensor,
+    of_rows: Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]], parts: int, rows: tuple, address: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """`of_rows` of all rows, so many at a time: sums of its gradients and losses, and the losses side by side."""
     if parts == 1:
-        return of_rows(x_0, t, weight, eps, label, address)
-    rows = tf.shape(x_0)[0] // parts
+        return of_rows(*rows, address)
+    each = tf.shape(rows[0])[0] // parts
 
     def of_part(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        first = i * rows
-        cut = lambda part: None if part is None else part[first : first + rows]  # noqa: E731
+        first = i * each
         moved = address + tf.stack([0, 0, tf.cast(first, tf.int64)])
-        return of_rows(cut(x_0), cut(t), cut(weight), cut(eps), cut(label), moved)
+        return of_rows(*tf.nest.map_structure(lambda part: part[first : first + each], rows), moved)
 
     def body(i: tf.Tensor, gradient: tf.Tensor, loss: tf.Tensor, losses: tf.TensorArray) -> tuple:
         more = of_part(i)
@@ -210,15 +180,15 @@ def _in_parts(
 
 
 def _change_weights(
-    state: TrainState, strategy: tf.distribute.Strategy, rules: UpdateOptions
+    state: TrainState, strategy: tf.distribute.Strategy, train: TrainConfig
 ) -> Callable[[tf.Tensor, tf.Tensor], None]:
     """The update of the weights and of their average from a gradient [N] and its norm, on every device's own copy."""
-    clip_norm = float("inf") if rules.clip_norm is None else rules.clip_norm
+    clip_norm = float("inf") if train.clip_norm is None else train.clip_norm
     optimizer = state.optimizer
 
     def change(gradient: tf.Tensor, norm: tf.Tensor) -> None:
         scale = tf.minimum(1.0, clip_norm / tf.maximum(norm, 1e-12))
-        decay = averaging.decay(state.step, rules.ema_decay, rules.ema_warmup)
+        decay = averaging.decay(state.step, train.ema_decay, train.ema_warmup)
         share = 1.0 - decay
         state.initial_share.assign(state.initial_share * decay)
 
@@ -250,19 +220,10 @@ def _count_bad(state: TrainState, finite: tf.Tensor, most: int) -> None:
     state.bad_step.assign(tf.where(first, state.step + 1, state.bad_step))
 
 
-def _timesteps(
-    state: TrainState, process: DiffusionProcess, address: tf.Tensor, rows: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """t int32 [rows], and the weights of their losses."""
-    if state.timesteps is not None:
-        return state.timesteps.draw(address, rows)
-    return randomness.row_integers(address, randomness.TIMESTEPS, rows, len(process)), tf.ones([])
-
-
-def _labels(state: TrainState, batch: dict[str, tf.Tensor], dropout: float) -> tf.Tensor | None:
-    """The batch's labels, a share of them -1 (Ho & Salimans 2022, algorithm 1); None for a network without classes."""
-    if not state.network.settings["classes"]:
-        return None
+def _condition(state: TrainState, batch: dict[str, tf.Tensor], dropout: float) -> Condition:
+    """The batch's labels, a share of them -1 (Ho & Salimans 2022, algorithm 1), for a network with classes."""
+    if not state.network.conditions:
+        return {}
     label, parts = batch["label"], 1 << 16
     draw = randomness.row_integers(batch["address"], randomness.LABELS, tf.shape(label)[0], parts)
-    return tf.where(draw < round(dropout * parts), -1, label)
+    return {"label": tf.where(draw < round(dropout * parts), -1, label)}

@@ -14,11 +14,11 @@ class Ancestral(Sampler):
     draws = 1
 
     def step(
-        self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: Noise, memory: SolverState
+        self, denoiser: Denoiser, x_t: tf.Tensor, step: tf.Tensor, noise: Noise, memory: SolverState
     ) -> tuple[tf.Tensor, tf.Tensor, SolverState]:
-        """x_{t-1} = mean + sigma_t noise, and no noise in the last step (t = 0)."""
-        output = self.output(denoiser, x_t, t)
-        x_0 = clipped(self.process.x_0_from_output(x_t, t, output), self.clip)
-        mean, log_variance = self.process.p_step(x_0, x_t, t, output)
-        sigma = tf.where(t > 0, tf.exp(0.5 * log_variance), tf.zeros_like(log_variance))
+        """x_{t-1} = mean + sigma_t noise, and no noise in the last step (step 0)."""
+        predicted = denoiser(x_t, self.chain.levels.at(step, x_t))
+        x_0 = clipped(predicted.x_0, self.clip)
+        mean, log_variance = self.chain.p_step(x_0, x_t, step, predicted.variance)
+        sigma = tf.where(step > 0, tf.exp(0.5 * log_variance), tf.zeros_like(log_variance))
         return mean + sigma * noise(0), x_0, memory

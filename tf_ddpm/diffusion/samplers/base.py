@@ -1,4 +1,4 @@
-"""What a sampler is: one step of a reverse process."""
+"""What a sampler is: one step of a reverse chain."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tf_ddpm.diffusion.chain import Chain
 from tf_ddpm.diffusion.denoiser import Denoiser
-from tf_ddpm.diffusion.process import DiffusionProcess
+from tf_ddpm.diffusion.levels import Level
 
 Noise = Callable[[int], tf.Tensor]  # number of the draw within the step -> standard normal [B, ...]
 SolverState = tuple[tf.Tensor, ...]
 
 
 class Sampler:
-    """One step of a reverse process over `process`.
+    """One step of the reverse of `chain`, whose steps are the levels that it visits.
 
     Args:
       clip: what holds the predicted x_0 in range: `none`; `static`, to [-1, 1] (Ho et al. 2020); `dynamic`, to
@@ -24,10 +25,10 @@ class Sampler:
     draws = 0  # standard normal tensors that a step asks for
     calls = 1  # of the denoiser in a step
 
-    def __init__(self, process: DiffusionProcess, clip: str = "static"):
+    def __init__(self, chain: Chain, clip: str = "static"):
         if clip not in ("none", "static", "dynamic"):
             raise ValueError(f"unknown clip {clip!r}: expected none, static or dynamic")
-        self.process = process
+        self.chain = chain
         self.clip = clip
 
     def memory(self, x_T: tf.Tensor) -> SolverState:
@@ -39,18 +40,14 @@ class Sampler:
         return self
 
     def step(
-        self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: Noise, memory: SolverState
+        self, denoiser: Denoiser, x_t: tf.Tensor, step: tf.Tensor, noise: Noise, memory: SolverState
     ) -> tuple[tf.Tensor, tf.Tensor, SolverState]:
-        """(x_{t-1}, predicted x_0, memory) from x_t [B, ...] at the scalar step t."""
+        """(x_{t-1}, predicted x_0, memory) from x_t [B, ...] at the scalar step of the chain."""
         raise NotImplementedError
 
-    def output(self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
-        """The denoiser's output for x_t [B, ...] at the scalar step t."""
-        return denoiser(x_t, tf.fill([tf.shape(x_t)[0]], self.process.denoiser_timesteps(t)))
-
-    def predicted_x_0(self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
-        """The denoiser's x_0 [B, ...] for x_t at the scalar step t, clipped."""
-        return clipped(self.process.x_0_from_output(x_t, t, self.output(denoiser, x_t, t)), self.clip)
+    def predicted_x_0(self, denoiser: Denoiser, x: tf.Tensor, level: Level) -> tf.Tensor:
+        """The denoiser's x_0 [B, ...], clipped."""
+        return clipped(denoiser(x, level).x_0, self.clip)
 
 
 def clipped(x_0: tf.Tensor, clip: str) -> tf.Tensor:

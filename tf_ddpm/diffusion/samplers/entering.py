@@ -19,7 +19,7 @@ class Entering(Sampler):
     """
 
     def __init__(self, inner: Sampler, steps: tf.Tensor):
-        super().__init__(inner.process, inner.clip)
+        super().__init__(inner.chain, inner.clip)
         self.draws, self.calls, self.steps, self._inner = inner.draws, inner.calls, steps, inner.entered(steps)
 
     def memory(self, x_T: tf.Tensor) -> SolverState:
@@ -27,10 +27,10 @@ class Entering(Sampler):
         return self._inner.memory(x_T)
 
     def step(
-        self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: Noise, memory: SolverState
+        self, denoiser: Denoiser, x_t: tf.Tensor, step: tf.Tensor, noise: Noise, memory: SolverState
     ) -> tuple[tf.Tensor, tf.Tensor, SolverState]:
         """The inner step of the rows that have entered; x_t of the others."""
-        x_prev, x_0, after = self._inner.step(denoiser, x_t, t, noise, memory)
-        entered = tf.reshape(t < self.steps, [-1] + [1] * (x_t.shape.rank - 1))
+        x_prev, x_0, after = self._inner.step(denoiser, x_t, step, noise, memory)
+        entered = tf.reshape(step < self.steps, [-1] + [1] * (x_t.shape.rank - 1))
         after = tuple(tf.where(entered, new, old) for new, old in zip(after, memory, strict=True))
         return tf.where(entered, x_prev, x_t), x_0, after

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_ddpm.diffusion.denoiser import Denoiser
-from tf_ddpm.diffusion.process import lookup
+from tf_ddpm.diffusion.levels import lookup
 from tf_ddpm.diffusion.samplers.base import Noise, Sampler, SolverState
 
 
@@ -20,19 +20,19 @@ class Heun(Sampler):
     calls = 2
 
     def step(
-        self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: Noise, memory: SolverState
+        self, denoiser: Denoiser, x_t: tf.Tensor, step: tf.Tensor, noise: Noise, memory: SolverState
     ) -> tuple[tf.Tensor, tf.Tensor, SolverState]:
         """x_{t-1} by the mean of the slopes at both ends."""
-        x_0 = self.predicted_x_0(denoiser, x_t, t)
+        level = self.chain.levels.at(step, x_t)
+        x_0 = self.predicted_x_0(denoiser, x_t, level)
 
         def heun() -> tf.Tensor:
-            scale, s = np.sqrt(self.process.alpha_bar), np.sqrt(1.0 / self.process.alpha_bar - 1.0)
-            slope = self.process.eps_from_x_0(x_t, t, x_0)
-            distance = lookup(s, t - 1, x_t) - lookup(s, t, x_t)
-            start, scale_prev = x_t / lookup(scale, t, x_t), lookup(scale, t - 1, x_t)
-            x_euler = scale_prev * (start + distance * slope)
-            x_0_prev = self.predicted_x_0(denoiser, x_euler, t - 1)
-            slope_prev = self.process.eps_from_x_0(x_euler, t - 1, x_0_prev)
-            return scale_prev * (start + distance * 0.5 * (slope + slope_prev))
+            s, before = np.sqrt(1.0 / self.chain.alpha_bar - 1.0), self.chain.levels.at(step - 1, x_t)
+            slope = level.eps(x_t, x_0)
+            distance = lookup(s, step - 1, x_t) - lookup(s, step, x_t)
+            start = x_t / level.alpha
+            x_euler = before.alpha * (start + distance * slope)
+            slope_before = before.eps(x_euler, self.predicted_x_0(denoiser, x_euler, before))
+            return before.alpha * (start + distance * 0.5 * (slope + slope_before))
 
-        return tf.cond(t > 0, heun, lambda: x_0), x_0, memory
+        return tf.cond(step > 0, heun, lambda: x_0), x_0, memory

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_ddpm.diffusion.denoiser import Denoiser
-from tf_ddpm.diffusion.process import lookup
+from tf_ddpm.diffusion.levels import lookup
 from tf_ddpm.diffusion.samplers.base import Noise, Sampler, SolverState
 
 
@@ -23,25 +23,25 @@ class Inpainting(Sampler):
     """
 
     def __init__(self, inner: Sampler, x_0: tf.Tensor, keep: tf.Tensor, repeats: int = 1):
-        super().__init__(inner.process, inner.clip)
+        super().__init__(inner.chain, inner.clip)
         if inner.memory(x_0):
             raise ValueError(f"{type(inner).__name__} remembers earlier steps, which inpainting repeats")
         self.inner, self.x_0, self.keep, self.repeats = inner, x_0, keep, repeats
         self.draws, self.calls = (inner.draws + 2) * repeats, inner.calls * repeats
 
     def step(
-        self, denoiser: Denoiser, x_t: tf.Tensor, t: tf.Tensor, noise: Noise, memory: SolverState
+        self, denoiser: Denoiser, x_t: tf.Tensor, step: tf.Tensor, noise: Noise, memory: SolverState
     ) -> tuple[tf.Tensor, tf.Tensor, SolverState]:
         """x_{t-1} whose known pixels are q(x_{t-1} | x_0) of the given image, and at the last step the image's own."""
-        process, per_repeat = self.process, self.inner.draws + 2
-        root_alpha_bar = lookup(np.sqrt(process.alpha_bar_prev), t, x_t)
-        known_std = lookup(np.sqrt(1.0 - process.alpha_bar_prev), t, x_t)  # 0 at the last step
-        keep_of_step = lookup(np.sqrt(1.0 - process.betas), t, x_t)
-        noise_of_step = lookup(np.sqrt(process.betas), t, x_t)
+        chain, per_repeat = self.chain, self.inner.draws + 2
+        root_alpha_bar = lookup(np.sqrt(chain.alpha_bar_prev), step, x_t)
+        known_std = lookup(np.sqrt(1.0 - chain.alpha_bar_prev), step, x_t)  # 0 at the last step
+        keep_of_step = lookup(np.sqrt(1.0 - chain.betas), step, x_t)
+        noise_of_step = lookup(np.sqrt(chain.betas), step, x_t)
 
         def repeat(k: tf.Tensor, x: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             drawn = lambda draw: noise(k * per_repeat + draw)  # noqa: E731
-            x_prev, x_0, _ = self.inner.step(denoiser, x, t, drawn, ())
+            x_prev, x_0, _ = self.inner.step(denoiser, x, step, drawn, ())
             known = root_alpha_bar * self.x_0 + known_std * drawn(self.inner.draws)
             x_prev = self.keep * known + (1.0 - self.keep) * x_prev
             again = keep_of_step * x_prev + noise_of_step * drawn(self.inner.draws + 1)  # q(x_t | x_{t-1})

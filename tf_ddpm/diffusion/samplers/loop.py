@@ -30,7 +30,7 @@ def sample_loop(
     Returns:
       x_0 [B, ...] and the frames [min(num_frames, steps), B, ...], of which the last is that of the last step.
     """
-    steps = len(sampler.process)
+    steps = len(sampler.chain)
     moments = np.unique(np.round(np.linspace(steps - 1, 0, max(num_frames, 1))).astype(np.int32))
     is_frame = np.zeros(steps, bool)
     is_frame[moments] = True

@@ -1,27 +1,70 @@
-"""Which t an update trains on, where that is not uniform (Nichol & Dhariwal 2021, section 3.3)."""
+"""Which levels an update trains on."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import tensorflow as tf
 
 from tf_ddpm import randomness
+from tf_ddpm.diffusion.levels import Level, Levels
 
 _HISTORY = 10  # losses remembered for each t
 _UNIFORM_SHARE = 1e-3  # of the draws, so that no t is ever forgotten
 
 
-class ImportanceTimesteps(tf.Module):
-    """Draws t in proportion to sqrt(E[L_t^2]), weighed so that the expected loss stays that of uniform draws.
+class LevelSampler(Protocol):
+    """Draws a level for each image of a batch.
+
+    Attributes:
+      learns: whether `record` changes what is drawn.
+    """
+
+    learns: bool
+
+    def draw(self, address: tf.Tensor, like: tf.Tensor) -> tuple[Level, tf.Tensor]:
+        """Levels of images `like` [B, ...] at `address` (`randomness.row_address`), and weights of their losses."""
+
+    def record(self, step: tf.Tensor, losses: tf.Tensor) -> None:
+        """Takes in the losses float32 [B] of a global batch, at the steps int [B] of the table."""
+
+
+class UniformLevels:
+    """Every step of the table is as likely (Ho et al. 2020, algorithm 1).
+
+    Args:
+      levels: the table.
+    """
+
+    learns = False
+
+    def __init__(self, levels: Levels):
+        self._levels = levels
+
+    def draw(self, address: tf.Tensor, like: tf.Tensor) -> tuple[Level, tf.Tensor]:
+        """See `LevelSampler`; the weights are 1."""
+        step = randomness.row_integers(address, randomness.TIMESTEPS, tf.shape(like)[0], len(self._levels))
+        return self._levels.at(step, like), tf.ones([])
+
+    def record(self, step: tf.Tensor, losses: tf.Tensor) -> None:
+        """Nothing is learned."""
+
+
+class ImportanceLevels(tf.Module):
+    """Draws the step t in proportion to sqrt(E[L_t^2]), weighed so that the expected loss stays that of uniform draws.
 
     Nichol & Dhariwal 2021, eq. 18. The expectation is over the last ten losses of each t; until every t has ten,
     the draws are uniform. The history is state: it belongs into the checkpoint.
 
     Args:
-      timesteps: T.
+      levels: the table of T steps.
     """
 
-    def __init__(self, timesteps: int):
+    learns = True
+
+    def __init__(self, levels: Levels):
         super().__init__()
+        self._levels, timesteps = levels, len(levels)
         self.history = tf.Variable(tf.zeros([timesteps, _HISTORY]), trainable=False, name="history")
         self.counts = tf.Variable(tf.zeros([timesteps], tf.int64), trainable=False, name="counts")
 
@@ -34,18 +77,18 @@ class ImportanceTimesteps(tf.Module):
         share = size / tf.reduce_sum(size)
         return (1.0 - _UNIFORM_SHARE) * share + _UNIFORM_SHARE / share.shape[0]
 
-    def draw(self, address: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """t int32 [rows] for the rows at `address` (`randomness.row_address`), and weights 1 / (T p_t) float32."""
+    def draw(self, address: tf.Tensor, like: tf.Tensor) -> tuple[Level, tf.Tensor]:
+        """See `LevelSampler`; the weights are 1 / (T p_t), float32 [B]."""
         p = self.probabilities()
-        bits = randomness.row_bits(address, randomness.TIMESTEPS, rows, [1])[:, 0]
+        bits = randomness.row_bits(address, randomness.TIMESTEPS, tf.shape(like)[0], [1])[:, 0]
         u = (tf.cast(bits, tf.float64) + 0.5) / 2.0**32
         t = tf.searchsorted(tf.cumsum(p), u, side="right", out_type=tf.int32)
         t = tf.minimum(t, p.shape[0] - 1)  # the sum may end a rounding below 1
-        return t, tf.cast(1.0 / (p.shape[0] * tf.gather(p, t)), tf.float32)
+        return self._levels.at(t, like), tf.cast(1.0 / (p.shape[0] * tf.gather(p, t)), tf.float32)
 
-    def record(self, t: tf.Tensor, losses: tf.Tensor) -> None:
-        """Remembers the losses float32 [B] of the timesteps `t` int [B] of a global batch."""
-        t = tf.cast(t, tf.int64)
+    def record(self, step: tf.Tensor, losses: tf.Tensor) -> None:
+        """Remembers the losses float32 [B] of a global batch, at the steps int [B]."""
+        t = tf.cast(step, tf.int64)
         same = t[:, None] == t[None, :]
         before = tf.linalg.band_part(tf.ones_like(same, tf.int64), -1, 0) - tf.eye(tf.size(t), dtype=tf.int64)
         same = tf.cast(same, tf.int64)

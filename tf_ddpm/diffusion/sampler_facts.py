@@ -1,0 +1,43 @@
+"""What is known of each sampler without TensorFlow: the configuration, the flags and the export's plans read it here.
+
+A row and the sampler's own file are all that a new sampler needs, and a key of `SampleConfig` for each new setting.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerFacts:
+    """A sampler.
+
+    Attributes:
+      file, cls: where it stands in `samplers`. about: in a few words.
+      settings: keys of `SampleConfig` that its class takes, beside the chain and the clipping.
+      noise: when its steps draw noise: always, never, or where `eta` is above 0.
+    """
+
+    file: str
+    cls: str
+    about: str
+    settings: tuple[str, ...] = ()
+    noise: str = "always"
+
+    @property
+    def takes_eta(self) -> bool:
+        """Whether `eta` means anything to it."""
+        return "eta" in self.settings
+
+    def deterministic(self, eta: float) -> bool:
+        """Whether x_T alone says what image is drawn."""
+        return self.noise == "never" or (self.noise == "eta" and eta == 0)
+
+
+SAMPLERS: dict[str, SamplerFacts] = {
+    "ddpm": SamplerFacts("ancestral", "Ancestral", "ancestral steps"),
+    "ddim": SamplerFacts("ddim", "DDIM", "DDIM", ("eta",), noise="eta"),
+    "dpmpp": SamplerFacts("dpm_solver", "DPMSolverPP", "DPM-Solver++", ("order", "third_order", "eta"), noise="eta"),
+    "heun": SamplerFacts("heun", "Heun", "Heun's method on the ODE, two calls a step", noise="never"),
+    "langevin": SamplerFacts("langevin", "Langevin", "ancestral steps with Langevin corrections", ("snr",)),
+}
