@@ -39,7 +39,7 @@ def parse(words: str | None, config: Config) -> tuple[Plan, ...]:
         none longer than the run's chain. Everything else about the sampling is the run's own.
 
     Raises:
-      UserError: for a plan that is no sampler and number, does not fit the run, or stands there twice.
+      UserError: for a plan that is no sampler and number, does not fit the run, or is listed twice.
     """
     timesteps = config.diffusion.timesteps
     if words is None:
@@ -49,15 +49,13 @@ def parse(words: str | None, config: Config) -> tuple[Plan, ...]:
     for word in words.split(","):
         sampler, dash, steps = word.strip().partition("-")
         if not dash or not steps.isdecimal():
-            raise UserError(
-                f"--plans={words}: {word.strip()!r} is no plan; expected sampler-steps, for example ddim-50"
-            )
+            raise UserError(f"plans={words}: {word.strip()!r} is no plan; expected sampler-steps, for example ddim-50")
         changed = config_lib.with_values(config, {"sample.sampler": sampler, "sample.steps": int(steps)})
         plans.append(Plan(f"{sampler}_{int(steps)}", config_lib.validated(changed).sample))
     names = [plan.name for plan in plans]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"--plans={words}: {name.replace('_', '-')} stands there twice")
+            raise UserError(f"plans={words}: {name.replace('_', '-')} is listed twice")
     return tuple(plans)
 
 

@@ -64,7 +64,7 @@ def test_images_of_an_average_that_is_still_the_beginning_are_warned_of_and_the_
     stale_run, run_dir, capsys
 ):
     load_run(stale_run)
-    assert "100% of the weights' average" in (said := capsys.readouterr().err) and "--weights=raw" in said
+    assert "100% of the weights' average" in (said := capsys.readouterr().err) and "weights=raw" in said
     raw = load_run(stale_run, weights="raw")
     load_run(run_dir)
     assert not capsys.readouterr().err

@@ -52,7 +52,9 @@ def test_the_method_leads_to_most_of_the_equations_code():
     told = {words.strip("`").partition(".")[0] for words, _ in _LINK.findall(text)}
     for room, but_for in (
         ("schedules", {"strided_timesteps"}),
-        ("process", {"Gaussian", "lookup"}),
+        ("levels", {"Levels", "lookup"}),
+        ("chain", {"Gaussian"}),
+        ("parametrisation", {"EpsPrediction", "X0Prediction"}),
         ("objectives", {"vlb_loss"}),
         ("bounds", {"Bound", "pixel_mean"}),
         ("samplers/*", {"Sampler", "clipped"}),

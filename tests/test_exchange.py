@@ -92,7 +92,7 @@ def test_an_imported_run_samples_evaluates_exports_and_trains_on(folder, run_dir
     with pytest.raises(UserError, match=r"data\.name"):
         evaluate.evaluate(wanted, run.config, str(target), tmp_path / "metrics.json")
     for place, one in ((target, run), (run_dir, origin)):
-        config = configuration.used(one.config, ["data.name=digits"], {}, config_lib.MEASURING_KEYS)
+        config = configuration.used(one.config, ["data.name=digits"], {}, measures=True)
         path = evaluate.evaluate(wanted, config, str(place), tmp_path / "metrics.json")
         figures.append(json.loads(path.read_text())["bits_per_dim"]["value"])
     assert figures[0] == pytest.approx(figures[1], rel=1e-6)
@@ -338,6 +338,6 @@ def test_a_git_lfs_pointer_is_named(copy, name):
 
 def test_a_size_that_the_config_leaves_open_can_be_said(copy):
     edited(copy / "unet" / "config.json", sample_size=None)
-    with pytest.raises(UserError, match=r"--set=data\.image_size=64"):
+    with pytest.raises(UserError, match=r"give it: data\.image_size=64"):
         reading.read_config(copy)
     assert reading.read_config(copy, ["data.image_size=16"]).data.image_size == (16, 16)

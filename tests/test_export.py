@@ -112,7 +112,7 @@ def test_the_weights_stand_once_in_the_model(run, version):
         ("ddim-0", "sample.steps=0"),
         ("ddim-21", "more than diffusion.timesteps=20"),
         ("euler-5", "sample.sampler=euler"),
-        ("ddim-5,ddim-05", "stands there twice"),
+        ("ddim-5,ddim-05", "is listed twice"),
         ("ddim-5,", "is no plan"),
     ],
 )

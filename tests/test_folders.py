@@ -159,7 +159,7 @@ def test_what_cannot_be_reached_is_told_as_it_is_today_though_images_come_from_t
 def test_a_new_run_among_the_pictures_takes_no_folder_of_theirs_for_its_own(tmp_path):
     for name in ("cats", "samples", "figures"):
         picture(tmp_path / name / "a.png")
-    with pytest.raises(UserError, match="has figures already; choose another --run_dir"):
+    with pytest.raises(UserError, match="has figures already; choose another run directory"):
         loop.run(tiny(tmp_path), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cats", "figures", "samples"]
 

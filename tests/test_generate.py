@@ -45,7 +45,7 @@ def test_a_smaller_generation_replaces_a_larger_one_and_nothing_else(run, tmp_pa
 def test_a_foreign_manifest_is_refused_and_no_file_of_it_removed(run, tmp_path, manifest):
     (tmp_path / "mine.txt").write_text("keep")
     (tmp_path / "manifest.json").write_text(manifest)
-    with pytest.raises(UserError, match="--out_dir"):
+    with pytest.raises(UserError, match="choose another folder"):
         generate(run, tmp_path, 1, seed=0, steps=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "mine.txt"]
 

@@ -142,7 +142,7 @@ def test_a_set_with_another_number_of_labels_is_refused(tmp_path):
 
 
 def test_guidance_without_a_null_class_is_refused(tmp_path):
-    with pytest.raises(UserError, match="knows no classes"):
+    with pytest.raises(UserError, match="is unconditional"):
         make_tiny_config(sample__guidance=2.0)
     with pytest.raises(UserError, match="no null class"):
         make_tiny_config(sample__guidance=2.0, model__classes=10)

@@ -17,13 +17,13 @@ _BUSY = {
 }
 _COMMAND = """
 import hashlib, pathlib, sys, time
-import main
 from absl import app
-from tf_ddpm import whole_files
+from tf_ddpm.commands import cli
+from tf_ddpm.runtime import atomic_files
 
 def busy(run_dir):
     path = pathlib.Path(run_dir)
-    with whole_files.folder_aside(path) as folder, whole_files.aside(path / "grid.png") as beside:
+    with atomic_files.staging_directory(path) as folder, atomic_files.atomic_write(path / "grid.png") as beside:
         (folder / "000000.png").touch()
         try:
             print("busy", flush=True)
@@ -31,8 +31,8 @@ def busy(run_dir):
         finally:
             AFTERWARDS
 
-main.MODES["sample"] = busy
-app.run(main.main)
+cli.run_mode = lambda mode, run_dir: busy(run_dir)
+app.run(cli.main)
 """
 
 

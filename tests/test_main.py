@@ -1,11 +1,14 @@
 """The command line, as a person uses it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tf_ddpm.commands.flags import MODES, ROWS
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,7 +35,7 @@ def command(*flags, cwd, block_tensorflow=False):
         (["--mode=figure", "--figure=noise"], ["--figure=noise", "expected one of schedules"]),
         (["--mode=figure", "--figure=all", "--out=x.png"], ["--out names one picture", "figures"]),
         (["--mode=figure", "--figure=bound", "--out=x.jpg"], ["x.jpg", ".png"]),
-        (["--mode=figure", "--figure=bound", "--sampler=ddim"], ["--sampler says nothing", "samples, progressive"]),
+        (["--mode=figure", "--figure=bound", "--sampler=ddim"], ["--sampler has no effect", "samples, progressive"]),
         (["--mode=export", "--plans=ddim-5", "--sampler=ddpm"], ["--sampler and --plans=ddim-5"]),
         (["--mode=sample", "--figure=bound"], ["--figure belongs to --mode=figure"]),
         (["--mode=train", "--set=train.stpes=3"], ["train.stpes", "train.steps"]),
@@ -59,7 +62,7 @@ def command(*flags, cwd, block_tensorflow=False):
         (["--mode=train", "--seed=x"], ["seed"]),
         (["--mode=train", "--seed=5"], ["--mode=sample", "train.seed"]),
         (["--mode=train", "--sampler=ddpm"], ["--mode=sample or export"]),
-        (["--mode=eval", "--sampler=ddpm"], ["--sampler says nothing to --metrics=bpd"]),
+        (["--mode=eval", "--sampler=ddpm"], ["--sampler has no effect with --metrics=bpd"]),
         (["--mode=eval", "--metrics=fdi"], ["--metrics=fdi", "bpd,fid"]),
         (["--mode=eval", "--metrics=fid,is"], ["logits"]),
         (["--mode=eval", "--metrics=fid", "--images=x"], ["against what", "--reference=DIR"]),
@@ -72,7 +75,7 @@ def command(*flags, cwd, block_tensorflow=False):
         (["--mode=eval", "--metrics=fid", "--images=x", "--set=data.memory_gb=8"], ["against what", "data.name="]),
         (["--mode=eval", "--metrics=fid", "--images=x", "--reference=y", "--preset=mnist"], ["--preset names a run"]),
         (["--mode=eval", "--metrics=fid,bpd", "--sweep=checkpoint"], ["take bpd out"]),
-        (["--mode=eval", "--metrics=fid", "--sweep=checkpoint", "--metrics_file=x"], ["--metrics_file says nothing"]),
+        (["--mode=eval", "--metrics=fid", "--sweep=checkpoint", "--metrics_file=x"], ["--metrics_file has no effect"]),
         (["--mode=sample", "--inception=x"], ["--inception belongs to --mode=eval"]),
         (["--mode=train", "--set=data.name=none"], ["data.name"]),
         (["--mode=train", "--set=data.split=test"], ["data.split=test", "expected train"]),
@@ -103,12 +106,12 @@ def test_an_unknown_set_is_one_clear_line_in_spite_of_tensorflow(tmp_path):
         (["--spacing=even"], ["one of linspace, leading"]),
         (["--clip=soft"], ["one of none, static, dynamic"]),
         (["--eta=2"], ["from 0.0 to 1.0"]),
-        (["--eta=0.5"], ["--eta says nothing to --sampler=ddpm", "--sampler=ddim and --sampler=dpmpp"]),
-        (["--mode=figure", "--figure=samples", "--eta=0.5"], ["--eta says nothing to --sampler=ddpm"]),
-        (["--guidance=2"], ["guidance 2", "no classes"]),
-        (["--label=3"], ["label 3", "no classes"]),
-        (["--label=all"], ["--label=all", "no classes"]),
-        (["--label=cat"], ["--label=cat", "a number, a name, all or none"]),
+        (["--eta=0.5"], ["--eta has no effect with --sampler=ddpm", "--sampler=ddim and --sampler=dpmpp"]),
+        (["--mode=figure", "--figure=samples", "--eta=0.5"], ["--eta has no effect with --sampler=ddpm"]),
+        (["--guidance=2"], ["guidance 2", "unconditional"]),
+        (["--label=3"], ["label 3", "unconditional"]),
+        (["--label=all"], ["label=all", "unconditional"]),
+        (["--label=cat"], ["label=cat", "a number, a name, all or none"]),
         (["--set=model.channels=16"], ["model.channels", "sample.*"]),
         (["--set=sample.eta=2"], ["sample.eta=2"]),
     ],
@@ -120,21 +123,22 @@ def test_wrong_sampling_flags_are_found_before_tensorflow_is_imported(flags, wor
     assert not (run_dir / "samples").exists()
 
 
-def test_helpshort_explains_every_flag(tmp_path):
-    text = command("--helpshort", cwd=tmp_path).stdout
-    flags = (
-        "mode",
-        "preset",
-        "run_dir",
-        "set",
-        "num_images",
-        "sampler",
-        "sampling_steps",
-        "seed",
-        "out_dir",
-        "export_dir",
-    )
-    assert all(f"--{flag}" in text or f"--[no]{flag}" in text for flag in flags), text
+def test_helpshort_explains_every_flag_and_of_a_mode_those_that_it_takes(tmp_path):
+    everything = command("--helpshort", cwd=tmp_path, block_tensorflow=True).stdout
+    assert all(f"  --{row.name}" in everything for row in ROWS if row.instead_of is None), everything
+    for mode in MODES:
+        text = command(f"--mode={mode}", "--helpshort", cwd=tmp_path, block_tensorflow=True).stdout
+        shown = set(re.findall(r"^  --(\w+)", text, re.M))
+        assert shown == {row.name for row in ROWS if mode in row.known and row.instead_of is None} - {"mode"}, text
+
+
+def test_a_mode_has_one_word_for_where_its_result_goes_and_the_older_ones_still_work(run_dir, tmp_path):
+    for flag in ("--out=one", "--out_dir=two"):
+        done = command("--mode=sample", f"--run_dir={run_dir}", flag, "--num_images=1", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+    both = command("--mode=export", "--out=x", "--export_dir=y", cwd=tmp_path, block_tensorflow=True)
+    assert both.returncode == 1 and "another name for --out" in both.stderr
 
 
 def test_train_sample_export_work_one_after_the_other_with_the_mode_alone(tmp_path):

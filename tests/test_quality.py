@@ -126,7 +126,7 @@ def test_a_run_in_bfloat16_is_measured_and_told_from_float32(run_dir, tmp_path):
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        ({"allow_few": False}, ["40 images", "below 64", "--allow_few"]),
+        ({"allow_few": False}, ["40 images", "below 64", "allow_few"]),
         ({"num_images": 3}, ["3 images are too few"]),
         ({"reference": "nowhere"}, ["nowhere", "no such folder"]),
         ({"reference": "nowhere.npz"}, ["nowhere.npz", "No such file"]),

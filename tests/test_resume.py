@@ -55,7 +55,7 @@ def test_a_run_in_use_is_refused(tmp_path):
 
 def test_a_hold_ends_with_its_process(tmp_path):
     code = f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\nfrom pathlib import Path\n"
-    code += f"from tf_ddpm import run_directory\nwith run_directory.held(Path({str(tmp_path)!r})):\n"
+    code += f"from tf_ddpm.runs import directory\nwith directory.locked(Path({str(tmp_path)!r})):\n"
     code += "    print('held', flush=True); time.sleep(100)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
@@ -81,7 +81,7 @@ def test_of_two_signals_of_the_same_moment_the_first_counts_and_nothing_is_compl
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
-from tf_ddpm import interruption
+from tf_ddpm.runtime import interruption
 with interruption.Signals() as signals:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     os.kill(os.getpid(), signal.SIGINT)

@@ -165,8 +165,8 @@ def test_what_somebody_keeps_in_the_directory_stays(tiny_config, tmp_path):
 
 _WRITES = """
 import pathlib, sys, time
-from tf_ddpm import whole_files
-with whole_files.aside(pathlib.Path(sys.argv[1])) as beside, beside.open("w") as file:
+from tf_ddpm.runtime import atomic_files
+with atomic_files.atomic_write(pathlib.Path(sys.argv[1])) as beside, beside.open("w") as file:
     file.write("{")
     print(flush=True)
     time.sleep(600)

@@ -20,10 +20,11 @@ _PROJECTED = f"""
 import sys
 sys.path[:0] = [{str(ROOT / "tests")!r}]
 from absl import app
-import main, test_quality
+import test_quality
+from tf_ddpm.commands import cli
 from tf_ddpm.evaluation import inception
 inception.FEATURES, inception.load = 64, lambda path: test_quality.Projection()
-app.run(main.main)
+app.run(cli.main)
 """
 SGD = {"train.optimizer": "sgd", "train.steps": 40, "train.learning_rate": 0.1}
 

@@ -39,10 +39,10 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 names = [f"/cpu:{i}" for i in range(DEVICES)]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration() for _ in names])
 from absl import app
-import main
-from tf_ddpm import devices
+from tf_ddpm.commands import cli
+from tf_ddpm.runtime import devices
 devices.strategy = lambda: tf.distribute.MirroredStrategy(names)
-app.run(main.main)
+app.run(cli.main)
 """
 
 

@@ -12,3 +12,7 @@ def first_line(error: Exception) -> str:
     line = (str(error).splitlines() or [""])[0]
     line = re.sub(r"\{\{.*?\}\} |\S*_temp/\S+; | \[Op:\w+\]", "", line)
     return line[:200]
+
+
+class NotTrainedError(UserError):
+    """A directory without a run, or a run without weights."""

@@ -8,15 +8,12 @@
 """
 
 from tf_ddpm.config.file import from_json, portable, to_json
-from tf_ddpm.config.parsing import Key, changed, closest, get, keys, with_settings, with_values
 from tf_ddpm.config.labels import check_label, parse_label
+from tf_ddpm.config.parsing import Key, changed, closest, get, keys, with_settings, with_values
 from tf_ddpm.config.rules import validated, warnings
 from tf_ddpm.config.schema import (
-    CHANGEABLE,
     DECODER,
     FORMAT_VERSION,
-    MEASURING_KEYS,
-    SAMPLING_KEYS,
     Config,
     DataConfig,
     DiffusionConfig,
@@ -26,7 +23,7 @@ from tf_ddpm.config.schema import (
 )
 
 __all__ = [
-    "CHANGEABLE", "DECODER", "FORMAT_VERSION", "MEASURING_KEYS", "SAMPLING_KEYS",
+    "DECODER", "FORMAT_VERSION",
     "Config", "DataConfig", "DiffusionConfig", "Key", "ModelConfig", "SampleConfig", "TrainConfig",
     "changed", "check_label", "closest", "from_json", "get", "keys", "parse_label", "portable", "to_json",
     "validated", "warnings", "with_settings", "with_values",

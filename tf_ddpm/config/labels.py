@@ -20,14 +20,14 @@ def parse_label(config: Config, word: str | None, names: Sequence[str] = ()) -> 
     """
     if word in (None, "all"):
         if word and not config.model.classes:
-            raise UserError("--label=all: this run knows no classes; leave --label out")
+            raise UserError("label=all: this run is unconditional; leave the label out")
         return None
     if word in names and word != "none" and not word.isdecimal():
         value = names.index(word)
     else:
         if word != "none" and not word.removeprefix("-").isdecimal():
             known = f"; this run knows {closest(word, names)}" if names and config.model.classes else ""
-            raise UserError(f"--label={word}: expected a number, a name, all or none{known}")
+            raise UserError(f"label={word}: expected a number, a name, all or none{known}")
         value = -1 if word == "none" else int(word)
     check_label(config, value)
     return value
@@ -41,7 +41,7 @@ def check_label(config: Config, value: int) -> None:
     """
     classes = config.model.classes
     if not classes:
-        raise UserError(f"label {value}: this run knows no classes (train one with a preset such as digits_cond)")
+        raise UserError(f"label {value}: this run is unconditional (train one with a preset such as digits_cond)")
     if value == -1 and not config.model.null_class:
         raise UserError(f"label none: this run has no null class; expected 0 to {classes - 1}")
     if not -1 <= value < classes:

@@ -33,6 +33,9 @@ class Key:
     high: float | None
     above: float | None
     choices: tuple[str, ...] | None
+    freezes: str
+    resolves: bool
+    measures: bool
 
     @property
     def expected(self) -> str:
@@ -98,13 +101,9 @@ def with_settings(config: Config, settings: Iterable[str]) -> Config:
         key, equals, text = setting.partition("=")
         key = key.strip()
         if not equals:
-            raise UserError(
-                f"--set={' '.join(setting.split())}: expected section.key=value, for example --set=train.steps=2000"
-            )
+            raise UserError(f"{' '.join(setting.split())}: expected section.key=value, for example train.steps=2000")
         if key not in known:
-            raise UserError(
-                f"--set={' '.join(setting.split())}: unknown key {key!r}; did you mean: {closest_keys(key)}?"
-            )
+            raise UserError(f"{' '.join(setting.split())}: unknown key {key!r}; did you mean: {closest_keys(key)}?")
         values[key] = _parsed(key, known[key], text.strip())
     return with_values(config, values)
 

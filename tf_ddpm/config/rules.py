@@ -102,7 +102,7 @@ def _check_labels(config: Config) -> None:
             "expected model.null_class=true"
         )
     if guidance != 1.0 and not model.classes:
-        raise UserError(f"guidance {guidance:g}: this run knows no classes; expected 1 (train one with model.classes)")
+        raise UserError(f"guidance {guidance:g}: this run is unconditional; expected 1 (train one with model.classes)")
     if guidance != 1.0 and not model.null_class:
         raise UserError(
             f"guidance {guidance:g}: this run has no null class to guide away from; expected 1 "
@@ -113,9 +113,9 @@ def _check_labels(config: Config) -> None:
 def _check_data(data: DataConfig, levels: int) -> None:
     if data.name == "folder":
         if data.path is None:
-            raise UserError("data.name=folder needs the folder: --set=data.path=DIR")
+            raise UserError("data.name=folder needs the folder: data.path=DIR")
         if data.image_size is None:
-            raise UserError("data.name=folder needs a size to bring the images to: --set=data.image_size=32")
+            raise UserError("data.name=folder needs a size to bring the images to, for example data.image_size=32")
     if data.name in ("digits", "folder") and data.channels not in (None, 1, 3, 4):
         raise UserError(f"data.channels={data.channels}: expected 1 (grey), 3 (RGB) or 4 (RGBA)")
     usual = DataConfig.max_megapixels, DataConfig.truncated

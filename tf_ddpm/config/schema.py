@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import functools
+from typing import Any, Literal
 
 from tf_ddpm.diffusion.sampler_facts import SAMPLERS
+
+Freezes = Literal["checkpoint", "data", "never"]
 
 FORMAT_VERSION = 1
 DECODER = 2  # the newest rules by which picture files become pixels; 1: as up to November 2026 (`first_decoder`)
@@ -19,12 +22,35 @@ def key(
     high: float | None = None,
     above: float | None = None,
     choices: tuple[str, ...] | None = None,
+    freezes: Freezes = "checkpoint",
+    resolves: bool = False,
+    measures: bool = False,
 ) -> Any:
-    """A config key: its default, what it means, and its range (`low` and `high` inclusive, `above` exclusive)."""
+    """A key of the configuration.
+
+    Args:
+      default: its default. text: what it means.
+      low, high, above: its range; low and high belong to it. choices: the words that it may be.
+      freezes: when a run can no longer change it: once it has a checkpoint, once its data is known, or never.
+      resolves: whether the default means: as the run finds it when it begins.
+      measures: whether it may be another where a run is measured.
+    """
     return dataclasses.field(
         default=default,
-        metadata={"help": text, "low": low, "high": high, "above": above, "choices": choices},
+        metadata={
+            "help": text,
+            "low": low,
+            "high": high,
+            "above": above,
+            "choices": choices,
+            "freezes": freezes,
+            "resolves": resolves,
+            "measures": measures,
+        },
     )
+
+
+sampling_key = functools.partial(key, freezes="never", measures=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,38 +116,78 @@ class DataConfig:
     """The images. `none` for image_size or channels means: as the set has them."""
 
     name: str | None = key(
-        "digits", "digits, folder, or a TensorFlow Datasets name such as mnist or cifar10; none: not known"
+        "digits",
+        "digits, folder, or a TensorFlow Datasets name such as mnist or cifar10; none: not known",
+        freezes="data",
+        measures=True,
     )
-    path: str | None = key(None, "the folder of images, for name=folder")
-    data_dir: str | None = key(None, "where TensorFlow Datasets keeps its sets (default: TFDS_DATA_DIR or its own)")
+    path: str | None = key(None, "the folder of images, for name=folder", freezes="never", measures=True)
+    data_dir: str | None = key(
+        None,
+        "where TensorFlow Datasets keeps its sets (default: TFDS_DATA_DIR or its own)",
+        freezes="never",
+        measures=True,
+    )
     split: str = key(
-        "train", "split of a TensorFlow Datasets set, or of a folder with subfolders train, validation, test"
+        "train",
+        "split of a TensorFlow Datasets set, or of a folder with subfolders train, validation, test",
+        freezes="data",
+        measures=True,
     )
-    image_size: tuple[int, ...] | None = key(None, "side, or height,width in pixels", low=1, high=4096)
-    channels: int | None = key(None, "1 grey, 3 RGB, 4 RGBA", low=1, high=4096)
-    max_megapixels: float = key(200.0, "larger pictures are passed over, for name=folder", above=0.0, high=2000.0)
+    image_size: tuple[int, ...] | None = key(
+        None, "side, or height,width in pixels", low=1, high=4096, freezes="data", resolves=True
+    )
+    channels: int | None = key(None, "1 grey, 3 RGB, 4 RGBA", low=1, high=4096, freezes="data", resolves=True)
+    max_megapixels: float = key(
+        200.0,
+        "larger pictures are passed over, for name=folder",
+        above=0.0,
+        high=2000.0,
+        freezes="data",
+        measures=True,
+    )
     truncated: str = key(
         "skip",
         "a picture file that ends too early, for name=folder: passed over, or read as far as it goes",
         choices=("skip", "read"),
+        freezes="data",
+        measures=True,
     )
     decoder: int | None = key(
         None,
         "rules by which pictures become pixels; none: the newest, which a new run then keeps",
         low=1,
         high=DECODER,
+        freezes="data",
+        resolves=True,
+        measures=True,
     )
-    on_bad_file: str = key("warn", "what a file that is no image does, for name=folder", choices=("warn", "fail"))
-    random_flip: bool = key(False, "mirror half of the training images left to right")
-    memory_gb: float = key(4.0, "decoded images above this size go to a file in cache_dir", low=0.0, high=1e6)
-    cache_dir: str = key("~/.cache/tf_ddpm", "where decoded images too large for memory are kept")
+    on_bad_file: str = key(
+        "warn",
+        "what a file that is no image does, for name=folder",
+        choices=("warn", "fail"),
+        freezes="never",
+        measures=True,
+    )
+    random_flip: bool = key(False, "mirror half of the training images left to right", freezes="data")
+    memory_gb: float = key(
+        4.0,
+        "decoded images above this size go to a file in cache_dir",
+        low=0.0,
+        high=1e6,
+        freezes="never",
+        measures=True,
+    )
+    cache_dir: str = key(
+        "~/.cache/tf_ddpm", "where decoded images too large for memory are kept", freezes="never", measures=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One optimisation run."""
 
-    steps: int = key(3000, "updates in all", low=1, high=10**9)
+    steps: int = key(3000, "updates in all", low=1, high=10**9, freezes="never")
     batch_size: int = key(128, "images an update, over all devices", low=1, high=10**6)
     objective: str = key("simple", "what is minimised", choices=("simple", "vlb", "hybrid"))
     timestep_sampling: str = key(
@@ -138,60 +204,76 @@ class TrainConfig:
     clip_norm: float | None = key(
         1.0, "largest norm of the gradient of the global batch; none: not clipped", above=0.0, high=1e9
     )
-    ema_decay: float = key(0.999, "decay of the moving average of the weights", low=0.0, high=1.0)
-    ema_warmup: bool = key(True, "let the decay rise as (1+n)/(10+n)")
+    ema_decay: float = key(0.999, "decay of the moving average of the weights", low=0.0, high=1.0, freezes="never")
+    ema_warmup: bool = key(True, "let the decay rise as (1+n)/(10+n)", freezes="never")
     seed: int = key(0, "weights, order of the data, timesteps, noise, dropout", low=0, high=2**31 - 1)
     precision: str = key("float32", "arithmetic of the network", choices=("float32", "bfloat16"))
     jit: str = key(
         "auto",
         "what XLA compiles: nothing, the normalisations, or the step; auto: step on GPUs, norms elsewhere",
         choices=("auto", "off", "norms", "step"),
+        freezes="never",
+        resolves=True,
     )
     accumulate: int = key(
-        1, "parts in which a device computes its images, one after the other: less memory", low=1, high=10**6
+        1,
+        "parts in which a device computes its images, one after the other: less memory",
+        low=1,
+        high=10**6,
+        freezes="never",
     )
     steps_per_call: int = key(
         1,
         "updates in one call, after which signals are looked at: saves a small network what Python costs between them",
         low=1,
         high=1000,
+        freezes="never",
     )
-    remat: bool = key(False, "compute each residual block a second time for its gradient: less memory, 30 % slower")
-    log_every: int = key(50, "updates between two lines of metrics.jsonl", low=1, high=10**9)
-    checkpoint_every: int = key(1000, "updates between two checkpoints", low=1, high=10**9)
-    preview_every: int = key(1000, "updates between two preview grids", low=1, high=10**9)
-    preview_images: int = key(64, "images in a preview grid", low=1, high=10_000)
-    keep: int = key(3, "the last checkpoints that are kept", low=1, high=10**6)
+    remat: bool = key(
+        False, "compute each residual block a second time for its gradient: less memory, 30 % slower", freezes="never"
+    )
+    log_every: int = key(50, "updates between two lines of metrics.jsonl", low=1, high=10**9, freezes="never")
+    checkpoint_every: int = key(1000, "updates between two checkpoints", low=1, high=10**9, freezes="never")
+    preview_every: int = key(1000, "updates between two preview grids", low=1, high=10**9, freezes="never")
+    preview_images: int = key(64, "images in a preview grid", low=1, high=10_000, freezes="never")
+    keep: int = key(3, "the last checkpoints that are kept", low=1, high=10**6, freezes="never")
     max_bad_steps: int = key(
         0,
         "updates in a row that are skipped if loss or gradient is not finite; one more ends the run",
         low=0,
         high=10**9,
+        freezes="never",
     )
     deterministic: bool = key(False, "let TensorFlow choose operations that give the same bits every time; slower")
-    keep_every: int = key(0, "checkpoints of multiples of this step are kept as well; 0: none", low=0, high=10**9)
+    keep_every: int = key(
+        0, "checkpoints of multiples of this step are kept as well; 0: none", low=0, high=10**9, freezes="never"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
     """How images are drawn when the command line says nothing else."""
 
-    sampler: str = key("ddpm", "reverse process", choices=tuple(SAMPLERS))
-    steps: int | None = key(None, "steps of the reverse chain; none: all T", low=1, high=100_000)
-    eta: float = key(0.0, "noise of ddim and dpmpp: 0 deterministic, 1 as much as ddpm", low=0.0, high=1.0)
-    order: int = key(2, "order of dpmpp", low=1, high=3)
-    third_order: str = key("diffusers", "second-derivative term of dpmpp order 3", choices=("diffusers", "taylor"))
-    snr: float = key(0.16, "signal-to-noise ratio of a langevin correction", above=0.0, high=10.0)
-    spacing: str = key(
+    sampler: str = sampling_key("ddpm", "reverse process", choices=tuple(SAMPLERS))
+    steps: int | None = sampling_key(None, "steps of the reverse chain; none: all T", low=1, high=100_000)
+    eta: float = sampling_key(0.0, "noise of ddim and dpmpp: 0 deterministic, 1 as much as ddpm", low=0.0, high=1.0)
+    order: int = sampling_key(2, "order of dpmpp", low=1, high=3)
+    third_order: str = sampling_key(
+        "diffusers", "second-derivative term of dpmpp order 3", choices=("diffusers", "taylor")
+    )
+    snr: float = sampling_key(0.16, "signal-to-noise ratio of a langevin correction", above=0.0, high=10.0)
+    spacing: str = sampling_key(
         "trailing", "which steps a shorter chain visits", choices=("linspace", "leading", "trailing", "quadratic")
     )
-    guidance: float = key(
+    guidance: float = sampling_key(
         1.0, "weight of the label: 1 as trained, 0 without it, more to exaggerate it", low=0.0, high=100.0
     )
-    clip: str = key("static", "what holds x_0 in range at each step", choices=("none", "static", "dynamic"))
-    batch_size: int = key(64, "images drawn at once", low=1, high=10**6)
-    weights: str = key("ema", "the moving average of the weights, or those of the last update", choices=("ema", "raw"))
-    precision: str = key("float32", "arithmetic of the network", choices=("float32", "bfloat16"))
+    clip: str = sampling_key("static", "what holds x_0 in range at each step", choices=("none", "static", "dynamic"))
+    batch_size: int = sampling_key(64, "images drawn at once", low=1, high=10**6)
+    weights: str = sampling_key(
+        "ema", "the moving average of the weights, or those of the last update", choices=("ema", "raw")
+    )
+    precision: str = sampling_key("float32", "arithmetic of the network", choices=("float32", "bfloat16"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,50 +285,3 @@ class Config:
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     sample: SampleConfig = SampleConfig()
-
-
-# Keys that may change when a run goes on; any other would make it a different run.
-CHANGEABLE = frozenset(
-    {"data.path", "data.data_dir", "data.memory_gb", "data.cache_dir", "data.on_bad_file"}
-    | {
-        f"train.{n}"
-        for n in (
-            "steps",
-            "jit",
-            "accumulate",
-            "steps_per_call",
-            "remat",
-            "log_every",
-            "checkpoint_every",
-            "preview_every",
-            "preview_images",
-            "keep",
-            "keep_every",
-            "max_bad_steps",
-            "ema_decay",
-            "ema_warmup",
-        )
-    }
-    | {f"sample.{field.name}" for field in dataclasses.fields(SampleConfig)}
-)
-
-
-SAMPLING_KEYS = frozenset(f"sample.{field.name}" for field in dataclasses.fields(SampleConfig))
-
-
-# What may change where a run is measured on data.
-MEASURING_KEYS = SAMPLING_KEYS | frozenset(
-    f"data.{name}"
-    for name in (
-        "name",
-        "path",
-        "data_dir",
-        "split",
-        "memory_gb",
-        "cache_dir",
-        "on_bad_file",
-        "decoder",
-        "max_megapixels",
-        "truncated",
-    )
-)

@@ -13,7 +13,7 @@ def check(data: DataConfig) -> None:
       UserError: where no data is named, or there is no such split or folder.
     """
     if data.name is None:
-        raise UserError("this run does not know its data; name some: --set=data.name=cifar10 (or digits, folder, ...)")
+        raise UserError("this run does not know its data; name some: data.name=cifar10 (or digits, folder, ...)")
     if data.split != "train" and (data.name == "digits" or (data.name == "folder" and data.decoder == 1)):
         raise UserError(f"data.split={data.split}: data.name={data.name} has no splits; expected train")
     if data.name == "folder":

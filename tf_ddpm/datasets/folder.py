@@ -105,7 +105,7 @@ def _tell(images: ImageSet, reader: Reader) -> None:
 
 
 def _refuse(reason: str) -> None:
-    raise UserError(f"{reason}\nRemove it, or pass over such files with --set=data.on_bad_file=warn.")
+    raise UserError(f"{reason}\nRemove it, or pass over such files with data.on_bad_file=warn.")
 
 
 def load_pictures(path: str) -> ImageSet:
@@ -121,7 +121,7 @@ def load_pictures(path: str) -> ImageSet:
         raise UserError(f"{path}: no such folder")
     bad: list[str] = []
     if (own_files.manifest(root) or {}).get("complete") is False:
-        raise UserError(f"{path}: its samples are not whole, for --mode=sample was stopped; draw them again")
+        raise UserError(f"{path}: its samples are not whole: drawing them was stopped; draw them again")
     files = [file for file, _, _ in finding.files(root, bad, samples=True)[0]]
     reader = Reader(Rules(), marked=True)
     rows, first = [], None

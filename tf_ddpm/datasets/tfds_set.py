@@ -50,7 +50,7 @@ def load(data: DataConfig) -> ImageSet:
     height, width, native_channels = feature.shape
     size, channels = data.image_size or (height, width), data.channels or native_channels or 3
     if None in size:
-        raise UserError(f"data.name={data.name}: its images have many sizes; choose one with --set=data.image_size=64")
+        raise UserError(f"data.name={data.name}: its images have many sizes; choose one: data.image_size=64")
     if channels not in (1, 3, 4, native_channels):
         raise UserError(f"data.channels={channels}: expected none (as the set has them), 1, 3 or 4")
     label_feature = features.get("label")
@@ -76,7 +76,7 @@ def _builder(data: DataConfig) -> tfds.core.DatasetBuilder:
         near = near if len(near) < 200 else "digits, folder, mnist, fashion_mnist, cifar10"
         raise UserError(
             f"data.name={data.name}: no such set in TensorFlow Datasets; did you mean: {near}? "
-            "(a folder of your own images: --set=data.name=folder --set=data.path=DIR)"
+            "(a folder of your own images: data.name=folder, data.path=DIR)"
         ) from None
 
 

@@ -28,7 +28,7 @@ def import_run(diffusers_dir: str | os.PathLike, config: Config, run_dir: str | 
     run_dir = Path(run_dir)
     checkpoint_files.check_name(run_dir)
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise UserError(f"{run_dir} is not empty; choose another --run_dir for the imported run")
+        raise UserError(f"{run_dir} is not empty; choose another directory for the imported run")
     network = build.network(config, "float32")
     tensors.assign(network, reading.read_weights(diffusers_dir))
 
@@ -47,7 +47,7 @@ def export_run(run: Run, out_dir: str | os.PathLike) -> Path:
     """
     out_dir = Path(out_dir)
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise UserError(f"{out_dir} is not empty; choose another --out_dir")
+        raise UserError(f"{out_dir} is not empty; choose another folder")
     files = {
         "model_index.json": {
             "_class_name": "DDPMPipeline",

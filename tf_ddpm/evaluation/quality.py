@@ -126,13 +126,13 @@ def load_statistics(path: str) -> FeatureSet:
         with np.load(path, allow_pickle=False) as file:
             mean, covariance = (np.asarray(file[name], np.float64) for name in ("mu", "sigma"))
     except OSError as error:
-        raise UserError(f"--reference={path}: {error.strerror or error}") from None
+        raise UserError(f"reference={path}: {error.strerror or error}") from None
     except Exception as error:  # whatever a foreign file makes its readers raise
-        raise UserError(f"--reference={path}: expected arrays mu and sigma in it: {str(error)[:100]}") from None
+        raise UserError(f"reference={path}: expected arrays mu and sigma in it: {str(error)[:100]}") from None
     if mean.shape != (inception.FEATURES,) or covariance.shape != (inception.FEATURES,) * 2:
-        raise UserError(f"--reference={path}: expected mu [{inception.FEATURES}] and sigma of its square")
+        raise UserError(f"reference={path}: expected mu [{inception.FEATURES}] and sigma of its square")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise UserError(f"--reference={path}: mu and sigma hold numbers that are not finite")
+        raise UserError(f"reference={path}: mu and sigma hold numbers that are not finite")
     about = {"statistics": os.path.basename(path), "sha256": provenance.digest(mean, covariance), "images": None}
     return FeatureSet(None, None, Moments(mean, covariance), about)
 
@@ -157,12 +157,12 @@ def check_counts(metrics: tuple[str, ...], generated: int, real: int | None, all
     if "fid" in metrics and fewest < inception.FEATURES and not allow_few:
         raise UserError(
             f"a FID of {fewest} images: below {inception.FEATURES}, the number of features, their covariance is "
-            f"singular and the figure mostly says how few they are; take more, or give --allow_few"
+            f"singular and the figure mostly says how few they are; take more, or set allow_few"
         )
     if fewest <= _K:
         raise UserError(f"{fewest} images are too few to measure; expected more than {_K}")
     if real is None and set(metrics) & {"kid", "pr", "memorisation"}:
-        raise UserError("--reference=FILE.npz holds statistics alone, which are enough for --metrics=fid only")
+        raise UserError("a reference of statistics (.npz) is enough for fid only")
 
 
 def check_shapes(metrics: tuple[str, ...], generated: FeatureSet, real: FeatureSet) -> None:

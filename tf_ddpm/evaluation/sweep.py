@@ -56,15 +56,15 @@ def sweep(wanted: EvaluationRequest, config: Config, run_dir: str, words: str) -
 def _points(words: str, run_dir: str) -> tuple[str, list[int]]:
     name, _, values = words.partition(":")
     if name not in _NAMES or (name == "sampling_steps" and not values):
-        raise UserError(f"--sweep={words}: expected sampling_steps:10,20,50 or checkpoint")
+        raise UserError(f"sweep={words}: expected sampling_steps:10,20,50 or checkpoint")
     kept = checkpoint_files.steps(run_dir) if name == "checkpoint" else None
     points = values.split(",") if values else [str(step) for step in kept or []]
     if not points:
-        raise UserError(f"--sweep={words}: the run in {run_dir} has no checkpoint yet")
+        raise UserError(f"sweep={words}: the run in {run_dir} has no checkpoint yet")
     for point in points:
         if not point.isdecimal() or (kept is not None and int(point) not in kept):
             known = f"one of {', '.join(map(str, kept))}" if kept is not None else "whole numbers"
-            raise UserError(f"--sweep={words}: {point!r}; expected {known}")
+            raise UserError(f"sweep={words}: {point!r}; expected {known}")
     return name, sorted({int(point) for point in points})
 
 

@@ -216,10 +216,7 @@ def _sweep(subject: FigureContext) -> Figure:
     try:
         return sweeps.figure(path)
     except FileNotFoundError:
-        raise UserError(
-            f"there is no {path} yet; measure it with: python main.py --mode=eval --run_dir={subject.run_dir} "
-            "--metrics=fid --sweep=sampling_steps:10,20,50"
-        ) from None
+        raise UserError(f"there is no {path} yet: measure a sweep over sampling_steps first") from None
 
 
 def _guidance(subject: FigureContext) -> Figure:

@@ -14,7 +14,7 @@ from typing import Protocol
 import keras
 import tensorflow as tf
 
-from tf_ddpm.errors import UserError, first_line
+from tf_ddpm.errors import NotTrainedError, UserError, first_line
 from tf_ddpm.runs import checkpoint_files
 
 
@@ -152,10 +152,7 @@ def restore_network(
             raise UserError(str(error)) from None
         return step, shares[-1]
     if not checkpoint_files.steps(run_dir):
-        raise UserError(
-            f"the run in {run_dir} has no checkpoint yet; "
-            f"train it with: python main.py --mode=train --run_dir={run_dir}"
-        )
+        raise NotTrainedError(f"the run in {run_dir} has no checkpoint yet")
     return _read_latest(run_dir, read), shares[-1]
 
 

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from tf_ddpm.config import (
-    CHANGEABLE,
-    SAMPLING_KEYS,
     Config,
     changed,
     from_json,
     get,
+    keys,
     validated,
     with_settings,
     with_values,
 )
 from tf_ddpm.config.presets import preset
-from tf_ddpm.errors import UserError
+from tf_ddpm.errors import NotTrainedError, UserError
 from tf_ddpm.runs import checkpoint_files
 
 
@@ -35,10 +34,7 @@ def read(run_dir: str | os.PathLike) -> Config:
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
             raise UserError(f"cannot read {path}: it is a link that leads nowhere") from None
-        raise UserError(
-            f"no run in {run_dir} (it has no config.json); "
-            f"train one with: python main.py --mode=train --run_dir={run_dir}"
-        ) from None
+        raise NotTrainedError(f"no run in {run_dir} (it has no config.json)") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     config = from_json(text, str(path))
@@ -80,15 +76,14 @@ def resumed(saved: Config, wanted: Config, begun: bool = True) -> Config:
     """
     fixed, values = [], {}
     for key in changed(saved, wanted):
-        old, new = get(saved, key), get(wanted, key)
-        if new is None and key in ("data.image_size", "data.channels", "data.decoder"):
-            continue  # they were resolved when it began
-        if new == "auto" and key == "train.jit":
-            continue  # it was resolved from the devices
-        imported = saved.data.name is None and key not in ("data.image_size", "data.channels")
+        old, new, known = get(saved, key), get(wanted, key), keys()[key]
+        if known.resolves and new == known.default:
+            continue  # as the run has found it when it began
         section = key.partition(".")[0]
-        if key in CHANGEABLE or (imported and section in ("data", "train")) or (not begun and section != "data"):
-            values[key] = new  # an imported run begins its training
+        imported = saved.data.name is None and section in ("data", "train")  # it begins its training
+        still_open = imported and key not in ("data.image_size", "data.channels")
+        if still_open or known.freezes == "never" or (known.freezes == "checkpoint" and not begun):
+            values[key] = new
         else:
             fixed.append(f"{key} is {_shown(old)}, not {_shown(new)}")
     if fixed:
@@ -96,7 +91,7 @@ def resumed(saved: Config, wanted: Config, begun: bool = True) -> Config:
             "this run was started with another configuration: "
             + "; ".join(fixed[:4])
             + ("; ..." if len(fixed) > 4 else "")
-            + "\nGo on with its own values, or start a new run with another --run_dir."
+            + "\nGo on with its own values, or start a new run in another directory."
         )
     return validated(with_values(saved, values))
 
@@ -110,27 +105,27 @@ def data_config(settings: Iterable[str]) -> Config:
     config = with_settings(Config(), settings)
     for key in changed(Config(), config):
         if not key.startswith("data."):
-            raise UserError(f"--set={key}: there is no run; expected data.* keys only")
+            raise UserError(f"{key}: there is no run; expected data.* keys only")
     return validated(config)
 
 
-def used(
-    saved: Config, settings: Iterable[str], flags: dict[str, Any], allowed: frozenset[str] = SAMPLING_KEYS
-) -> Config:
-    """The configuration with which a trained run is used: `--set` of the `allowed` keys, and the sampling flags.
+def used(saved: Config, settings: Iterable[str], sampling: dict[str, Any], measures: bool = False) -> Config:
+    """The configuration with which a trained run is used.
 
     Args:
-      flags: value by key of `SampleConfig`; None: not given.
+      settings: `key=value`, of sample.* keys. sampling: value by key of `SampleConfig`; None: not given.
+      measures: whether it is measured, on other data perhaps.
 
     Raises:
       UserError: for another key, or a value that does not fit the run.
     """
     wanted = with_settings(saved, settings)
     for key in changed(saved, wanted):
-        if key not in allowed:
-            known = ", ".join(sorted(allowed)) if allowed != SAMPLING_KEYS else "sample.* keys only"
-            raise UserError(f"--set={key} cannot change a trained run; this mode takes {known}")
-    given = {f"sample.{name}": value for name, value in flags.items() if value is not None}
+        if not (keys()[key].measures and (measures or key.startswith("sample."))):
+            open_keys = [name for name in keys() if keys()[name].measures and not name.startswith("sample.")]
+            known = f"sample.* and {', '.join(open_keys)}" if measures else "sample.* keys only"
+            raise UserError(f"{key} cannot change a trained run; expected {known}")
+    given = {f"sample.{name}": value for name, value in sampling.items() if value is not None}
     return validated(with_values(wanted, given))
 
 

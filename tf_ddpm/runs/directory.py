@@ -37,7 +37,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"another process is training in {folder}; wait for it, stop it, or take another --run_dir"
+                f"another process is training in {folder}; wait for it, stop it, or take another run directory"
             ) from None
         except OSError as error:  # some network file systems have no such locks
             print(f"warning: {folder} cannot be held for this process alone: {error.strerror}", file=sys.stderr)
@@ -80,7 +80,7 @@ def write(run_dir: Path, config: Config, images: ImageSet) -> None:
     except (OSError, ValueError):
         before = None
     if not isinstance(before, dict) or before.keys() != now.keys():
-        raise UserError(f"{path} is not what this program writes there; move it away, or choose another --run_dir")
+        raise UserError(f"{path} is not what this program writes there; move it away, or choose another run directory")
     if before != now:
         print(
             f"warning: the images are not those that {run_dir} was trained on so far ({before['images']} then, "
@@ -119,7 +119,7 @@ def check_free(run_dir: Path, pictures: Path) -> None:
     taken = sorted(name for name in own_files.RUN_PARTS if (run_dir / name).exists())
     if taken:
         raise UserError(
-            f"{run_dir} lies in the folder of pictures and has {taken[0]} already; choose another --run_dir"
+            f"{run_dir} lies in the folder of pictures and has {taken[0]} already; choose another run directory"
         )
 
 

@@ -108,9 +108,7 @@ def _write(
 def _earlier_files(out_dir: Path) -> list[str]:
     """The files of an earlier generation in `out_dir`, as its manifest names them."""
     if (out_dir / "manifest.json").exists() and own_files.manifest(out_dir) is None:
-        raise UserError(
-            f"{out_dir / 'manifest.json'} is not of an earlier generation; choose another folder with --out_dir"
-        )
+        raise UserError(f"{out_dir / 'manifest.json'} is not of an earlier generation; choose another folder")
     return [name for name in own_files.manifest_files(out_dir) if _OURS.fullmatch(name)]
 
 
@@ -133,6 +131,5 @@ def _check_free(out_dir: Path, names: list[str], earlier: list[str]) -> None:
     if foreign:
         more = f" and {len(foreign) - 1} more" if foreign[1:] else ""
         raise UserError(
-            f"{out_dir / foreign[0]}{more}: not of an earlier generation, and not overwritten; "
-            "choose another folder with --out_dir"
+            f"{out_dir / foreign[0]}{more}: not of an earlier generation, and not overwritten; choose another folder"
         )

@@ -175,7 +175,7 @@ class Run:
             label = labels[part].astype(np.int32)
             guidance = np.full(label.shape, settings.guidance, np.float32)
             count = 0 if start else num_frames
-            with devices.within_memory("A smaller batch needs less: --set=sample.batch_size=N."):
+            with devices.within_memory("A smaller batch needs less: sample.batch_size=N."):
                 images, *frames = self._drawer(settings, count, rounded)(seeds[part].astype(np.int64), label, guidance)
             yield images, frames[0] if count else None
 
@@ -207,7 +207,7 @@ def _warn_of_stale_average(share: float, about: str) -> None:
     if share > averaging.STALE and cluster.this_worker().is_chief:
         print(
             f"warning: {about}{share:.0%} of the weights' average are still what the run began with, and its images "
-            "mostly noise; the last weights draw better ones: --weights=raw (a lower train.ema_decay, or "
+            "mostly noise; the last weights draw better ones: weights=raw (a lower train.ema_decay, or "
             "train.ema_warmup=true, lets the average follow)",
             file=sys.stderr,
         )

@@ -91,7 +91,7 @@ def _run(
     if here.count > 1:
         agree(strategy, step_in_the_run_directory=step)
     if step >= train.steps:
-        print(f"already at step {step} of {train.steps}: nothing to do (raise it with --set=train.steps=N)")
+        print(f"already at step {step} of {train.steps}: nothing to do; a larger train.steps takes it further")
         return state
     images = images or datasets.load(config.data)
     datasets.check_labels(images, config.model.classes)
@@ -138,7 +138,7 @@ def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet |
     if begun:
         raise UserError(
             f"{run_dir} has checkpoints and no config.json, which says of what run they are; "
-            "put it back, or take another --run_dir"
+            "put it back, or take another run directory"
         )
     config = _with_decoder(config)
     if config.data.name == "folder":
@@ -257,7 +257,7 @@ class _Training:
             raise UserError(
                 f"the loss or its gradient was not finite at step {bad_step}{how_often}; the last good checkpoint is "
                 f"{self._keeper.latest or 'none (none was written yet)'}\n"
-                "In a new --run_dir, a smaller train.learning_rate, a longer warm-up or train.precision=float32 may "
+                "In a new run, a smaller train.learning_rate, a longer warm-up or train.precision=float32 may "
                 "help, and train.max_bad_steps lets single ones pass."
             )
 

@@ -1,0 +1,104 @@
+"""Which flags fit together: what is wrong is found before TensorFlow is imported."""
+
+from __future__ import annotations
+
+from tf_ddpm.commands.flags import FLAGS, METRICS, MODES, ROWS, given, metrics, sampling_flags
+from tf_ddpm.config import Config, presets
+from tf_ddpm.diffusion.sampler_facts import SAMPLERS
+from tf_ddpm.errors import UserError
+from tf_ddpm.figures import FIGURES
+
+_DRAWING = ("sampler", "eta", "clip", "guidance", "label", "rounding")
+_OF_FEATURES = ("images", "reference", "inception", "allow_few", "sweep")
+
+
+def check() -> None:
+    """Whether the mode is known and takes every flag that was given.
+
+    Raises:
+      UserError: naming what is wrong and what would be right.
+    """
+    if FLAGS.mode not in MODES:
+        raise UserError(f"--mode={FLAGS.mode or ''}: expected one of {', '.join(MODES)}")
+    for row in ROWS:
+        if FLAGS[row.name].present and FLAGS.mode not in row.known:
+            hint = " (a training run's seed: --set=train.seed=N)" if row.name == "seed" else ""
+            raise UserError(
+                f"--{row.name} belongs to --mode={' or '.join(row.known)}, not to --mode={FLAGS.mode}{hint}"
+            )
+        if row.kind == "path" and FLAGS[row.name].value == "":
+            raise UserError(f"--{row.name}= is empty; expected a path, or leave it out")
+        if row.instead_of is not None and FLAGS[row.name].present and FLAGS[row.instead_of].present:
+            raise UserError(f"--{row.name} is another name for --{row.instead_of}; give one of them")
+    if FLAGS.preset is not None:
+        presets.preset(FLAGS.preset)
+    if FLAGS.mode == "eval":
+        _check_measuring()
+    if FLAGS.mode == "export" and FLAGS.plans is not None:
+        for name in given(("sampler", "sampling_steps")):
+            raise UserError(f"--{name} and --plans={FLAGS.plans}: the plans name their samplers and steps")
+    if FLAGS.mode == "figure":
+        _check_figure()
+
+
+def check_eta(config: Config) -> None:
+    """Whether the samplers of a mode that draws with one of them, or of an export's plans, know `--eta`.
+
+    Raises:
+      UserError: naming those that do.
+    """
+    one_sampler = FLAGS.mode != "export" or FLAGS.sampler is not None
+    if FLAGS.mode == "figure":  # `all` has figures with samplers of their own
+        one_sampler = FLAGS.figure != "all"
+    if FLAGS.eta is None or not one_sampler:
+        return
+    if not SAMPLERS[config.sample.sampler].takes_eta:
+        known = " and ".join(f"--sampler={name}" for name, facts in SAMPLERS.items() if facts.takes_eta)
+        raise UserError(f"--eta has no effect with --sampler={config.sample.sampler}; it belongs to {known}")
+
+
+def _check_figure() -> None:
+    if FLAGS.figure not in (*FIGURES, "all"):
+        raise UserError(f"--figure={FLAGS.figure or ''}: expected one of {', '.join(FIGURES)}, or all")
+    if FLAGS.figure == "all" and FLAGS.out is not None:
+        raise UserError("--out names one picture; those of --figure=all go to <run_dir>/figures")
+    if FLAGS.out is not None and not FLAGS.out.endswith(".png"):
+        raise UserError(f"--out={FLAGS.out}: expected a name that ends in .png")
+    for name in given(("num_images", "seed", *sampling_flags())):
+        known = [figure for figure, noticed in FIGURES.items() if name in noticed]
+        if FLAGS.figure not in (*known, "all"):
+            raise UserError(f"--{name} has no effect with --figure={FLAGS.figure}; it belongs to {', '.join(known)}")
+
+
+def _check_measuring() -> None:
+    wrong = [name for name in metrics() if name not in METRICS]
+    if "is" in wrong or "inception_score" in wrong:
+        raise UserError(
+            "--metrics: the inception score needs the network's logits, which its published file leaves out"
+        )
+    if wrong or len(set(metrics())) < len(metrics()):
+        raise UserError(f"--metrics={FLAGS.metrics}: expected some of {','.join(METRICS)}, each once")
+    idle = given((*_DRAWING, *_OF_FEATURES))
+    if metrics() == ("bpd",) and idle:
+        raise UserError(f"--{idle[0]} has no effect with --metrics=bpd; it belongs to fid, kid, pr, memorisation")
+    if FLAGS.sweep is not None:
+        _check_sweep()
+    if FLAGS.images is not None:
+        _check_images()
+
+
+def _check_sweep() -> None:
+    swept = ["sampling_steps"] if FLAGS.sweep.startswith("sampling_steps") else []
+    for name in given(("out", "metrics_file", *swept)):
+        raise UserError(f"--{name} has no effect with --sweep={FLAGS.sweep}, which writes sweep_*.json in the run")
+    if "bpd" in metrics():
+        raise UserError("--sweep measures fid, kid, pr and memorisation; take bpd out of --metrics")
+
+
+def _check_images() -> None:
+    if FLAGS.preset is not None:
+        raise UserError("--preset names a run; --images have none: say the data with --set=data.name=NAME")
+    if "bpd" in metrics() or FLAGS.sweep is not None:
+        raise UserError(f"--images has no network: --{'sweep' if FLAGS.sweep else 'metrics=bpd'} needs a run")
+    for name in given(dict.fromkeys((*_DRAWING, *sampling_flags(), "num_images", "seed"))):
+        raise UserError(f"--{name} says how a run draws; --images are drawn already")

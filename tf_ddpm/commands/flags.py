@@ -1,0 +1,230 @@
+"""The flags, a row each: its kind, its default, the modes that take it, and what it means."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from absl import flags
+
+from tf_ddpm.config import presets
+from tf_ddpm.config.schema import SampleConfig
+from tf_ddpm.diffusion.sampler_facts import SAMPLERS
+from tf_ddpm.figures import FIGURES
+
+FLAGS = flags.FLAGS
+METRICS = ("bpd", "fid", "kid", "pr", "memorisation")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """What `--mode` may be.
+
+    Attributes:
+      file: the module of `commands` with its function `run(run_dir)`. shared: whether several workers share the work.
+    """
+
+    file: str
+    about: str
+    shared: bool = False
+
+
+MODES = {
+    "train": Mode("train", "train a run, or resume it", shared=True),
+    "sample": Mode("sample", "draw images", shared=True),
+    "export": Mode("export", "write a SavedModel for TF Serving"),
+    "eval": Mode("evaluate", "measure bits/dim, FID, KID, precision and recall, memorisation", shared=True),
+    "figure": Mode("figure", "draw the papers' figures"),
+    "report": Mode("report", "write report.html"),
+    "import": Mode("import_diffusers", "make a run of a diffusers folder"),
+    "export_diffusers": Mode("export_diffusers", "write a diffusers folder"),
+}
+_RUNNING = "sample export eval figure report"  # modes that run a trained network
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A flag.
+
+    Attributes:
+      kind: str, int, float, bool, `path`, `list` (which may be repeated), or the words that it may be.
+      modes: those that take it, space-separated; empty: all.
+      key: of `SampleConfig`, which it sets.
+      instead_of: a flag that has taken its place. It is still accepted, and not shown.
+    """
+
+    name: str
+    kind: type | str | tuple[str, ...]
+    modes: str
+    about: str
+    default: object = None
+    low: float | None = None
+    high: float | None = None
+    key: str | None = None
+    instead_of: str | None = None
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The modes that take it."""
+        return tuple(self.modes.split()) or tuple(MODES)
+
+
+ROWS = (
+    Flag("mode", str, "", "; ".join(f"{name}: {mode.about}" for name, mode in MODES.items()) + "."),
+    Flag("run_dir", "path", "", "Directory of the run. Default: runs/<preset>."),
+    Flag(
+        "preset",
+        str,
+        "train sample export eval figure report export_diffusers",
+        f"Configuration to start from: {', '.join(presets.PRESETS)}. Default: digits.",
+    ),
+    Flag("set", "list", "", "A changed key of the configuration, for example --set=train.steps=2000.", default=()),
+    Flag(
+        "out",
+        "path",
+        "sample export eval figure export_diffusers",
+        "Where the result goes. Default, in <run_dir>: samples, serving/ddpm, metrics.json, figures/<name>.png, "
+        "diffusers.",
+    ),
+    Flag(
+        "num_images",
+        int,
+        "sample eval figure",
+        "How many images to draw or to measure. Default: 64; for fid, kid, pr and memorisation 50,000; for the bound "
+        "in figures 16.",
+        low=1,
+        high=10**9,
+    ),
+    Flag("seed", int, "sample eval figure report", "Image i has the seed --seed + i.", 0, -(2**62), 2**62),
+    Flag("label", str, "sample eval", "Class of the images: a number, a name, all (in turn, the default) or none."),
+    Flag(
+        "sampler",
+        str,
+        _RUNNING,
+        "; ".join(f"{name}: {facts.about}" for name, facts in SAMPLERS.items()) + ". Default: the run's own.",
+        key="sampler",
+    ),
+    Flag("sampling_steps", int, _RUNNING, "Steps of the chain. Default: all T.", low=1, key="steps"),
+    Flag(
+        "eta",
+        float,
+        _RUNNING,
+        f"Noise of {' and '.join(name for name, facts in SAMPLERS.items() if facts.takes_eta)}, 0 (none) to 1.",
+        key="eta",
+    ),
+    Flag(
+        "spacing",
+        str,
+        _RUNNING,
+        "Steps that a shorter chain visits: linspace, leading, trailing or quadratic.",
+        key="spacing",
+    ),
+    Flag("clip", str, _RUNNING, "Clipping of the predicted image: none, static or dynamic.", key="clip"),
+    Flag("guidance", float, _RUNNING, "Weight of the class: 1 as trained, 0 without, or more.", key="guidance"),
+    Flag("precision", ("float32", "bfloat16"), _RUNNING, "Arithmetic of the network.", key="precision"),
+    Flag(
+        "weights",
+        ("ema", "raw"),
+        _RUNNING,
+        "The moving average of the weights, or those of the last update.",
+        key="weights",
+    ),
+    Flag(
+        "plans",
+        str,
+        "export",
+        "sampler-steps, ...; the first is served by default. Default: ddim-50,dpmpp-20,ddpm-1000.",
+    ),
+    Flag("max_batch", int, "export", "The most rows of a request.", 64, 1, 4096),
+    Flag("keep_versions", int, "export", "How many versions stay. Default: all.", low=1),
+    Flag(
+        "metrics",
+        str,
+        "eval",
+        "What to measure: bpd (bits/dim of real images; of the chain of --sampling_steps if measured alone, else of "
+        "the whole one), fid, kid, pr (precision and recall), memorisation.",
+        default="bpd",
+    ),
+    Flag("images", "path", "eval", "A folder of images to measure instead of a run's."),
+    Flag("reference", "path", "eval", "Real images: train (default), test, a folder, or an .npz of mu and sigma."),
+    Flag("inception", "path", "eval", "The FID network's weights. Default: the file that TF_DDPM_INCEPTION names."),
+    Flag("allow_few", bool, "eval", "Allow a FID of fewer images than the network has features.", default=False),
+    Flag("rounding", ("uint8", "float"), "eval", "Drawn images as saved (uint8, default) or unrounded."),
+    Flag("sweep", str, "eval", "A curve: sampling_steps:10,20,50, or checkpoint for all that are kept."),
+    Flag("figure", str, "figure", f"{', '.join(FIGURES)}, or all of them."),
+    Flag("diffusers_dir", "path", "import", "The folder: a pipeline, or a UNet2DModel alone."),
+    Flag("out_dir", "path", "sample export_diffusers", "The same as --out.", instead_of="out"),
+    Flag("export_dir", "path", "export", "The same as --out.", instead_of="out"),
+    Flag("metrics_file", "path", "eval", "The same as --out.", instead_of="out"),
+)
+
+
+def _define(row: Flag) -> None:
+    about = row.about if not row.modes else f"{', '.join(row.known)}: {row.about}"
+    if isinstance(row.kind, tuple):
+        flags.DEFINE_enum(row.name, row.default, row.kind, about)
+    elif row.kind == "list":
+        flags.DEFINE_multi_string(row.name, list(row.default), f"{about} May be repeated.")
+    elif row.kind is int:
+        flags.DEFINE_integer(row.name, row.default, about, lower_bound=row.low, upper_bound=row.high)
+    elif row.kind is float:
+        flags.DEFINE_float(row.name, row.default, about)
+    elif row.kind is bool:
+        flags.DEFINE_bool(row.name, row.default, about)
+    else:
+        flags.DEFINE_string(row.name, row.default, about)
+
+
+for _row in ROWS:
+    _define(_row)
+
+
+def settings() -> list[str]:
+    """Every `--set`."""
+    return FLAGS["set"].value
+
+
+def sampling() -> dict[str, object]:
+    """The sampling flags by key of `SampleConfig`, None where not given."""
+    return {row.key: FLAGS[row.name].value for row in ROWS if row.key is not None}
+
+
+def sampling_flags() -> list[str]:
+    """The names of the flags that say how images are drawn."""
+    return [row.name for row in ROWS if row.key is not None]
+
+
+def given(names: Iterable[str]) -> list[str]:
+    """Those of the flags that the command line gives."""
+    return [name for name in names if FLAGS[name].present]
+
+
+def out() -> str | None:
+    """`--out`, or what still stands for it."""
+    older = [FLAGS[row.name].value for row in ROWS if row.instead_of == "out" and FLAGS[row.name].value is not None]
+    return older[0] if FLAGS.out is None and older else FLAGS.out
+
+
+def metrics() -> tuple[str, ...]:
+    """What `--metrics` asks for."""
+    return tuple(FLAGS.metrics.split(","))
+
+
+def help_text(mode: str | None) -> str:
+    """The flags that a mode takes, or all of them, with what they mean."""
+    if mode in MODES:
+        head = f"--mode={mode}: {MODES[mode].about}. Its flags:"
+    else:
+        head = "python main.py --mode=MODE ...; --mode=MODE --helpshort shows the flags of a mode alone. All flags:"
+    lines = [head, ""]
+    for row in ROWS:
+        shown = row.name != "mode" if mode in MODES else True
+        if shown and row.instead_of is None and (mode not in MODES or mode in row.known):
+            modes = f" ({', '.join(row.known)})" if row.modes and mode not in MODES else ""
+            silent = row.default is None or row.kind in ("list", bool) or "Default" in row.about
+            default = "" if silent else f" Default: {row.default}."
+            lines.append(flags.text_wrap(f"--{row.name}{modes}: {row.about}{default}", 100, "    ", "  "))
+    return "\n".join(lines)
+
+
+assert {row.key for row in ROWS if row.key} <= {field.name for field in dataclasses.fields(SampleConfig)}
