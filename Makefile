@@ -42,10 +42,10 @@ $(VENV)/runtime: requirements.txt | $(VENV)/python
 	touch $@
 
 $(VENV)/development: requirements-dev.txt requirements.txt | $(VENV)/python
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	touch $@
 
 $(PEERS)/installed: requirements-peers.txt requirements-dev.txt requirements.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt -r requirements-peers.txt
 	touch $@

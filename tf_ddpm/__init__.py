@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tf_ddpm.sampling.run import Run
 
-__all__ = ["load_run"]
+__all__ = ["__version__", "load_run"]
+__version__ = "0.2.0"
 
 
 def load_run(run_dir: str | os.PathLike, **settings) -> Run:

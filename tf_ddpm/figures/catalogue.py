@@ -55,12 +55,12 @@ class FigureContext:
 
     def cuts(self, count: int) -> list[int]:
         """`count` steps of the chain in use, evenly spread, the noisiest first."""
-        last = len(experiments.chain(self.run)) - 1
+        last = len(experiments.own_chain(self.run)) - 1
         return sorted({round(share * last) for share in np.linspace(0.05, 1.0, count)}, reverse=True)
 
 
 def _timesteps(subject: FigureContext, cuts: list[int]) -> list[str]:
-    known = experiments.chain(subject.run).timesteps
+    known = experiments.own_chain(subject.run).timesteps
     return [f"t = {known[cut] + 1}" for cut in cuts]  # as the papers count
 
 
@@ -108,7 +108,7 @@ def _progressive(subject: FigureContext) -> Figure:
 
 
 def _reverse_words(subject: FigureContext, moments: int) -> list[str]:
-    known = experiments.chain(subject.run).timesteps[::-1]
+    known = experiments.own_chain(subject.run).timesteps[::-1]
     at = np.unique(np.round(np.linspace(0, len(known) - 1, moments)).astype(int))
     return [f"t = {known[i] + 1}" for i in at]
 
