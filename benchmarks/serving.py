@@ -27,7 +27,7 @@ import tf_ddpm
 from export import joining, plans, saved_model, warmup
 from export.check import newest_version
 from export.limits import Limits
-from tests.cpp.build import build
+from tests.support.cpp.build import build
 from tf_ddpm.sampling.run import Run
 
 FLAGS = flags.FLAGS

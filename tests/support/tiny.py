@@ -1,0 +1,39 @@
+"""Runs of seconds, and several devices in one process."""
+
+import tensorflow as tf
+
+from tf_ddpm import config as config_lib
+
+TINY = {
+    "model.channels": 8,
+    "model.groups": 2,
+    # Less to trace; test_unet.py has the levels, the attention and the middle.
+    "model.multipliers": (1,),
+    "model.attention_levels": (),
+    "model.middle": "none",
+    "diffusion.timesteps": 20,
+    "diffusion.schedule": "cosine",
+    "train.steps": 8,
+    "train.batch_size": 16,
+    "train.warmup_steps": 2,
+    "train.log_every": 2,
+    "train.checkpoint_every": 4,
+    "train.preview_every": 8,
+    "train.jit": "off",  # XLA compiles longer than a tiny run trains; test_train_state.py compares
+}
+
+
+def make_tiny_config(**changes):
+    """Keys are written with __ for the dot."""
+    values = TINY | {key.replace("__", "."): value for key, value in changes.items()}
+    return config_lib.validated(config_lib.with_values(config_lib.Config(), values))
+
+
+def mirrored(devices):
+    """A MirroredStrategy of logical CPUs, as often as wanted in one process.
+
+    With its default reduction TensorFlow numbers the collective operations of every strategy from 100 on, and
+    those of two strategies over the same devices collide.
+    """
+    names = [f"/cpu:{i}" for i in range(devices)]
+    return tf.distribute.MirroredStrategy(names, cross_device_ops=tf.distribute.ReductionToOneDevice())
