@@ -6,7 +6,10 @@ PEERS ?= .venv-peers
 WORKERS ?= 2
 PRESET ?=
 
-.PHONY: train sample export test lint format slow peers
+# More for pytest, for example PYTEST_FLAGS=--cov.
+PYTEST_FLAGS ?=
+
+.PHONY: train sample export check test lint types format slow peers
 
 train: $(VENV)/runtime
 	$(VENV)/bin/python main.py --mode=train $(if $(PRESET),--preset=$(PRESET))
@@ -15,18 +18,24 @@ train: $(VENV)/runtime
 sample export: $(VENV)/runtime
 	$(VENV)/bin/python main.py --mode=$@ $(if $(PRESET),--preset=$(PRESET))
 
-test: lint
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+check: lint types
+	$(VENV)/bin/python -m pytest tests/unit -n $(WORKERS) --dist worksteal
+
+test: lint types
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_FLAGS)
 
 slow: $(VENV)/development
 	$(VENV)/bin/python -m pytest -m slow
 
 peers: $(PEERS)/installed
-	$(PEERS)/bin/python -m pytest -m "peers and not slow" -n $(WORKERS) --dist loadfile
+	$(PEERS)/bin/python -m pytest -m "peers and not slow" -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/development
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+
+types: $(VENV)/development
+	$(VENV)/bin/mypy
 
 format: $(VENV)/development
 	$(VENV)/bin/ruff format .
