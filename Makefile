@@ -19,7 +19,7 @@ sample export: $(VENV)/runtime
 	$(VENV)/bin/python main.py --mode=$@ $(if $(PRESET),--preset=$(PRESET))
 
 check: lint types
-	$(VENV)/bin/python -m pytest tests/unit -n $(WORKERS) --dist worksteal
+	$(VENV)/bin/python -m pytest tests/unit tests/contracts -n $(WORKERS) --dist worksteal
 
 test: lint types
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_FLAGS)

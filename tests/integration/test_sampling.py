@@ -8,8 +8,6 @@ import tf_ddpm
 from tests.support.small_networks import randomised, small
 from tests.support.tiny import mirrored
 from tf_ddpm import build
-from tf_ddpm.config import DiffusionConfig
-from tf_ddpm.diffusion.levels import Levels
 from tf_ddpm.errors import UserError
 from tf_ddpm.networks.unet import UNet
 from tf_ddpm.sampling import drawing
@@ -157,18 +155,6 @@ def test_any_number_of_channels_can_be_drawn(tiny_config):
     config = tiny_config(data__name="other", data__image_size=(4, 8), data__channels=5)
     run = Run(config, build.network(config, "float32"), 0)
     assert run.sample([0], steps=2).shape == (1, 4, 8, 5)
-
-
-@pytest.mark.parametrize("changes", [{}, {"injection": "scale_shift"}, {"classes": 3, "null_class": True}])
-def test_work_taken_out_of_the_loop_gives_what_the_network_gives(changes):
-    network = randomised(UNet(small(widths=(8, 16), attention_levels=(1,), **changes), 1))
-    levels = Levels(np.ones(4), np.ones(4), np.array([0, 7, 13, 999]))
-    condition = {"label": tf.constant([0, 1, 2, -1, 0])} if "classes" in changes else {}
-    denoiser = build.denoiser(DiffusionConfig(), network, condition, levels=levels)
-    x, step = tf.random.stateless_normal([5, 4, 4, 1], [0, 0]), tf.constant([3, 0, 1, 2, 1])
-    outputs = network(x, tf.constant([999, 0, 7, 13, 7]), **condition)
-    assert np.std(outputs) > 0.1
-    np.testing.assert_allclose(denoiser.output(x, levels.at(step, x)).prediction, outputs, atol=1e-5)
 
 
 def test_no_embedding_of_time_is_left_in_the_loop(run):

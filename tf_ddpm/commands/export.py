@@ -1,14 +1,33 @@
 """--mode=export"""
 
+import importlib.util
 import os
+from pathlib import Path
 
 from tf_ddpm.commands import flags
 from tf_ddpm.commands.flags import FLAGS
 from tf_ddpm.commands.opening import open_run, wanted_config
+from tf_ddpm.errors import UserError
+
+_OURS = Path(__file__).parents[2] / "export" / "__init__.py"
+
+
+def _check_package() -> None:
+    """`export` is a name that others may have as well: the first on Python's path would be taken.
+
+    Raises:
+      UserError: where it is not the one beside this package.
+    """
+    found = importlib.util.find_spec("export")
+    origin = None if found is None else found.origin
+    if origin is None or Path(origin).resolve() != _OURS.resolve():
+        where = origin or (found and list(found.submodule_search_locations or []))
+        raise UserError(f"the package `export` is taken from {where}, not from {_OURS.parent}: run this elsewhere")
 
 
 def run(run_dir: str) -> None:
     """Writes a version for TF Serving."""
+    _check_package()
     from export import plans as plans_lib
 
     config = wanted_config(run_dir)
