@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -17,6 +18,7 @@ from tf_ddpm.diffusion.level_sampling import ImportanceLevels, LevelSampler, Uni
 from tf_ddpm.diffusion.levels import Level, Levels
 from tf_ddpm.diffusion.parametrisation import PARAMETRISATIONS
 from tf_ddpm.diffusion.sampler_facts import SAMPLERS
+from tf_ddpm.errors import required
 from tf_ddpm.networks.backbone import Backbone, Condition
 from tf_ddpm.networks.unet import UNet
 
@@ -45,7 +47,7 @@ def network(config: Config, precision: str, xla: bool = False, remat: bool = Fal
     Args:
       precision: `float32`, or `bfloat16` with weights of float32. xla, remat: see `UNet`.
     """
-    channels = config.data.channels
+    channels = required(config.data.channels, "data.channels")
     dtype = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
     outputs = channels * (2 if config.diffusion.learned_variance else 1)
     return UNet(config.model, channels, outputs, xla, remat, dtype=dtype)
@@ -129,8 +131,8 @@ def objective(config: Config, whole: Chain) -> objectives.Objective:
 
 def level_sampler(config: Config) -> LevelSampler:
     """What draws the levels of an update."""
-    sampler = {"uniform": UniformLevels, "importance": ImportanceLevels}[config.train.timestep_sampling]
-    return sampler(chain(config.diffusion).levels)
+    samplers: dict[str, Callable[[Levels], LevelSampler]] = {"uniform": UniformLevels, "importance": ImportanceLevels}
+    return samplers[config.train.timestep_sampling](chain(config.diffusion).levels)
 
 
 def sampler(sample: SampleConfig, whole: Chain) -> samplers.Sampler:
