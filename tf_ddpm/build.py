@@ -18,7 +18,6 @@ from tf_ddpm.diffusion.level_sampling import ImportanceLevels, LevelSampler, Uni
 from tf_ddpm.diffusion.levels import Level, Levels
 from tf_ddpm.diffusion.parametrisation import PARAMETRISATIONS
 from tf_ddpm.diffusion.sampler_facts import SAMPLERS
-from tf_ddpm.errors import required
 from tf_ddpm.networks.backbone import Backbone, Condition
 from tf_ddpm.networks.unet import UNet
 
@@ -47,7 +46,7 @@ def network(config: Config, precision: str, xla: bool = False, remat: bool = Fal
     Args:
       precision: `float32`, or `bfloat16` with weights of float32. xla, remat: see `UNet`.
     """
-    channels = required(config.data.channels, "data.channels")
+    channels = config.data.image_channels
     dtype = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
     outputs = channels * (2 if config.diffusion.learned_variance else 1)
     return UNet(config.model, channels, outputs, xla, remat, dtype=dtype)

@@ -184,9 +184,14 @@ class DataConfig:
     )
 
     @property
+    def image_channels(self) -> int:
+        """The channels of a run's images, which are known by the time it is built."""
+        return required(self.channels, "data.channels")
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of a run, which knows them."""
-        return (*required(self.image_size, "data.image_size"), required(self.channels, "data.channels"))
+        """(height, width, channels) of a run's images, known by then as well."""
+        return (*required(self.image_size, "data.image_size"), self.image_channels)
 
 
 @dataclasses.dataclass(frozen=True)

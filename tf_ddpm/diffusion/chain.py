@@ -15,7 +15,6 @@ import tensorflow as tf
 
 from tf_ddpm.diffusion import schedules
 from tf_ddpm.diffusion.levels import Levels, lookup
-from tf_ddpm.errors import required
 
 VARIANCES = ("fixed_small", "fixed_large", "learned", "learned_range")
 
@@ -104,8 +103,8 @@ class Chain:
         if self.variance == "learned":
             return variance
         if self.variance == "learned_range":  # Nichol & Dhariwal 2021, eq. 15, with the share (v + 1) / 2
-            variance = required(variance, "what the network gives for the variance")
-            share = (variance + 1.0) / 2.0
-            small = lookup(self.posterior_log_variance, step, variance)
-            return share * lookup(np.log(self.betas), step, variance) + (1.0 - share) * small
+            given: tf.Tensor = variance
+            share = (given + 1.0) / 2.0
+            small = lookup(self.posterior_log_variance, step, given)
+            return share * lookup(np.log(self.betas), step, given) + (1.0 - share) * small
         return lookup(self.fixed_log_variance, step, like)
