@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     if len(argv) != 2:
         raise SystemExit("usage: python -m export.check EXPORT_DIR")
     for name in ("tf_ddpm", "keras"):
-        sys.modules[name] = None  # importing it raises ImportError
+        sys.modules[name] = None  # type: ignore[assignment]  # importing it raises ImportError
     version = newest_version(argv[1])
     import numpy as np
     import tensorflow as tf

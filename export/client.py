@@ -104,7 +104,7 @@ def fetch(
     ):
         for start in progress:
             part = list(seeds[start : start + batch])
-            inputs = {"seed": part}
+            inputs: protocols.Inputs = {"seed": part}
             if label is not None:
                 inputs["label"] = [label] * len(part)
             if guidance is not None:

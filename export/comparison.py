@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -64,7 +65,8 @@ def _requests(run: Run) -> dict[str, dict[str, np.ndarray]]:
 def _asked(model: Path, aside: Path, requests: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The answers, `signature/output` -> array, and `memory`: see `verify`."""
     inputs, outputs = aside / "inputs.npz", aside / "outputs.npz"
-    np.savez(inputs, **{f"{name}/{key}": a for name, request in requests.items() for key, a in request.items()})
+    arrays: dict[str, Any] = {f"{name}/{key}": a for name, request in requests.items() for key, a in request.items()}
+    np.savez(inputs, **arrays)
     command = [sys.executable, verify.__file__, str(model), str(inputs), str(outputs)]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     env["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # this process holds memory of the same GPU

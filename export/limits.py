@@ -50,7 +50,7 @@ class Limits:
             specs["guidance"] = tf.TensorSpec([None], tf.float32)
         return {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()}
 
-    def ranges(self) -> dict[str, tuple[float, float]]:
+    def ranges(self) -> dict[str, tuple[int, int]]:
         """The least and the largest value of the inputs that have them, by name."""
         ranges = {"t": (0, self.timesteps - 1), "mix": (0, 1), "strength": (0, 1)}
         return ranges | ({"label": (-1 if self.null_class else 0, self.classes - 1)} if self.classes else {})

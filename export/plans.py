@@ -7,7 +7,7 @@ import dataclasses
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config, SampleConfig
 from tf_ddpm.diffusion.sampler_facts import SAMPLERS
-from tf_ddpm.errors import UserError
+from tf_ddpm.errors import UserError, required
 
 _DEFAULT = ("ddim-50", "dpmpp-20", "ddpm-1000")
 
@@ -25,9 +25,14 @@ class Plan:
         return SAMPLERS[self.sample.sampler].deterministic(self.sample.eta)
 
     @property
+    def steps(self) -> int:
+        """Of its chain."""
+        return required(self.sample.steps, "sample.steps")
+
+    @property
     def facts(self) -> dict[str, str | int | float]:
         """How it samples, in the words of `SampleConfig`."""
-        facts = {"sampler": self.sample.sampler, "steps": self.sample.steps}
+        facts: dict[str, str | int | float] = {"sampler": self.sample.sampler, "steps": self.steps}
         return facts | ({"eta": self.sample.eta} if SAMPLERS[self.sample.sampler].takes_eta else {})
 
 

@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import requests
@@ -128,8 +129,8 @@ def _cause(error: BaseException) -> str:
     """What was wrong first: the libraries wrap it several times."""
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection ended in the middle of the answer"
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
+    while inner := error.__cause__ or error.__context__:
+        error = inner
     if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
         return f"it does not speak HTTP; {_REST_PORT}"
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -235,7 +236,7 @@ def _grpc(server: Server, model: str, rows: int) -> Iterator[Ask]:
         yield ask
 
 
-def _largest_answer(stub: object, model: str, rows: int) -> int:
+def _largest_answer(stub: Any, model: str, rows: int) -> int:
     """The bytes that an answer of so many rows may have, by the image's shape in the server's metadata; -1: no limit.
 
     gRPC takes 4 MB unless told otherwise, which 16 images of 512x512 exceed. A PNG of noise is hardly larger than its

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -84,7 +85,8 @@ class ServingModule(tf.Module):
             self._add(name, names, join)
             if name == self.default and self._shape[-1] in PNG_CHANNELS:
                 self._add("png", names, self._png(join))
-        for table in (self.inputs, self.calls, self.lanes):
+        tables: list[dict[str, Any]] = [self.inputs, self.calls, self.lanes]
+        for table in tables:
             table["serving_default"] = table[self.default]
             if "png" in self.endpoints:
                 table["png"] = table[self.default]
@@ -98,9 +100,9 @@ class ServingModule(tf.Module):
             "progress": Queue(self._progress(first), calls, "seed"),
             "interpolate": Queue(self._interpolated(first), calls, "seed", "seed_2", "mix"),
             "variation": Queue(self._varied(first), calls, "image", "strength", "seed"),
-            "inpaint": Queue(self._inpaint(first), first.sample.steps * _REPEATS, "image", "mask", "seed"),
+            "inpaint": Queue(self._inpaint(first), first.steps * _REPEATS, "image", "mask", "seed"),
             "decode": Queue(self._decode, self._calls(latent), "latent"),
-            "encode": Queue(self._encode, latent.sample.steps, "image"),
+            "encode": Queue(self._encode, latent.steps, "image"),
             "denoise": Queue(self._denoise, 1, "x_t", "t"),
         }
 

@@ -14,7 +14,7 @@ _MORE_ROWS = 8
 def main(version_dir: str, inputs: str, outputs: str) -> None:
     """Writes the answer of every signature that INPUTS names."""
     for name in ("tf_ddpm", "export", "keras"):
-        sys.modules[name] = None  # importing it raises ImportError
+        sys.modules[name] = None  # type: ignore[assignment]  # importing it raises ImportError
     import numpy as np
     import tensorflow as tf
 
@@ -34,7 +34,7 @@ def main(version_dir: str, inputs: str, outputs: str) -> None:
     def peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
-    answers = {}
+    answers: dict = {}
     for signature, arrays in requests.items():
         answers |= ask(signature, arrays)
     held = peak()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -45,7 +46,7 @@ def network(config: Config, precision: str, xla: bool = False, remat: bool = Fal
     Args:
       precision: `float32`, or `bfloat16` with weights of float32. xla, remat: see `UNet`.
     """
-    channels = config.data.channels
+    channels = config.data.image_channels
     dtype = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
     outputs = channels * (2 if config.diffusion.learned_variance else 1)
     return UNet(config.model, channels, outputs, xla, remat, dtype=dtype)
@@ -129,8 +130,8 @@ def objective(config: Config, whole: Chain) -> objectives.Objective:
 
 def level_sampler(config: Config) -> LevelSampler:
     """What draws the levels of an update."""
-    sampler = {"uniform": UniformLevels, "importance": ImportanceLevels}[config.train.timestep_sampling]
-    return sampler(chain(config.diffusion).levels)
+    samplers: dict[str, Callable[[Levels], LevelSampler]] = {"uniform": UniformLevels, "importance": ImportanceLevels}
+    return samplers[config.train.timestep_sampling](chain(config.diffusion).levels)
 
 
 def sampler(sample: SampleConfig, whole: Chain) -> samplers.Sampler:

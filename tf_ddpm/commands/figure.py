@@ -13,4 +13,5 @@ def run(run_dir: str) -> None:
     from tf_ddpm.figures import catalogue
 
     context = catalogue.FigureContext(opened, Path(run_dir), FLAGS.num_images, FLAGS.seed)
-    catalogue.draw(FLAGS.figure, context, Path(flags.out()) if flags.out() else None)
+    out = flags.out()
+    catalogue.draw(FLAGS.figure, context, Path(out) if out else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 from absl import flags
 
@@ -57,7 +58,7 @@ class Flag:
     kind: type | str | tuple[str, ...]
     modes: str
     about: str
-    default: object = None
+    default: Any = None
     low: float | None = None
     high: float | None = None
     key: str | None = None

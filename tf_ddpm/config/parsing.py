@@ -25,7 +25,7 @@ def closest(word: str, known: Iterable[str]) -> str:
 class Key:
     """What a key of the configuration may hold."""
 
-    kind: type
+    kind: type[Any]
     optional: bool
     default: Any
     help: str
@@ -57,8 +57,9 @@ def keys() -> dict[str, Key]:
     """All keys of the configuration, `section.name`, in order."""
     found = {}
     for section in dataclasses.fields(Config):
-        hints = typing.get_type_hints(type(section.default))
-        for field in dataclasses.fields(section.default):
+        default: Any = section.default
+        hints = typing.get_type_hints(type(default))
+        for field in dataclasses.fields(default):
             hint = hints[field.name]
             options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
             kind = next(option for option in options if option is not type(None))

@@ -4,14 +4,16 @@ from tf_ddpm.config.parsing import closest, with_values
 from tf_ddpm.config.schema import Config
 from tf_ddpm.errors import UserError
 
+_Values = dict[str, object]  # section.name -> value
 
-def _steps(count: int) -> dict[str, int]:
+
+def _steps(count: int) -> _Values:
     """So many updates, over which the learning rate decays."""
     return {"train.steps": count, "train.decay_steps": count}
 
 
 # Ho et al. 2020, appendix B: optimizer, averaging and chain that all of their models share.
-_HO = {
+_HO: _Values = {
     "model.blocks": 2,
     "model.groups": 32,
     "train.learning_rate": 2e-4,
@@ -25,7 +27,7 @@ _HO = {
 
 
 # Ho et al. 2020, the 256x256 models: six levels, attention at 16x16, small variance.
-_HO_256 = _HO | {
+_HO_256: _Values = _HO | {
     "model.channels": 128,
     "model.multipliers": (1, 1, 2, 2, 4, 4),
     "model.attention_levels": (4,),
@@ -39,7 +41,7 @@ _HO_256 = _HO | {
 }
 
 
-_SMALL_28 = {
+_SMALL_28: _Values = {
     "model.channels": 32,
     "model.multipliers": (1, 2, 2),
     "model.attention_levels": (2,),
@@ -54,7 +56,7 @@ _SMALL_28 = {
 
 
 # Less than two minutes of two cores.
-_DIGITS = {
+_DIGITS: _Values = {
     "train.steps": 1200,
     "train.batch_size": 64,
     "train.learning_rate": 2e-3,
@@ -64,7 +66,7 @@ _DIGITS = {
 }
 
 
-_CIFAR10 = _HO | {
+_CIFAR10: _Values = _HO | {
     "model.channels": 128,
     "model.multipliers": (1, 2, 2, 2),
     "model.attention_levels": (1,),
@@ -77,7 +79,7 @@ _CIFAR10 = _HO | {
 
 
 # A folder of one's own pictures: --set=data.path=DIR. The average follows within minutes.
-_IMAGES = {
+_IMAGES: _Values = {
     "data.name": "folder",
     "data.channels": 3,
     "data.random_flip": True,
@@ -89,7 +91,7 @@ _IMAGES = {
 
 
 # For two cores.
-_IMAGES_CPU = _IMAGES | {
+_IMAGES_CPU: _Values = _IMAGES | {
     "model.channels": 32,
     "model.groups": 8,
     "train.batch_size": 32,
@@ -100,7 +102,7 @@ _IMAGES_CPU = _IMAGES | {
 
 
 # For one GPU. Nobody has trained these yet.
-_IMAGES_GPU = _IMAGES | {
+_IMAGES_GPU: _Values = _IMAGES | {
     "model.channels": 128,
     "model.blocks": 2,
     "model.groups": 32,
@@ -116,8 +118,8 @@ _IMAGES_GPU = _IMAGES | {
 
 
 # Ho & Salimans 2022: one network for every class and for none, which guidance compares.
-_TEN_CLASSES = {"model.classes": 10, "model.null_class": True, "train.label_dropout": 0.1}
-PRESETS: dict[str, dict[str, object]] = {
+_TEN_CLASSES: _Values = {"model.classes": 10, "model.null_class": True, "train.label_dropout": 0.1}
+PRESETS: dict[str, _Values] = {
     # 1,797 real 8x8 digits that come with scikit-learn: no download.
     "digits": _DIGITS,
     # The same, each drawn as one asks: --mode=sample --preset=digits_cond --label=3.

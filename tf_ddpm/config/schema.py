@@ -7,6 +7,7 @@ import functools
 from typing import Any, Literal
 
 from tf_ddpm.diffusion.sampler_facts import SAMPLERS
+from tf_ddpm.errors import required
 
 Freezes = Literal["checkpoint", "data", "never"]
 
@@ -134,7 +135,7 @@ class DataConfig:
         freezes="data",
         measures=True,
     )
-    image_size: tuple[int, ...] | None = key(
+    image_size: tuple[int, int] | None = key(
         None, "side, or height,width in pixels", low=1, high=4096, freezes="data", resolves=True
     )
     channels: int | None = key(None, "1 grey, 3 RGB, 4 RGBA", low=1, high=4096, freezes="data", resolves=True)
@@ -181,6 +182,16 @@ class DataConfig:
     cache_dir: str = key(
         "~/.cache/tf_ddpm", "where decoded images too large for memory are kept", freezes="never", measures=True
     )
+
+    @property
+    def image_channels(self) -> int:
+        """The channels of a run's images, which are known by the time it is built."""
+        return required(self.channels, "data.channels")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of a run's images, known by then as well."""
+        return (*required(self.image_size, "data.image_size"), self.image_channels)
 
 
 @dataclasses.dataclass(frozen=True)

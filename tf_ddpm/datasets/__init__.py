@@ -2,7 +2,7 @@
 
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets.image_set import ImageSet
-from tf_ddpm.errors import UserError
+from tf_ddpm.errors import UserError, required
 from tf_ddpm.runtime.paths import home_expanded
 
 
@@ -17,7 +17,7 @@ def check(data: DataConfig) -> None:
     if data.split != "train" and (data.name == "digits" or (data.name == "folder" and data.decoder == 1)):
         raise UserError(f"data.split={data.split}: data.name={data.name} has no splits; expected train")
     if data.name == "folder":
-        root = home_expanded(data.path, "data.path")
+        root = home_expanded(required(data.path, "data.path"), "data.path")
         if not root.is_dir():
             raise UserError(f"data.path={data.path}: no such folder")
         if data.decoder != 1:
@@ -34,12 +34,17 @@ def load(data: DataConfig) -> ImageSet:
     """
     check(data)
     if data.name == "digits":
-        from tf_ddpm.datasets import digits as source
+        from tf_ddpm.datasets import digits
+
+        images = digits.load(data)
     elif data.name == "folder":
-        from tf_ddpm.datasets import folder as source
+        from tf_ddpm.datasets import folder
+
+        images = folder.load(data)
     else:
-        from tf_ddpm.datasets import tfds_set as source
-    images = source.load(data)
+        from tf_ddpm.datasets import tfds_set
+
+        images = tfds_set.load(data)
     if len(images) == 0:
         raise UserError(f"data.name={data.name}: the set is empty")
     return images

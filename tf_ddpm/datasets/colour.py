@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import typing
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -38,11 +39,12 @@ def to_srgb(picture: Image.Image, info: dict) -> tuple[Image.Image, str | None]:
 
 
 def _transformed(picture: Image.Image, transform: ImageCms.ImageCmsTransform, mode: str) -> Image.Image:
-    if picture.mode in _ALPHA:
-        converted = ImageCms.applyTransform(picture.convert(mode), transform)
-        converted.putalpha(picture.getchannel("A"))
-        return converted
-    return ImageCms.applyTransform(picture, transform)
+    alpha = picture.getchannel("A") if picture.mode in _ALPHA else None
+    opaque = picture if alpha is None else picture.convert(mode)
+    converted = typing.cast(Image.Image, ImageCms.applyTransform(opaque, transform))  # None: of one changed in place
+    if alpha is not None:
+        converted.putalpha(alpha)
+    return converted
 
 
 def sixteen_to_eight(values: np.ndarray, info: dict) -> np.ndarray:

@@ -40,7 +40,8 @@ def files(root: Path, bad: list[str], first_rules: bool = False, samples: bool =
     Returns:
       The files, and how many samples were passed over.
     """
-    found, ours = [], 0
+    found: list[Found] = []
+    ours = 0
     for here, wanted in _folders(root, bad, first_rules):
         drawn = [] if first_rules else own_files.sample_files(here)
         if drawn and samples:

@@ -17,7 +17,7 @@ from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets import finding, pictures
 from tf_ddpm.datasets.image_set import ImageSet, collect
 from tf_ddpm.datasets.pictures import Reader, Rules
-from tf_ddpm.errors import UserError
+from tf_ddpm.errors import UserError, required
 from tf_ddpm.runtime import own_files
 from tf_ddpm.runtime.paths import home_expanded, printable
 
@@ -35,7 +35,7 @@ def load(data: DataConfig) -> ImageSet:
       UserError: where there is no image in it, or a file that is none and may not be passed over.
     """
     rules = Rules.of(data)
-    root = home_expanded(data.path, "data.path")
+    root = home_expanded(required(data.path, "data.path"), "data.path")
     if rules.decoder > 1:
         _, other = finding.split_folders(root)
         if other is not None:
@@ -51,11 +51,12 @@ def load(data: DataConfig) -> ImageSet:
     label_names = tuple(sorted(set(folders), key=finding.natural if rules.decoder > 1 else None))
     number = {name: i for i, name in enumerate(label_names)}
     labels = [number[folder] for folder in folders]
-    size, channels = data.image_size, data.channels or 3
+    size, channels = required(data.image_size, "data.image_size"), data.channels or 3
     strict = data.on_bad_file == "fail"
     if strict and unreachable:
         _refuse(unreachable[0])
-    reader, bad = Reader(rules), []
+    reader = Reader(rules)
+    bad: list[str] = []
     rows = _decoded(reader, files, labels, size, channels, bad, strict)
     images = collect(rows, len(files), (*size, channels), label_names, data, _key(found, data, rules), bad)
     images = dataclasses.replace(_with_used_labels(images), bad=(*unreachable, *images.bad))
@@ -79,8 +80,8 @@ def _why_none(images: ImageSet, seen: int) -> str:
 def _key(found: list[finding.Found], data: DataConfig, rules: Rules) -> str:
     """Names what is decoded, and how."""
     digest = hashlib.sha256(repr(found).encode("utf-8", "surrogateescape"))
-    size, channels = data.image_size, data.channels or 3
-    key = f"folder-{digest.hexdigest()[:16]}-{size[0]}x{size[1]}x{channels}"
+    (height, width), channels = required(data.image_size, "data.image_size"), data.channels or 3
+    key = f"folder-{digest.hexdigest()[:16]}-{height}x{width}x{channels}"
     if rules.decoder == 1:
         return key
     key += f"-d{rules.decoder}-{rules.max_megapixels:g}-{rules.truncated}"

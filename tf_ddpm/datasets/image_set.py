@@ -45,7 +45,7 @@ class ImageSet:
     def fingerprint(self) -> tuple:
         """What tells one set of images from another: how many, the labels, and digests of these and of some images."""
         some = self.images[np.unique(np.linspace(0, len(self) - 1, 64).astype(np.int64))]
-        digests = [hashlib.sha256(np.ascontiguousarray(part)).hexdigest() for part in (self.labels, some)]
+        digests = [hashlib.sha256(np.ascontiguousarray(part).data).hexdigest() for part in (self.labels, some)]
         return len(self), self.label_names, *digests
 
 

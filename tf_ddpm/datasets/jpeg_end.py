@@ -34,10 +34,10 @@ def with_end(file: Path) -> bytes | None:
     if not _all_coded(content):
         return None
     try:
-        pixels = [_pixels(content + more + _END) for more in (b"", b"\xaa" * 64)]
+        one, other = (_pixels(content + more + _END) for more in (b"", b"\xaa" * 64))
     except Exception:  # Pillow's decoders raise whatever a damaged file makes them raise
         return None
-    return content + _END if np.array_equal(*pixels) else None
+    return content + _END if np.array_equal(one, other) else None
 
 
 def _pixels(content: bytes) -> np.ndarray:

@@ -18,6 +18,7 @@ from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageErr
 
 from tf_ddpm.config import DECODER, DataConfig
 from tf_ddpm.datasets import colour, first_decoder, jpeg_end
+from tf_ddpm.errors import required
 from tf_ddpm.runtime import own_files
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -121,7 +122,7 @@ class Reader:
             if not self._marked and own_files.is_marked(picture):
                 return None, None
             if self.rules.decoder == 1:
-                return first_decoder.to_array(picture, size, channels), None
+                return first_decoder.to_array(picture, required(size, "size"), required(channels, "channels")), None
             return _to_array(picture, size, channels)
 
 
@@ -150,7 +151,9 @@ def array_to_array(pixels: np.ndarray, size: tuple[int, int], channels: int, dec
     return first_decoder.to_array(picture, size, channels) if decoder == 1 else to_array(picture, size, channels)
 
 
-def _to_array(picture: Image.Image, size: tuple[int, int] | None, channels: int | None) -> Decoded:
+def _to_array(
+    picture: Image.Image, size: tuple[int, int] | None, channels: int | None
+) -> tuple[np.ndarray, str | None]:
     raw_mode, format_name = _raw_mode(picture), picture.format
     _forget_xmp(picture)
     picture.load()
@@ -185,9 +188,10 @@ def _on_white(picture: Image.Image) -> Image.Image:
 
 def _raw_mode(picture: Image.Image) -> str:
     """How a PNG's pixels lie in the file, for example `L;2`."""
-    if picture.format != "PNG" or not getattr(picture, "tile", None):
+    tile = getattr(picture, "tile", None)
+    if picture.format != "PNG" or not tile:
         return ""
-    args = picture.tile[0][3]
+    args = tile[0][3]
     return args if isinstance(args, str) else str(args[0])
 
 

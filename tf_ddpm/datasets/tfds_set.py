@@ -18,7 +18,7 @@ from tf_ddpm import config as config_lib
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets import pictures
 from tf_ddpm.datasets.image_set import ImageSet, collect
-from tf_ddpm.errors import UserError
+from tf_ddpm.errors import UserError, required
 from tf_ddpm.runtime import paths
 
 _PROBE_SECONDS = 3
@@ -67,7 +67,7 @@ def _builder(data: DataConfig) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder(data.name, data_dir=data.data_dir)
     except Exception as error:  # TFDS has no one exception for a name that it does not understand
-        name = data.name.partition("/")[0].partition(":")[0]
+        name = required(data.name, "data.name").partition("/")[0].partition(":")[0]
         known = tfds.list_builders(with_community_datasets=False)
         if name in known:
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__

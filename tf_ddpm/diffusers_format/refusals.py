@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 from tf_ddpm.errors import UserError
+
+Word = TypeVar("Word")
 
 
 def refuse_others(
@@ -26,11 +28,11 @@ def refuse_others(
             refuse(where, name, value, "this option is not known here")
 
 
-def translated(where: str, name: str, given: dict[str, Any], words: dict[str, str]) -> str:
+def translated(where: str, name: str, given: dict[str, Any], words: dict[str, Word]) -> Word:
     if not isinstance(given[name], str) or given[name] not in words:
         refuse(where, name, given[name], f"expected {', '.join(words)}")
     return words[given[name]]
 
 
-def refuse(where: str, name: str, value: Any, remedy: str) -> None:
+def refuse(where: str, name: str, value: Any, remedy: str) -> NoReturn:
     raise UserError(f"{where} {name}={value!r:.60}: {remedy}")

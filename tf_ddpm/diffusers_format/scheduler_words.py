@@ -22,7 +22,7 @@ _VARIANCES = {
 }
 
 
-_SCHEDULER_DEFAULTS = {
+_SCHEDULER_DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 1e-4,
     "beta_end": 0.02,

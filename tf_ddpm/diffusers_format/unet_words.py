@@ -119,7 +119,7 @@ def unet_config(config: Config) -> dict[str, Any]:
     Raises:
       UserError: naming the key that diffusers has no word for.
     """
-    model, data = config.model, config.data
+    model, (height, width, channels) = config.model, config.data.image_shape
     widths = model.level_widths
     if widths[0] != model.channels:
         raise UserError(f"diffusers has no word for a first level of {widths[0]} after {model.channels} channels")
@@ -131,9 +131,9 @@ def unet_config(config: Config) -> dict[str, Any]:
     levels = range(len(widths))
     return {
         "_class_name": "UNet2DModel",
-        "sample_size": data.image_size[0] if len(set(data.image_size)) == 1 else list(data.image_size),
-        "in_channels": data.channels,
-        "out_channels": data.channels * (2 if config.diffusion.learned_variance else 1),
+        "sample_size": height if height == width else [height, width],
+        "in_channels": channels,
+        "out_channels": channels * (2 if config.diffusion.learned_variance else 1),
         "center_input_sample": False,
         "time_embedding_type": "positional",
         "time_embedding_dim": model.time_width,

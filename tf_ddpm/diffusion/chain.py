@@ -103,7 +103,8 @@ class Chain:
         if self.variance == "learned":
             return variance
         if self.variance == "learned_range":  # Nichol & Dhariwal 2021, eq. 15, with the share (v + 1) / 2
-            share = (variance + 1.0) / 2.0
-            small = lookup(self.posterior_log_variance, step, variance)
-            return share * lookup(np.log(self.betas), step, variance) + (1.0 - share) * small
+            given: tf.Tensor = variance
+            share = (given + 1.0) / 2.0
+            small = lookup(self.posterior_log_variance, step, given)
+            return share * lookup(np.log(self.betas), step, given) + (1.0 - share) * small
         return lookup(self.fixed_log_variance, step, like)

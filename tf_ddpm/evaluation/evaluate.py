@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tf_ddpm import datasets
 from tf_ddpm.config import DECODER, Config
-from tf_ddpm.errors import UserError
+from tf_ddpm.errors import UserError, required
 from tf_ddpm.evaluation import likelihood, quality
 from tf_ddpm.evaluation.quality import FeatureNetwork, FeatureSet
 from tf_ddpm.runtime import atomic_files, cluster, devices
@@ -58,10 +58,11 @@ def evaluate(wanted: EvaluationRequest, config: Config, run_dir: str | None, met
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
     strategy = devices.strategy()
-    run = open_run(run_dir, config, strategy) if wanted.images is None else None
+    run = open_run(required(run_dir, "run_dir"), config, strategy) if wanted.images is None else None
     if run is not None:
         run.agree(dataclasses.replace(wanted, inception=None))
-    found, lines = {}, []
+    found: dict[str, dict] = {}
+    lines: list[str] = []
     of_features = tuple(name for name in wanted.metrics if name in quality.METRICS)
     if of_features:  # what is missing is found before anything long is begun
         if run is not None:
@@ -70,9 +71,10 @@ def evaluate(wanted: EvaluationRequest, config: Config, run_dir: str | None, met
         network = FeatureNetwork(wanted.inception, strategy)
         real = reference(wanted, config, network)
     if "bpd" in wanted.metrics:
-        images = likelihood.chosen_images(run, wanted.num_images or 64, wanted.seed)
+        trained = required(run, "the run")
+        images = likelihood.chosen_images(trained, wanted.num_images or 64, wanted.seed)
         steps = config.sample.steps if wanted.metrics == ("bpd",) else None
-        found["bits_per_dim"] = likelihood.bits_per_dim(run, images, wanted.seed, steps)
+        found["bits_per_dim"] = likelihood.bits_per_dim(trained, images, wanted.seed, steps)
         lines.append(likelihood.table(found["bits_per_dim"]))
         write(path, metrics | found)
     if of_features:
@@ -104,11 +106,13 @@ def reference(wanted: EvaluationRequest, config: Config, network: FeatureNetwork
     return quality.array_features(datasets.load(data).images, network, data.cache_dir, about, "reference")
 
 
-def drawn(wanted: EvaluationRequest, run: Run, run_dir: str, network: FeatureNetwork, real: FeatureSet) -> FeatureSet:
+def drawn(
+    wanted: EvaluationRequest, run: Run, run_dir: str | None, network: FeatureNetwork, real: FeatureSet
+) -> FeatureSet:
     """The images of the run, kept in `run_dir`/evaluation."""
     count = _count(wanted)
     quality.check_counts(wanted.metrics, count, real.about["images"], wanted.allow_few)
-    folder = Path(run_dir) / "evaluation"
+    folder = Path(required(run_dir, "run_dir")) / "evaluation"
     return quality.run_features(run, network, folder, count, wanted.seed, wanted.label, wanted.rounded)
 
 
@@ -117,8 +121,8 @@ def _count(wanted: EvaluationRequest) -> int:
 
 
 def _folder(wanted: EvaluationRequest, config: Config, network: FeatureNetwork, real: FeatureSet) -> FeatureSet:
-    generated = quality.folder_features(wanted.images, network, config.data.cache_dir)
-    quality.check_counts(wanted.metrics, len(generated.images), real.about["images"], wanted.allow_few)
+    generated = quality.folder_features(required(wanted.images, "images"), network, config.data.cache_dir)
+    quality.check_counts(wanted.metrics, len(generated.pixels), real.about["images"], wanted.allow_few)
     return generated
 
 

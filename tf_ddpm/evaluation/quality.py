@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tf_ddpm import config as config_lib
 from tf_ddpm import datasets
-from tf_ddpm.errors import UserError
+from tf_ddpm.errors import UserError, required
 from tf_ddpm.evaluation import feature_metrics, inception, provenance
 from tf_ddpm.evaluation.feature_metrics import Moments
 from tf_ddpm.evaluation.inception import Inception
@@ -41,6 +41,16 @@ class FeatureSet:
     features: np.ndarray | None
     moments: Moments
     about: dict
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The images of a set of more than statistics."""
+        return required(self.images, "what the images are")
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The features of such a set, a row each."""
+        return required(self.features, "what the features are")
 
 
 class FeatureNetwork:
@@ -171,8 +181,8 @@ def check_shapes(metrics: tuple[str, ...], generated: FeatureSet, real: FeatureS
     Raises:
       UserError: where memorisation, which looks at pixels, is asked of images of two shapes.
     """
-    if "memorisation" in metrics and generated.images.shape[1:] != real.images.shape[1:]:
-        shapes = [pictures.images.shape[1:] for pictures in (generated, real)]
+    if "memorisation" in metrics and generated.pixels.shape[1:] != real.pixels.shape[1:]:
+        shapes = [pictures.pixels.shape[1:] for pictures in (generated, real)]
         raise UserError(f"memorisation compares pixels: images of {shapes[0]} against a reference of {shapes[1]}")
 
 
@@ -192,16 +202,14 @@ def measure(
     if "fid" in metrics:
         found["fid"] = feature_metrics.frechet_distance(generated.moments, real.moments)
     if "kid" in metrics:
-        found["kid"] = feature_metrics.kernel_distance(generated.features, real.features)
+        found["kid"] = feature_metrics.kernel_distance(generated.rows, real.rows)
     if "pr" in metrics:
-        found["precision"], found["recall"] = feature_metrics.precision_and_recall(
-            real.features, generated.features, _K
-        )
+        found["precision"], found["recall"] = feature_metrics.precision_and_recall(real.rows, generated.rows, _K)
     if "memorisation" in metrics:
-        found["memorisation"] = memorised_share(generated.features, real.features)
+        found["memorisation"] = memorised_share(generated.rows, real.rows)
     described = {name: {"value": value, "receipt": receipt} for name, value in found.items()}
     if "memorisation" in metrics:
-        flat = [pictures.images.reshape(len(pictures.images), -1) for pictures in (generated, real)]
+        flat = [pictures.pixels.reshape(len(pictures.pixels), -1) for pictures in (generated, real)]
         described["memorisation"] |= {"space": "features", "in_pixels": memorised_share(*flat), "expected": _NEAR}
     return described
 
@@ -217,10 +225,10 @@ def memorised_share(generated: np.ndarray, real: np.ndarray) -> float:
 
 def save_closest_pairs(generated: FeatureSet, real: FeatureSet, path: Path, count: int = 16) -> Path:
     """A picture of the generated images nearest to a real one (in features), each beside it, the nearest first."""
-    indices, distances = feature_metrics.neighbours(generated.features, real.features, 1)
+    indices, distances = feature_metrics.neighbours(generated.rows, real.rows, 1)
     nearest = np.argsort(distances[:, 0], kind="stable")[:count]
-    drawn = np.round(generated.images[nearest]).astype(np.uint8)
-    pairs = np.stack([drawn, real.images[indices[nearest, 0]]], axis=1)
+    drawn = np.round(generated.pixels[nearest]).astype(np.uint8)
+    pairs = np.stack([drawn, real.pixels[indices[nearest, 0]]], axis=1)
     return image_files.save_image(image_files.grid(pairs.reshape(-1, *pairs.shape[2:]), columns=8), path)
 
 

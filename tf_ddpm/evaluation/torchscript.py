@@ -30,7 +30,7 @@ class _Module:
 class _Storage(NamedTuple):
     dtype: str
     file: str
-    count: int
+    length: int
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:

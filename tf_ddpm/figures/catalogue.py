@@ -71,9 +71,9 @@ def _schedules(subject: FigureContext) -> Figure:
     for name in ("linear", "cosine", "quadratic", "constant"):
         betas = schedules.betas(name, diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
         alpha_bar = schedules.alpha_bars(betas)
-        own = {"lw": 2.5} if name == diffusion.schedule else {"lw": 1.0}
+        width = 2.5 if name == diffusion.schedule else 1.0
         for axis, values in zip(axes, (betas, alpha_bar, np.log(alpha_bar) - np.log1p(-alpha_bar)), strict=True):
-            axis.plot(time, values, label=name, **own)
+            axis.plot(time, values, label=name, lw=width)
     for axis, word in zip(
         axes, (r"$\beta_t$", r"$\bar\alpha_t$", r"log SNR, $\log \bar\alpha_t / (1 - \bar\alpha_t)$"), strict=True
     ):

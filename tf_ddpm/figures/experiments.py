@@ -41,8 +41,8 @@ def progressive(run: Run, count: int, moments: int, seed: int) -> np.ndarray:
     """
     seeds = np.arange(seed, seed + count)
     settings = dataclasses.replace(run.config.sample, batch_size=count)
-    _, frames = next(run.batches(seeds, run.labels(seeds, None), settings, num_frames=moments))
-    return frames
+    batches = run.batches(seeds, run.labels(seeds, None), settings, num_frames=moments)
+    return next(frames for _, frames in batches if frames is not None)
 
 
 def sharing(run: Run, cuts: Sequence[int], count: int, seed: int) -> np.ndarray:
@@ -102,8 +102,8 @@ def interpolations(run: Run, images: np.ndarray, labels: np.ndarray, moments: in
 
 def great_circle(a: np.ndarray, b: np.ndarray, moments: int) -> np.ndarray:
     """[moments, ...] from `a` to `b`, which are the first and the last, along the circle through both."""
-    ends = [np.broadcast_to(end, (moments, *end.shape)) for end in (a, b)]
-    return interpolation.great_circle(*map(tf.constant, ends), tf.linspace(0.0, 1.0, moments)).numpy()
+    first, last = (tf.constant(np.broadcast_to(end, (moments, *end.shape))) for end in (a, b))
+    return interpolation.great_circle(first, last, tf.linspace(0.0, 1.0, moments)).numpy()
 
 
 def inpainted(
@@ -144,8 +144,9 @@ def _drawn(run: Run, sampler: samplers.Sampler, x_T: tf.Tensor, noise: Callable,
 
 
 def _denoiser(run: Run, chain: Chain, labels: tf.Tensor | None) -> Denoiser:
-    guides = labels is not None and run.config.model.null_class and run.config.sample.guidance != 1.0
-    guidance = tf.fill([len(labels)], run.config.sample.guidance) if guides else None
+    guidance = None
+    if labels is not None and run.config.model.null_class and run.config.sample.guidance != 1.0:
+        guidance = tf.fill([len(labels)], run.config.sample.guidance)
     return run.bound_denoiser(labels, guidance, chain.levels)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -26,7 +26,7 @@ def sheet(images: np.ndarray, rows: Sequence[str] = (), columns: Sequence[str] =
     cell = max(_CELL, _ACROSS / across)
     figure, axis = pyplot.subplots(figsize=(across * cell + 1.0, count * cell + (0.8 if title or columns else 0.2)))
     _lay(axis, images)
-    whole = axis.images[0].get_array().shape
+    whole = axis.images[0].get_size()
     step_y, step_x = whole[0] / count, whole[1] / across
     axis.set_yticks([(i + 0.5) * step_y for i in range(count)] if len(rows) else [], rows or [], fontsize=8)
     axis.set_xticks([(i + 0.5) * step_x for i in range(across)] if len(columns) else [], columns or [], fontsize=8)
@@ -58,7 +58,7 @@ def panels(count: int) -> tuple[Figure, list[Axes]]:
     return figure, list(axes[0])
 
 
-def curves(x: Sequence[float], values: dict[str, Sequence[float]], word: str, logarithmic: bool = False) -> Figure:
+def curves(x: Sequence[float], values: Mapping[str, Sequence[float]], word: str, logarithmic: bool = False) -> Figure:
     """Each of the `values` [N] above `x` [N], whose name is `word`, in a panel of its own."""
     figure, axes = panels(len(values))
     for axis, (name, row) in zip(axes, values.items(), strict=True):

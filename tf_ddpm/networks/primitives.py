@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import keras
 import tensorflow as tf
 
-DType = str | keras.DTypePolicy
+DType: TypeAlias = str | keras.DTypePolicy
 
 
 def initializer(scale: float = 1.0) -> keras.initializers.Initializer:

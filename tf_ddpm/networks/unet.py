@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -257,5 +258,6 @@ class UNet(keras.Model):
     def from_config(cls, config: dict) -> UNet:
         """The inverse of `get_config`."""
         known = {field.name for field in dataclasses.fields(ModelConfig)}
-        model = {name: tuple(v) if isinstance(v, list) else v for name, v in config["model"].items() if name in known}
+        values = config["model"].items()
+        model: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values if name in known}
         return cls(**config | {"model": ModelConfig(**model)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -17,7 +17,7 @@ def script() -> str:
 
 
 def lines(
-    x: Sequence[float], rows: dict[str, Sequence[float]], title: str, x_title: str, logarithmic: str = ""
+    x: Sequence[float], rows: Mapping[str, Sequence[float | None]], title: str, x_title: str, logarithmic: str = ""
 ) -> str:
     """HTML of a chart of each of `rows` [N] above `x` [N].
 

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import jinja2
@@ -83,7 +84,8 @@ def _drawn(run: Run, seed: int) -> tuple[np.ndarray, np.ndarray]:
     settings = dataclasses.replace(run.config.sample, batch_size=min(_ANIMATED, run.config.sample.batch_size))
     seeds = np.arange(seed, seed + _SAMPLES)
     batches = list(run.batches(seeds, run.labels(seeds, None), settings, num_frames=_FRAMES))
-    return np.concatenate([images for images, _ in batches]), batches[0][1]
+    frames = next(frames for _, frames in batches if frames is not None)
+    return np.concatenate([images for images, _ in batches]), frames
 
 
 def _drawn_with(run: Run, count: int) -> str:
@@ -168,7 +170,7 @@ def _metric_rows(metrics: dict) -> list[dict]:
 
 def _previews(run_dir: Path) -> list[dict]:
     paths = sorted((run_dir / "previews").glob("step_*.png"))
-    some = np.unique(np.linspace(0, len(paths) - 1, _PREVIEWS).round().astype(int)) if paths else []
+    some: Iterable[int] = np.unique(np.linspace(0, len(paths) - 1, _PREVIEWS).round().astype(int)) if paths else []
     try:
         return [{"step": int(paths[i].stem[5:]), "url": _png_url(paths[i].read_bytes())} for i in some]
     except (OSError, ValueError) as error:

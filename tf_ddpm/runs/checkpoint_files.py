@@ -57,7 +57,7 @@ def check_name(path: str | os.PathLike) -> None:
 
 def step_of(checkpoint: str) -> int:
     """The step of a checkpoint's path."""
-    return int(re.search(rf"{_PREFIX}-(\d+)$", checkpoint).group(1))
+    return int(checkpoint.rpartition(f"{_PREFIX}-")[2])
 
 
 def folder_of(run_dir: str | os.PathLike) -> Path:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -41,13 +42,14 @@ def in_chunks(
             for start in range(0, count, CHUNK):
                 stop = min(start + CHUNK, count)
                 path = folder / f"{start:08d}-{stop:08d}.npz"
-                part = _read(path)
-                found = part is not None
-                if not all_have(found):
+                kept = _read(path)
+                if all_have(kept is not None) and kept is not None:
+                    part = kept
+                else:
                     began = time.perf_counter()
                     part = compute(start, stop)
-                    part["seconds"] = np.float64(time.perf_counter() - began)
-                    if not found:  # every worker for itself: its folder need not be that of the others
+                    part["seconds"] = np.array(time.perf_counter() - began)
+                    if kept is None:  # every worker for itself: its folder need not be that of the others
                         _write(path, part)
                 seconds += float(part.pop("seconds"))
                 parts.append(part)
@@ -66,7 +68,7 @@ def _read(path: Path) -> dict[str, np.ndarray] | None:
         return None
 
 
-def _write(path: Path, part: dict[str, np.ndarray]) -> None:
+def _write(path: Path, part: dict[str, Any]) -> None:
     with atomic_files.atomic_write(path) as beside, beside.open("wb") as file:
         np.savez(file, **part)
         file.flush()

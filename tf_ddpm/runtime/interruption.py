@@ -9,10 +9,13 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from types import FrameType
+from typing import Any, TypeAlias
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PATIENCE = 2.0  # seconds
+
+_Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | None  # as `signal` gives it
 
 
 class Interrupted(KeyboardInterrupt):
@@ -88,7 +91,7 @@ def exit_on_signal(clean_up: Callable[[], None], told: str) -> Iterator[None]:
         hears.close()
 
 
-def _restore(handlers: dict[signal.Signals, object]) -> None:
+def _restore(handlers: dict[signal.Signals, _Handler]) -> None:
     """All but a SIGHUP that is ignored by now: a terminal that closes sends it more than once."""
     for number, handler in handlers.items():
         if number in _heeded():
@@ -111,7 +114,7 @@ class Signals:
         self.seen = 0
 
     def __enter__(self) -> Signals:
-        self._before = {}
+        self._before: dict[signal.Signals, _Handler] = {}
         with contextlib.suppress(ValueError):  # not the main thread
             self._wakes = signal.set_wakeup_fd(-1)  # `leaving` does not hear of them
             for number in _heeded():
@@ -125,7 +128,7 @@ class Signals:
             signal.set_wakeup_fd(self._wakes)
         sys.unraisablehook = self._hook
 
-    def _pass_over_ties(self, args: SimpleNamespace) -> None:
+    def _pass_over_ties(self, args: sys.UnraisableHookArgs) -> None:
         """Of two signals of the same moment the first one counts; Python complains of the other."""
         if not (isinstance(args.exc_value, OSError) and "race condition" in str(args.exc_value)):
             self._hook(args)

@@ -50,8 +50,8 @@ def unfailing() -> Iterator[None]:
                 os.fstat(number)
             except OSError:
                 os.open(os.devnull, os.O_RDWR)
-        nowhere = opened.enter_context(open(os.devnull, "w")) if None in before else None
-        sys.stdout, sys.stderr = (_Unfailing(stream if stream is not None else nowhere) for stream in before)
+        given = (opened.enter_context(open(os.devnull, "w")) if stream is None else stream for stream in before)
+        sys.stdout, sys.stderr = map(_Unfailing, given)
         try:
             yield
         finally:

@@ -91,7 +91,7 @@ def compiled_draw(
     The label is looked at where the network has classes, the guidance if `guides` is set.
     """
     codec = build.codec(config)
-    state_shape = codec.state_shape((*config.data.image_size, config.data.channels))
+    state_shape = codec.state_shape(config.data.image_shape)
 
     @tf.function(
         input_signature=[

@@ -84,10 +84,12 @@ def _write(
     run: Run, sample: SampleConfig, seeds: np.ndarray, labels: np.ndarray, columns: int | None, folder: Path
 ) -> None:
     """Writes all but the manifest."""
-    count, shown, frames = 0, [], None
+    count = 0
+    shown: list[np.ndarray] = []
+    frames: list[np.ndarray] = []
     bar = tqdm(total=len(seeds), unit="image", disable=True if len(seeds) <= sample.batch_size else None)
     for images, batch_frames in run.batches(seeds, labels, sample, _FRAMES):
-        frames = batch_frames if frames is None else frames
+        frames += [] if batch_frames is None else [batch_frames]
         shown += [images] if count < _SHOWN else []
         for image in images:
             image_files.save_image(image, folder / f"{count:06d}")
@@ -101,7 +103,7 @@ def _write(
         print(f"PNG has no form for {channels} channels: the images are saved as .npy, without animation")
         return
     # The last frame is the image itself.
-    moments = [image_files.grid(frame) for frame in np.swapaxes(frames[:_ANIMATED], 0, 1)]
+    moments = [image_files.grid(frame) for frame in np.swapaxes(frames[0][:_ANIMATED], 0, 1)]
     image_files.save_gif(moments, folder / "progress.gif")
 
 

@@ -70,7 +70,7 @@ class Run:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
-        return (*self.config.data.image_size, self.config.data.channels)
+        return self.config.data.image_shape
 
     def bound_denoiser(
         self, label: tf.Tensor | None, guidance: tf.Tensor | None = None, levels: Levels | None = None
@@ -88,9 +88,9 @@ class Run:
           x_t: float32 [B, H, W, C]. t: [B], 0 to T-1, whole or in between.
           label: int [B] for a run with classes, -1 for none of them.
         """
-        x_t, t = tf.convert_to_tensor(x_t, tf.float32), tf.cast(tf.convert_to_tensor(t), tf.float32)
+        images, times = tf.convert_to_tensor(x_t, tf.float32), tf.cast(tf.convert_to_tensor(t), tf.float32)
         labels = [] if label is None else [tf.convert_to_tensor(label, tf.int32)]
-        shape = tuple(x_t.shape[1:])
+        shape = tuple(images.shape[1:])
         if (shape, len(labels)) not in self._denoisers:
             # The batch alone is open: the network looks at the rest.
             specs = [
@@ -100,7 +100,7 @@ class Run:
             ]
             call = lambda x_t, t, label=None: self.network(x_t, t, label=label)  # noqa: E731
             self._denoisers[shape, len(labels)] = tf.function(call, input_signature=specs)
-        return self._denoisers[shape, len(labels)](x_t, t, *labels)
+        return self._denoisers[shape, len(labels)](images, times, *labels)
 
     def sample(
         self, seeds: Sequence[int], label: int | str | Sequence[int] | None = None, rounded: bool = True, **settings
@@ -117,11 +117,11 @@ class Run:
         Raises:
           UserError: for a label or setting that is unknown or out of range, or for no seeds at all.
         """
-        seeds = np.asarray(seeds)
-        if seeds.ndim != 1 or seeds.size == 0 or seeds.dtype.kind != "i":
+        row = np.asarray(seeds)
+        if row.ndim != 1 or row.size == 0 or row.dtype.kind != "i":
             raise UserError("seeds: expected a row of whole numbers of at most 63 bits, for example range(16)")
-        labels = self.labels(seeds, label)
-        batches = self.batches(seeds, labels, self.settings(**settings), rounded=rounded)
+        labels = self.labels(row, label)
+        batches = self.batches(row, labels, self.settings(**settings), rounded=rounded)
         return np.concatenate([images for images, _ in batches])
 
     def labels(self, seeds: np.ndarray, label: int | str | Sequence[int] | None) -> np.ndarray:

@@ -13,7 +13,7 @@ from tf_ddpm import build, datasets
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config, TrainConfig
 from tf_ddpm.datasets.batches import batch_dataset
-from tf_ddpm.errors import UserError
+from tf_ddpm.errors import UserError, required
 from tf_ddpm.networks import averaging
 from tf_ddpm.runs import checkpoint_files, checkpoints, configuration, directory
 from tf_ddpm.runtime import cluster, devices, interruption
@@ -142,7 +142,7 @@ def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet |
         )
     config = _with_decoder(config)
     if config.data.name == "folder":
-        directory.check_free(run_dir, home_expanded(config.data.path, "data.path"))
+        directory.check_free(run_dir, home_expanded(required(config.data.path, "data.path"), "data.path"))
     images = datasets.load(config.data)
     height, width, channels = images.image_shape
     values = {"data.image_size": (height, width), "data.channels": channels}

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -26,7 +27,7 @@ _MOST_WAITS = 1000  # that are kept before they are read, for which the host mus
 class NullLog:
     """The log of a worker that is not the chief."""
 
-    def update(self, *_: object) -> None:
+    def update(self, *_: Any, **__: Any) -> None:
         """Nothing, as all that follow."""
 
     scalars = image = pause = resume = close = update
@@ -54,7 +55,8 @@ class RunLog(NullLog):
             self._writer = tf.summary.create_file_writer(str(run_dir / "logs"))
         self._bar = tqdm(initial=step, total=total, unit="step", dynamic_ncols=True, disable=None)
         self._total, self._step, self._time = total, step, time.perf_counter()
-        self._waits, self._judged = [], None
+        self._waits: list[tf.Tensor | float] = []
+        self._judged: bool | None = None
         self._long_wait = _LONG_WAIT_OF_GPU if tf.config.list_logical_devices("GPU") else _LONG_WAIT
 
     def update(self, step: int, waited: tf.Tensor) -> None:

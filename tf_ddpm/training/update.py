@@ -10,6 +10,7 @@ from tf_ddpm import build, randomness
 from tf_ddpm.config import Config, TrainConfig
 from tf_ddpm.diffusion import objectives
 from tf_ddpm.diffusion.levels import Level
+from tf_ddpm.errors import required
 from tf_ddpm.networks import averaging
 from tf_ddpm.networks.backbone import Condition
 from tf_ddpm.training.state import METRICS, QUARTERS, TrainState, flattened, network_variables, unflatten_into
@@ -139,7 +140,7 @@ def _differentiate(state: TrainState, config: Config, objective: objectives.Obje
         gradient, loss, losses = _in_parts(of_rows, train.accumulate, parts, address)
         context = tf.distribute.get_replica_context()
         gradient = context.all_reduce(tf.distribute.ReduceOp.SUM, gradient)
-        quarter = level.step * QUARTERS // timesteps
+        quarter = required(level.step, "the step") * QUARTERS // timesteps
         by_quarter = [tf.math.unsorted_segment_sum(part, quarter, QUARTERS) for part in (losses, tf.ones_like(losses))]
         seen = tf.zeros([])
         if state.level_sampler.learns:
