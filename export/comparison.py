@@ -37,7 +37,7 @@ def compare(run: Run, model: Path, aside: Path, plan: Plan, max_batch: int) -> i
       The bytes of memory that a server needs with a full batch on every batch thread.
 
     Raises:
-      UserError: where the model does not load, or answers otherwise than the run.
+      UserError: where the model does not load, or answers differently from the run.
     """
     requests = _requests(run)
     answers = _asked(model, aside, requests)
@@ -85,7 +85,9 @@ def _check_call(run: Run, x_t: np.ndarray, t: np.ndarray, label: np.ndarray | No
     largest = max(float(np.abs(live).max()), 1e-6)  # of a network that is not trained yet it is 0
     error = float(np.abs(served - live).max()) / largest
     if error > _ROUNDING[run.config.sample.precision]:
-        raise UserError(f"the exported model denoises otherwise than the run: {error:.2g} of the largest value apart")
+        raise UserError(
+            f"the exported model denoises differently from the run: {error:.2g} of the largest value apart"
+        )
 
 
 def _check_images(run: Run, plan: Plan, served: np.ndarray) -> None:

@@ -41,7 +41,7 @@ def export_run(
       The version's folder.
 
     Raises:
-      UserError: where the folder cannot be written, or the reloaded model answers otherwise than the run.
+      UserError: where the folder cannot be written, or the reloaded model answers differently from the run.
     """
     checkpoint_files.check_name(Path(export_dir).absolute())
     export_dir, plans = Path(export_dir).absolute(), plans or plans_lib.parse(None, run.config)

@@ -98,11 +98,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tiny_config, t
         file.write_bytes(content)
         checkpoints.CheckpointManager(tmp_path, other, 3).restore()
         warning = capsys.readouterr().err
-        assert warning.count("\n") == 1 and "going on from step 1" in warning, warning
+        assert warning.count("\n") == 1 and "resuming from step 1" in warning, warning
         for before, after in zip(expected, everything(other), strict=True):
             np.testing.assert_array_equal(before, after.numpy())
         step, _ = checkpoints.restore_network(network, tmp_path)  # whose part of the file may be whole
-        assert ("going on from step 1" in capsys.readouterr().err) == (step == 1)
+        assert ("resuming from step 1" in capsys.readouterr().err) == (step == 1)
         file.write_bytes(whole)
     assert checkpoints.restore_network(network, tmp_path)[0] == 2 and not capsys.readouterr().err
 

@@ -78,7 +78,7 @@ def test_checkpoints_that_cannot_be_seen_do_not_make_a_run_begin_again(tiny_conf
 def test_a_run_that_has_lost_its_checkpoints_says_what_is_done_again(tiny_config, copy, capsys):
     shutil.rmtree(copy / "checkpoints")
     loop.run(tiny_config(), copy)
-    assert "its updates up to step 8 are done again" in capsys.readouterr().err
+    assert "its updates up to step 8 are repeated" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("moved", [False, True])

@@ -16,7 +16,9 @@ def run(run_dir: str) -> None:
     data = flags.settings()
     named = any(word.startswith("data.name=") for word in data)
     if alone and not named and FLAGS.reference in (None, "train", "test"):
-        raise UserError("against what? give --reference=DIR, --reference=FILE.npz (mu, sigma) or --set=data.name=NAME")
+        raise UserError(
+            "--images needs a reference: --reference=DIR, --reference=FILE.npz (mu, sigma) or --set=data.name=NAME"
+        )
     config = configuration.data_config(data) if alone else wanted_config(run_dir, measures=True)
     quiet_tensorflow.import_tensorflow()
     from tf_ddpm.evaluation import evaluate, sweep

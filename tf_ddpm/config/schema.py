@@ -63,12 +63,14 @@ class ModelConfig:
     widths: tuple[int, ...] | None = key(
         None, "width of each level, where multipliers cannot say it", low=1, high=65536
     )
-    blocks: int = key(1, "residual blocks a level", low=1, high=64)
+    blocks: int = key(1, "residual blocks per level", low=1, high=64)
     attention_levels: tuple[int, ...] = key((1,), "levels with self-attention, 0 the finest", low=0, high=16)
     up_attention_levels: tuple[int, ...] | None = key(
-        None, "the same on the way up; none: as on the way down", low=0, high=16
+        None, "levels with self-attention on the way up; none: as on the way down", low=0, high=16
     )
-    middle: str = key("attention", "what is between down and up", choices=("attention", "residual", "none"))
+    middle: str = key(
+        "attention", "layers between the way down and the way up", choices=("attention", "residual", "none")
+    )
     heads: int = key(1, "attention heads", low=1, high=1024)
     head_channels: int | None = key(None, "width of an attention head, instead of heads", low=1, high=4096)
     groups: int = key(8, "groups of each GroupNorm", low=1, high=4096)
@@ -84,8 +86,8 @@ class ModelConfig:
     embedding_order: str = key("sin_cos", "order of the sinusoids", choices=("sin_cos", "cos_sin"))
     frequency_shift: int = key(1, "1: the last frequency is 1/10,000; 0: just above", low=0, high=1)
     time_width: int | None = key(None, "width of the time embedding; none: 4 channels", low=1, high=65536)
-    classes: int = key(0, "labels the network is told apart by, as many as the data has; 0: none", low=0, high=10**6)
-    null_class: bool = key(False, "one label more for no label at all, which guidance needs")
+    classes: int = key(0, "number of classes, as many as the data has; 0: unconditional", low=0, high=10**6)
+    null_class: bool = key(False, "an extra class that stands for no class; guidance needs it")
 
     @property
     def level_widths(self) -> tuple[int, ...]:
@@ -141,7 +143,7 @@ class DataConfig:
     channels: int | None = key(None, "1 grey, 3 RGB, 4 RGBA", low=1, high=4096, freezes="data", resolves=True)
     max_megapixels: float = key(
         200.0,
-        "larger pictures are passed over, for name=folder",
+        "larger pictures are skipped, for name=folder",
         above=0.0,
         high=2000.0,
         freezes="data",
@@ -149,14 +151,14 @@ class DataConfig:
     )
     truncated: str = key(
         "skip",
-        "a picture file that ends too early, for name=folder: passed over, or read as far as it goes",
+        "picture files that end too early, for name=folder: skip them, or read what is there",
         choices=("skip", "read"),
         freezes="data",
         measures=True,
     )
     decoder: int | None = key(
         None,
-        "rules by which pictures become pixels; none: the newest, which a new run then keeps",
+        "rules by which picture files become pixels; none: the newest, which the run then keeps",
         low=1,
         high=DECODER,
         freezes="data",
@@ -165,7 +167,7 @@ class DataConfig:
     )
     on_bad_file: str = key(
         "warn",
-        "what a file that is no image does, for name=folder",
+        "an unreadable file, for name=folder, is skipped with a warning or ends the run",
         choices=("warn", "fail"),
         freezes="never",
         measures=True,
@@ -173,7 +175,7 @@ class DataConfig:
     random_flip: bool = key(False, "mirror half of the training images left to right", freezes="data")
     memory_gb: float = key(
         4.0,
-        "decoded images above this size go to a file in cache_dir",
+        "decoded images larger than this go to a file in cache_dir",
         low=0.0,
         high=1e6,
         freezes="never",
@@ -198,8 +200,8 @@ class DataConfig:
 class TrainConfig:
     """One optimisation run."""
 
-    steps: int = key(3000, "updates in all", low=1, high=10**9, freezes="never")
-    batch_size: int = key(128, "images an update, over all devices", low=1, high=10**6)
+    steps: int = key(3000, "total number of updates", low=1, high=10**9, freezes="never")
+    batch_size: int = key(128, "images per update, over all devices", low=1, high=10**6)
     objective: str = key("simple", "what is minimised", choices=("simple", "vlb", "hybrid"))
     timestep_sampling: str = key(
         "uniform", "how t is drawn; importance: by each t's recent losses", choices=("uniform", "importance")
@@ -228,42 +230,42 @@ class TrainConfig:
     )
     accumulate: int = key(
         1,
-        "parts in which a device computes its images, one after the other: less memory",
+        "parts in which each device computes its share of a batch, to save memory",
         low=1,
         high=10**6,
         freezes="never",
     )
     steps_per_call: int = key(
         1,
-        "updates in one call, after which signals are looked at: saves a small network what Python costs between them",
+        "updates in one call of the graph, which signals wait for: saves small networks the overhead of Python",
         low=1,
         high=1000,
         freezes="never",
     )
     remat: bool = key(
-        False, "compute each residual block a second time for its gradient: less memory, 30 % slower", freezes="never"
+        False, "recompute residual blocks in the backward pass: less memory, 30 % slower", freezes="never"
     )
-    log_every: int = key(50, "updates between two lines of metrics.jsonl", low=1, high=10**9, freezes="never")
-    checkpoint_every: int = key(1000, "updates between two checkpoints", low=1, high=10**9, freezes="never")
-    preview_every: int = key(1000, "updates between two preview grids", low=1, high=10**9, freezes="never")
+    log_every: int = key(50, "updates between lines of metrics.jsonl", low=1, high=10**9, freezes="never")
+    checkpoint_every: int = key(1000, "updates between checkpoints", low=1, high=10**9, freezes="never")
+    preview_every: int = key(1000, "updates between preview grids", low=1, high=10**9, freezes="never")
     preview_images: int = key(64, "images in a preview grid", low=1, high=10_000, freezes="never")
-    keep: int = key(3, "the last checkpoints that are kept", low=1, high=10**6, freezes="never")
+    keep: int = key(3, "how many of the latest checkpoints are kept", low=1, high=10**6, freezes="never")
     max_bad_steps: int = key(
         0,
-        "updates in a row that are skipped if loss or gradient is not finite; one more ends the run",
+        "updates in a row that may be skipped because their loss or gradient is not finite; one more ends the run",
         low=0,
         high=10**9,
         freezes="never",
     )
-    deterministic: bool = key(False, "let TensorFlow choose operations that give the same bits every time; slower")
+    deterministic: bool = key(False, "use only operations that give the same bits every time; slower")
     keep_every: int = key(
-        0, "checkpoints of multiples of this step are kept as well; 0: none", low=0, high=10**9, freezes="never"
+        0, "checkpoints at multiples of this step are kept as well; 0: none", low=0, high=10**9, freezes="never"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """How images are drawn when the command line says nothing else."""
+    """How images are drawn, unless the command line says otherwise."""
 
     sampler: str = sampling_key("ddpm", "reverse process", choices=tuple(SAMPLERS))
     steps: int | None = sampling_key(None, "steps of the reverse chain; none: all T", low=1, high=100_000)
@@ -279,7 +281,9 @@ class SampleConfig:
     guidance: float = sampling_key(
         1.0, "weight of the label: 1 as trained, 0 without it, more to exaggerate it", low=0.0, high=100.0
     )
-    clip: str = sampling_key("static", "what holds x_0 in range at each step", choices=("none", "static", "dynamic"))
+    clip: str = sampling_key(
+        "static", "how the predicted x_0 is kept in range at each step", choices=("none", "static", "dynamic")
+    )
     batch_size: int = sampling_key(64, "images drawn at once", low=1, high=10**6)
     weights: str = sampling_key(
         "ema", "the moving average of the weights, or those of the last update", choices=("ema", "raw")

@@ -198,7 +198,7 @@ def _read_latest(run_dir: str | os.PathLike, read: Callable[[str], None]) -> int
             complaints.append(str(error))
             continue
         for complaint in complaints:
-            print(f"warning: {complaint}; going on from step {step}", file=sys.stderr)
+            print(f"warning: {complaint}; resuming from step {step}", file=sys.stderr)
         return step
     raise UserError(complaints[0] + (f", nor any of the {len(complaints) - 1} before it" if complaints[1:] else ""))
 

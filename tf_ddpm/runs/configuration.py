@@ -46,7 +46,7 @@ def read(run_dir: str | os.PathLike) -> Config:
 def training_config(run_dir: str | os.PathLike, preset_name: str | None, settings: Sequence[str]) -> Config:
     """What `--mode=train` asks for: the preset (default: digits) with every `--set` applied.
 
-    A run that exists already goes on with its own configuration, so changed; all but its data may be, until it has a
+    A run that exists already resumes with its own configuration, so changed; all but its data may be, until it has a
     checkpoint.
 
     Raises:
@@ -91,7 +91,7 @@ def resumed(saved: Config, wanted: Config, begun: bool = True) -> Config:
             "this run was started with another configuration: "
             + "; ".join(fixed[:4])
             + ("; ..." if len(fixed) > 4 else "")
-            + "\nGo on with its own values, or start a new run in another directory."
+            + "\nResume with its own values, or start a new run in another directory."
         )
     return validated(with_values(saved, values))
 

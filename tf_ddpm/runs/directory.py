@@ -58,7 +58,7 @@ def make(run_dir: Path, holds: contextlib.ExitStack) -> None:
         raise UserError(f"cannot write the run directory {run_dir}: {error.strerror}") from None
     holds.enter_context(locked(run_dir))
     if (run_dir / "config.json").exists():
-        raise UserError(f"another process has just trained in {run_dir}; the same command goes on with its run")
+        raise UserError(f"another process has just trained in {run_dir}; rerun the command to resume its run")
 
 
 def write(run_dir: Path, config: Config, images: ImageSet) -> None:
@@ -84,7 +84,7 @@ def write(run_dir: Path, config: Config, images: ImageSet) -> None:
     if before != now:
         print(
             f"warning: the images are not those that {run_dir} was trained on so far ({before['images']} then, "
-            f"{count} now); it goes on with these, and ends otherwise than with those",
+            f"{count} now); training continues with these, to another result",
             file=sys.stderr,
         )
     for folder in (run_dir, run_dir / "previews"):
@@ -146,5 +146,5 @@ class DirectoryGuard:
         if self._find() != self._number:
             raise UserError(
                 f"{self._folder} was moved or removed while it was trained; "
-                "where it is back, the same command goes on from its last checkpoint"
+                "once it is back, rerun the command to resume from its last checkpoint"
             )

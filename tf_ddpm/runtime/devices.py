@@ -126,6 +126,6 @@ def report_lost_workers() -> Iterator[None]:
         reason = next((line.partition("aborted by: ")[2] for line in lines if "aborted by: " in line), lines[0])
         raise UserError(
             f"{here} stops, since another one is gone or out of reach ({reason[:150]}).\n"
-            "Its own output says why. Start all of them again with the same command; training goes on from the last "
+            "Its own output says why. Start all of them again with the same command; training resumes from the last "
             "checkpoint."
         ) from None

@@ -27,7 +27,7 @@ from tf_ddpm.training.state import TrainState
 from tf_ddpm.training.update import make_update, make_updates
 
 _NEEDS_LESS = (
-    "The same batch in parts (train.accumulate=2) or train.remat=true needs less, and the run goes on with it from "
+    "The same batch in parts (train.accumulate=2) or train.remat=true needs less, and the run resumes with it from "
     "its last checkpoint. So does a smaller train.batch_size or network (which a run with a checkpoint cannot change)."
 )
 
@@ -137,7 +137,7 @@ def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet |
         return _with_decoder(config), None
     if begun:
         raise UserError(
-            f"{run_dir} has checkpoints and no config.json, which says of what run they are; "
+            f"{run_dir} has checkpoints and no config.json, which describes their run; "
             "put it back, or take another run directory"
         )
     config = _with_decoder(config)
@@ -242,7 +242,7 @@ class _Training:
         log.pause()
         if saves:
             self._stop_if_not_finite()
-        # All that belongs to this step is written before the checkpoint from which a killed run goes on.
+        # All that belongs to this step is written before the checkpoint from which a killed run resumes.
         if self._preview and (step % train.preview_every == 0 or last):
             sheet, drift = self._preview.draw(step)
             log.image(step, "preview", sheet, {"preview_colour_drift": drift})
@@ -265,4 +265,4 @@ class _Training:
         if cluster.this_worker().count > 1:
             all_gather(self._strategy, step)  # the chief has saved
         text = f"stopped at step {step} of {self._config.train.steps}, saved in {self._keeper.latest}; "
-        raise interruption.Interrupted(text + "the same command goes on", stopped_by)
+        raise interruption.Interrupted(text + "rerun the command to resume", stopped_by)

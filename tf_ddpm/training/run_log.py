@@ -47,7 +47,7 @@ class RunLog(NullLog):
         lost = _drop_after(self._path, step)
         if lost and not step:
             print(
-                f"warning: {run_dir} goes on from step 0; its updates up to step {lost} are done again",
+                f"warning: {run_dir} resumes from step 0; its updates up to step {lost} are repeated",
                 file=sys.stderr,
             )
         with _errors_of_disk():

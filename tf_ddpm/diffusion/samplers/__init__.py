@@ -1,7 +1,7 @@
 """The reverse process: each sampler is one step, and one loop drives them all.
 
-The network is seen only as `denoiser(x_t, t)`, randomness only as `noise(count)`. A sampler is given a chain that
-already has the wanted number of steps (`DiffusionProcess.respaced`), and goes from its last step to its first.
+A network is seen only as a `Denoiser`, randomness only as `noise(count)`. A sampler is given a chain that already has
+the wanted number of steps (`Chain.respaced`), and goes from its last step to its first.
 """
 
 from tf_ddpm.diffusion.samplers.ancestral import Ancestral
