@@ -110,6 +110,7 @@ def with_settings(config: Config, settings: Iterable[str]) -> Config:
 
 
 def closest_keys(key: str) -> str:
+    """The keys that a misspelt one may have meant, as text."""
     known = list(keys())
     tail = key.rpartition(".")[2]
     same_name = [name for name in known if name.endswith("." + tail)]

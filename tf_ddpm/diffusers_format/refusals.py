@@ -29,10 +29,12 @@ def refuse_others(
 
 
 def translated(where: str, name: str, given: dict[str, Any], words: dict[str, Word]) -> Word:
+    """Our word for an option of diffusers; refused where there is none."""
     if not isinstance(given[name], str) or given[name] not in words:
         refuse(where, name, given[name], f"expected {', '.join(words)}")
     return words[given[name]]
 
 
 def refuse(where: str, name: str, value: Any, remedy: str) -> NoReturn:
+    """Refuses an option by its name, with a remedy."""
     raise UserError(f"{where} {name}={value!r:.60}: {remedy}")

@@ -22,6 +22,7 @@ def sides(x: tf.Tensor) -> list:
 
 
 def dense(width_in: int, width: int, name: str, dtype: DType, scale: float = 1.0) -> keras.layers.Dense:
+    """A dense layer with its weights made."""
     layer = keras.layers.Dense(width, kernel_initializer=initializer(scale), name=name, dtype=dtype)
     layer.build((None, width_in))
     return layer

@@ -175,4 +175,5 @@ def unflatten_into(vector: tf.Tensor | tf.Variable, variables: Sequence[tf.Varia
 
 
 def network_variables(network: keras.Model) -> list[tf.Variable]:
+    """The weights of a network as TensorFlow's own variables."""
     return [weight.value for weight in network.weights]
