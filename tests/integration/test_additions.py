@@ -32,7 +32,7 @@ from absl import flags
 from export import plans
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
-from tf_ddpm.commands import checks
+from tf_ddpm.commands import checks, cli
 from tf_ddpm.commands.flags import FLAGS, help_text, sampling
 from tf_ddpm.networks.unet import UNet
 from tf_ddpm.runs import configuration

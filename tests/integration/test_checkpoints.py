@@ -58,7 +58,7 @@ def test_a_checkpoint_of_another_network_is_refused(tiny_config, tmp_path):
 
 def test_a_run_without_checkpoint_says_how_to_get_one(tiny_config, tmp_path):
     network = build.network(tiny_config(data__image_size=(8, 8), data__channels=1), "float32")
-    with pytest.raises(UserError, match="--mode=train"):
+    with pytest.raises(UserError, match="has no checkpoint yet"):
         checkpoints.restore_network(network, tmp_path)
 
 

@@ -1,5 +1,6 @@
 """To and from folders of diffusers, without PyTorch. The numbers are compared in test_peers_networks.py."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -8,8 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.support.tiny import make_tiny_config
-from tf_ddpm import build
+from tests.support.tiny import TWO_LEVELS, make_tiny_config
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import presets
 from tf_ddpm.diffusers_format import folders, reading, scheduler_words, unet_words
@@ -20,6 +20,14 @@ from tf_ddpm.sampling.run import load_run
 from tf_ddpm.training import loop
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A tiny run whose network has levels and an attention."""
+    path = tmp_path_factory.mktemp("runs") / "levels"
+    loop.run(make_tiny_config(**TWO_LEVELS), path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +68,19 @@ def test_every_presets_network_and_chain_survive_the_words_of_diffusers(preset):
             "train.label_dropout": 0.0,
         },
     )
-    ours, theirs = (build.network(c, "float32").settings for c in (shrunk(without_null), shrunk(back)))
+    ours, theirs = (wiring(shrunk(each)) for each in (without_null, back))
     attended = 256 // 4 if preset == "cifar10_iddpm" else None
     assert theirs.pop("head_channels") == (attended and attended // 16) and ours.pop("head_channels") is None
     assert {**theirs, "heads": ours["heads"]} == ours
+
+
+def wiring(config):
+    """The network of a configuration, however its keys say it."""
+    model = config.model
+    said = {"widths": model.level_widths, "time_width": model.time_width or 4 * model.channels}
+    said["up_attention_levels"] = model.up_attention_levels or model.attention_levels
+    said["middle_groups"] = model.groups if model.middle_groups is None else model.middle_groups
+    return dataclasses.asdict(dataclasses.replace(model, multipliers=(), **said))
 
 
 def shrunk(config):
@@ -110,7 +127,7 @@ def test_an_imported_run_samples_evaluates_exports_and_trains_on(folder, run_dir
 
 def test_the_null_class_is_told_by_our_own_words_or_by_the_user(tmp_path):
     classes = {"model__classes": 10, "model__null_class": True, "train__label_dropout": 0.1}
-    loop.run(make_tiny_config(**classes), tmp_path / "run")
+    loop.run(make_tiny_config(**TWO_LEVELS, **classes), tmp_path / "run")
     target = folders.export_run(load_run(tmp_path / "run"), tmp_path / "out")
     assert reading.read_config(target) == configuration.read(tmp_path / "run")
     (target / reading.OURS).unlink()
@@ -255,7 +272,7 @@ def test_folders_that_are_not_free_and_places_that_are_none_are_refused(folder, 
     ],
 )
 def test_what_diffusers_has_no_word_for_is_refused_by_name(changes, word):
-    config = make_tiny_config(data__image_size=(8, 8), data__channels=1, **changes)
+    config = make_tiny_config(data__image_size=(8, 8), data__channels=1, **TWO_LEVELS | changes)
     with pytest.raises(UserError, match=word):
         unet_words.unet_config(config), scheduler_words.scheduler_config(config)
 

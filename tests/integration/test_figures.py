@@ -52,7 +52,7 @@ def test_every_figure_is_drawn_from_a_run_and_what_it_lacks_is_said(run, run_dir
         assert 300 <= width <= 1500 and 250 <= height <= 1500, path
         assert np.std(Image.open(path).convert("L")) > 5
     said = capsys.readouterr().out
-    assert "sweep: there is no" in said and "--sweep=sampling_steps" in said and "guidance: " in said
+    assert "sweep: there is no" in said and "measure a sweep over sampling_steps" in said and "guidance: " in said
     with pytest.raises(UserError, match="null class"):
         catalogue.draw("guidance", FigureContext(run, tmp_path))
     assert not (tmp_path / "figures" / "guidance.png").exists()

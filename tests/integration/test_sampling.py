@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import tf_ddpm
 from tests.support.small_networks import randomised, small
-from tests.support.tiny import mirrored
+from tests.support.tiny import TWO_LEVELS, mirrored
 from tf_ddpm import build
 from tf_ddpm.errors import UserError
 from tf_ddpm.networks.unet import UNet
@@ -142,7 +142,7 @@ def test_loading_needs_no_dataset(run_dir, monkeypatch):
 
 
 def test_no_run_is_one_clear_line(tmp_path):
-    with pytest.raises(UserError, match=r"no run in .*--mode=train"):
+    with pytest.raises(UserError, match="no run in"):
         tf_ddpm.load_run(tmp_path)
 
 
@@ -157,7 +157,9 @@ def test_any_number_of_channels_can_be_drawn(tiny_config):
     assert run.sample([0], steps=2).shape == (1, 4, 8, 5)
 
 
-def test_no_embedding_of_time_is_left_in_the_loop(run):
+def test_no_embedding_of_time_is_left_in_the_loop(tiny_config):
+    config = tiny_config(data__image_size=(8, 8), data__channels=1, **TWO_LEVELS)
+    run = Run(config, build.network(config, "float32"), 0)
     sample = drawing.compiled_draw(build.sampler(run.settings(), run.chain), run.network, run.config)
     library = sample.get_concrete_function().graph.as_graph_def().library.function
     (body,) = [f for f in library if "while_body" in f.signature.name and "map" not in f.signature.name]

@@ -10,11 +10,11 @@ import subprocess
 import numpy as np
 import pytest
 import tensorflow as tf
-from cpp.build import build
 from PIL import Image
 
 from export import check, joining, plans, saved_model, warmup
 from export.limits import Limits
+from tests.support.cpp.build import build
 from tests.support.tiny import make_tiny_config
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import presets

@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.support.fresh import fresh_state
-from tests.support.tiny import mirrored
+from tests.support.tiny import TWO_LEVELS, mirrored
 from tf_ddpm import config as config_lib
 from tf_ddpm import datasets
 from tf_ddpm.config import presets
@@ -88,7 +88,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(t
     wild = {"train.optimizer": "sgd", "train.learning_rate": 100.0, "train.clip_norm": 1e9, "train.steps": 40}
     wild |= {"train.warmup_steps": 0, "train.log_every": 7, "train.checkpoint_every": 1}
     with pytest.raises(UserError) as error:
-        loop.run(config_lib.with_values(tiny_config(), wild), tmp_path)
+        loop.run(config_lib.with_values(tiny_config(**TWO_LEVELS), wild), tmp_path)
     step, checkpoint = re.search(r"not finite at step (\d+).*step-(\d+)", str(error.value)).groups()
     assert int(checkpoint) == int(step) - 1 > 0
     assert (tmp_path / f"checkpoints/step-{checkpoint}.index").exists()

@@ -18,7 +18,7 @@ from tf_ddpm.runs import checkpoint_files
 ROOT = Path(__file__).parents[2]
 # Everything that a run could lose: random numbers, flips, dropout, the history of losses. Epochs (7 steps of 256
 # images) end at different steps, so that a stop falls within all of them.
-SETTINGS = TINY | {
+SETTINGS = {key: ",".join(map(str, v)) if isinstance(v, tuple) else v for key, v in TINY.items()} | {
     "train.steps": 400,
     "train.log_every": 7,
     "train.checkpoint_every": 10,

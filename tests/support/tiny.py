@@ -22,6 +22,9 @@ TINY = {
     "train.jit": "off",  # XLA compiles longer than a tiny run trains; test_train_state.py compares
 }
 
+# For tests that look at levels, attentions or their weights.
+TWO_LEVELS = {"model__multipliers": (1, 2), "model__attention_levels": (1,)}
+
 
 def make_tiny_config(**changes):
     """Keys are written with __ for the dot."""

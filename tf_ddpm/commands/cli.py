@@ -13,6 +13,8 @@ from tf_ddpm.commands.flags import FLAGS, MODES
 from tf_ddpm.errors import NotTrainedError, UserError
 from tf_ddpm.runtime import atomic_files, cluster, interruption, streams
 
+flags.define()
+
 
 def entry() -> None:
     """The program: `python main.py`, `python -m tf_ddpm` and `tf-ddpm` alike."""

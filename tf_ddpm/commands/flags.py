@@ -176,8 +176,10 @@ def _define(row: Flag) -> None:
         flags.DEFINE_string(row.name, row.default, about)
 
 
-for _row in ROWS:
-    _define(_row)
+def define() -> None:
+    """Defines every flag; once in a process."""
+    for row in ROWS:
+        _define(row)
 
 
 def settings() -> list[str]:

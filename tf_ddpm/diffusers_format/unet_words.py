@@ -55,7 +55,17 @@ _UNET_FIXED = {  # options with one value that we know
 }
 
 
-_UNET_IGNORED = {"num_train_timesteps"}  # of learned time embeddings alone
+_UNET_IGNORED = {
+    "num_train_timesteps",  # of learned time embeddings alone
+    # What diffusers' training script keeps in the config of an average of weights.
+    "decay",
+    "min_decay",
+    "optimization_step",
+    "update_after_step",
+    "use_ema_warmup",
+    "inv_gamma",
+    "power",
+}
 
 
 def model_words(unet: dict[str, Any], image_size: tuple[int, ...] | None = None) -> dict[str, Any]:
