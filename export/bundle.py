@@ -1,4 +1,4 @@
-"""The files beside the versions, for whoever runs the server. What somebody has edited is never overwritten."""
+"""The files beside the versions, for the operator of the server. Edited files are never overwritten."""
 
 from __future__ import annotations
 

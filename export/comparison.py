@@ -1,4 +1,4 @@
-"""Does the written model answer as the run does? Asked in a fresh process that knows TensorFlow alone."""
+"""Whether the exported model answers as the run does, in a fresh process that has TensorFlow alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TF Serving's two protocols as a caller meets them: one request for PNGs, and each failure in one line of words."""
+"""TF Serving's two protocols, from a caller's side: a request for PNGs, and each failure in one line."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _is_legal(scheme: str, host: str, port: str | None) -> bool:
 
 
 def plain(text: str) -> str:
-    """One line of it, of bearable length, without what a terminal would obey."""
+    """The text as one line of limited length, without control characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= 300 else f"{line[:297]}..."
 

@@ -19,7 +19,7 @@ __version__ = "0.2.0"
 
 
 def load_run(run_dir: str | os.PathLike, **settings) -> Run:
-    """The trained run in `run_dir`: see `tf_ddpm.sampling.load_run`."""
+    """The trained run in `run_dir`: see `tf_ddpm.sampling.run.load_run`."""
     from tf_ddpm.sampling.run import load_run
 
     return load_run(run_dir, **settings)

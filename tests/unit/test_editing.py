@@ -100,7 +100,7 @@ def test_first_steps_that_no_row_makes_may_be_left_out():
 
 
 def varied(image, strength, seeds, make=samplers.DPMSolverPP, steps=10):
-    """`sampling.vary` of uint8 images on a chain of `steps` of the exact denoiser."""
+    """`drawing.vary` of uint8 images on a chain of `steps` of the exact denoiser."""
     _, whole = chain(steps)
     noise = drawing.image_noise(tf.constant(seeds, tf.int64), image.shape[1:])
     strength = tf.constant(strength, tf.float32)

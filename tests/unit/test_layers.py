@@ -57,7 +57,7 @@ def test_bias_and_dropout_within_group_norm_equal_their_definitions_around_it(xl
     x32, bias32 = tf.constant(x, tf.float32), tf.constant(bias, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch([x32, bias32])
-        y = layer(x32, bias=bias32, keep=tf.constant(keep), growth=1 / 0.7)
+        y = layer(x32, bias=bias32, keep=tf.constant(keep), inverse_keep_rate=1 / 0.7)
     ours = [y, *tape.gradient(y, [x32, bias32], tf.constant(dy, tf.float32))]
     x64, bias64, ones = tf.constant(x), tf.constant(bias), np.ones(8)
     with tf.GradientTape() as tape:
@@ -110,7 +110,9 @@ def test_dropout_keeps_the_mean_drops_its_rate_and_differs_between_layers_and_st
         return layers.Dropout(0.1, stream).keep([64, 16, 16, 4], randomness.row_address(0, step, 0)).numpy()
 
     mask = keep(20, 1)
-    assert abs(mask.mean() - 0.9) < 0.005 and layers.Dropout(0.1, 20).growth == pytest.approx(1 / 0.9, rel=1e-4)
+    assert abs(mask.mean() - 0.9) < 0.005 and layers.Dropout(0.1, 20).inverse_keep_rate == pytest.approx(
+        1 / 0.9, rel=1e-4
+    )
     assert not np.array_equal(mask, keep(21, 1)) and not np.array_equal(mask, keep(20, 2))
 
 

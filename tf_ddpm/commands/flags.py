@@ -203,7 +203,7 @@ def given(names: Iterable[str]) -> list[str]:
 
 
 def out() -> str | None:
-    """`--out`, or what still stands for it."""
+    """`--out`, or an older flag in its place."""
     older = [FLAGS[row.name].value for row in ROWS if row.instead_of == "out" and FLAGS[row.name].value is not None]
     return older[0] if FLAGS.out is None and older else FLAGS.out
 

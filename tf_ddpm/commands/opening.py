@@ -41,6 +41,6 @@ def open_run(run_dir: str, config: config_lib.Config) -> Run:
 
 
 def tell(line: str) -> None:
-    """Says it once, however many workers there are."""
+    """Prints a line once, however many workers there are."""
     if cluster.this_worker().is_chief:
         print(line, flush=True)

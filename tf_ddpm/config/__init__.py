@@ -1,4 +1,4 @@
-"""The words of a run, without TensorFlow, so that a wrong one is answered at once.
+"""The configuration of a run. It imports no TensorFlow, so that a wrong value is reported at once.
 
   schema   the keys with their defaults, ranges and help     parsing  of keys: one by one, and compared
   rules    what must fit together                            file    config.json

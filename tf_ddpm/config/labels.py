@@ -10,7 +10,7 @@ from tf_ddpm.errors import UserError
 
 
 def parse_label(config: Config, word: str | None, names: Sequence[str] = ()) -> int | None:
-    """The label that a word asks for: a number or a name, `none` (-1), or `all` or nothing (None).
+    """The label that a word names: a number or a name, `none` (-1), or `all` or nothing (None).
 
     Args:
       names: of the labels, by label. A word that is a number is the number, whatever the names are.

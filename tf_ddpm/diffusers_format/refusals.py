@@ -1,4 +1,4 @@
-"""What of a foreign configuration this project does not know, named."""
+"""Options of a foreign configuration that this project does not know, refused by name."""
 
 from __future__ import annotations
 

@@ -43,13 +43,14 @@ class GroupNorm(keras.layers.Layer):
         scale: tf.Tensor | None = None,
         shift: tf.Tensor | None = None,
         keep: tf.Tensor | None = None,
-        growth: float = 1.0,
+        inverse_keep_rate: float = 1.0,
     ) -> tf.Tensor:
         """[B, H, W, width] -> the same.
 
         Args:
           bias: [B, width], added to x first. scale, shift: [B, width]; they give norm * (1 + scale) + shift.
-          keep: bool [B, H, W, width], what dropout leaves of the outcome. growth: the factor by which that grows.
+          keep: bool [B, H, W, width], what dropout keeps of the result.
+          inverse_keep_rate: the factor that makes up for the rest.
         """
         shape = sides(x)
         flat = [shape[0], shape[1] * shape[2], self.width]
@@ -59,7 +60,7 @@ class GroupNorm(keras.layers.Layer):
             gamma, beta = gamma * scale, beta * scale + shift
         forward, backward = self._passes
         kind = self._kind
-        keep = None if keep is None else (tf.reshape(keep, flat), growth)
+        keep = None if keep is None else (tf.reshape(keep, flat), inverse_keep_rate)
 
         @tf.custom_gradient
         def normalise(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *bias: tf.Tensor) -> tuple:

@@ -20,12 +20,12 @@ class Dropout:
     The rate is honoured to one part in 65,536.
 
     Attributes:
-      growth: the factor by which what stays has to grow.
+      inverse_keep_rate: the factor by which what stays is scaled.
     """
 
     def __init__(self, rate: float, stream: int):
         self._dropped, self._stream = round(rate * 65536), stream
-        self.growth = 65536 / (65536 - self._dropped)
+        self.inverse_keep_rate = 65536 / (65536 - self._dropped)
 
     def keep(self, shape: Sequence, address: tf.Tensor | None) -> tf.Tensor | None:
         """Which numbers of images of that `shape` stay: bool of the shape, or None for all.
@@ -79,7 +79,7 @@ class ResidualBlock(keras.layers.Layer):
     def call(self, x: tf.Tensor, injected: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
         """x [B, H, W, width_in], injected [B, ...] = `time`(swish(embedding)) -> [B, H, W, width]."""
         h = self.conv_1(self.norm_1(x))
-        dropout = {"keep": self.dropout.keep(sides(h), address), "growth": self.dropout.growth}
+        dropout = {"keep": self.dropout.keep(sides(h), address), "inverse_keep_rate": self.dropout.inverse_keep_rate}
         if self.injection == "add":
             h = self.norm_2(h, bias=injected, **dropout)
         else:

@@ -66,7 +66,7 @@ def training_config(run_dir: str | os.PathLike, preset_name: str | None, setting
 
 
 def resumed(saved: Config, wanted: Config, begun: bool = True) -> Config:
-    """The configuration with which the run of `saved` goes on when `wanted` is asked for.
+    """The configuration with which the run of `saved` resumes when `wanted` is asked for.
 
     Args:
       begun: whether it has a checkpoint; without one all but its data may still change.

@@ -1,4 +1,4 @@
-"""The directory of a run that is being trained: made, held by one process, and known again."""
+"""The directory of a run in training: created, locked by one process, and recognised again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BAD_HEADER = "# Files that were passed over, and why (written by tf_ddpm)"
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds `folder`, which exists, for this process alone. The hold ends with the process, however it ends.
+    """Locks `folder`, which exists, for this process. The lock ends with the process, however it ends.
 
     Raises:
       UserError: where another process holds it, or it cannot be read.
@@ -47,7 +47,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def make(run_dir: Path, holds: contextlib.ExitStack) -> None:
-    """Makes the directory of a new run, and holds it.
+    """Creates the directory of a new run, and locks it.
 
     Raises:
       UserError: where it cannot be made, or another process was quicker.
@@ -62,7 +62,7 @@ def make(run_dir: Path, holds: contextlib.ExitStack) -> None:
 
 
 def write(run_dir: Path, config: Config, images: ImageSet) -> None:
-    """Writes `config.json`, and `data.json`, which tells the images of the run from others; warns if they are others.
+    """Writes `config.json`, and `data.json`, a fingerprint of the images; warns if the images have changed.
 
     The files that were passed over are listed in `passed_over.txt`. What killed processes have left half-written is
     removed.
@@ -109,7 +109,7 @@ def _list_bad(path: Path, bad: tuple[str, ...]) -> None:
 
 
 def check_free(run_dir: Path, pictures: Path) -> None:
-    """Whether a new run in the folder of its own pictures finds nothing there that it would take for its own.
+    """Whether a new run in its own folder of pictures finds no file there that it would take for its own.
 
     Raises:
       UserError: naming what is there.

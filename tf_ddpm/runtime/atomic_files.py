@@ -1,4 +1,4 @@
-"""Files and folders that are there whole, or not at all: written aside, and renamed."""
+"""Files and folders that appear whole or not at all: written beside their place, then renamed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def remove_left(folder: Path) -> None:
 
 
 def remove_unfinished() -> None:
-    """Removes all that this process is writing aside, for one that ends without further ado."""
+    """Removes all unfinished files of this process, before it ends abruptly."""
     for path in tuple(_UNFINISHED):
         _remove(path)
 
@@ -71,7 +71,7 @@ def _remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def staging_directory(parent: Path) -> Iterator[Path]:
-    """A hidden folder in `parent`, which is made, to write in and rename from; gone afterwards.
+    """A hidden folder in `parent` (created if missing) to write in and rename from; removed afterwards.
 
     Those that killed processes have left there are removed. A lock, which dies with its process, says whether the one
     that made a folder is still at work.

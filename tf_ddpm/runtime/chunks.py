@@ -1,4 +1,4 @@
-"""Long work in chunks on disk: killed and started again, it goes on where it was and gives the same bits."""
+"""Long work in chunks on disk: killed and restarted, it resumes where it was and gives the same bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes that work together, as TF_CONFIG names them, and which of them this one is. Imports no TensorFlow."""
+"""The workers that TF_CONFIG names, and which of them this process is. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FORM = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", 
 
 @dataclasses.dataclass(frozen=True)
 class Worker:
-    """This process among `count`; the first one, the chief, alone writes what is left of a run."""
+    """This process among `count`; only the first one, the chief, writes the files of a run."""
 
     index: int
     count: int

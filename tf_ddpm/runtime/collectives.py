@@ -1,4 +1,4 @@
-"""A batch shared out over the devices of a strategy, and its results put together again."""
+"""A batch split over the devices of a strategy, and its results gathered."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from tf_ddpm.runtime import cluster
 
 
 def share_gpus() -> list:
-    """All GPUs, told to take memory as it is needed rather than all of it.
+    """All GPUs, set to allocate memory as needed rather than all of it.
 
     Raises:
       UserError: where this process already uses one of them otherwise.
@@ -61,7 +61,7 @@ def best_jit() -> str:
 
 
 def have_clock() -> bool:
-    """Whether a graph may ask what time it is: not once this process was told to be deterministic."""
+    """Whether a graph may read the clock: not after this process has been made deterministic."""
     try:
         tf.timestamp()
     except tf.errors.FailedPreconditionError:
@@ -71,7 +71,7 @@ def have_clock() -> bool:
 
 @contextlib.contextmanager
 def within_memory(remedy: str) -> Iterator[None]:
-    """What may ask for more memory than there is.
+    """Within the context running out of memory is a UserError.
 
     Args:
       remedy: what needs less.
@@ -111,7 +111,7 @@ def check(strategy: tf.distribute.Strategy) -> None:
 
 @contextlib.contextmanager
 def report_lost_workers() -> Iterator[None]:
-    """What several workers do together: where one of them is gone, the others say so and stop.
+    """Within the context a lost worker makes the others say so and stop.
 
     Raises:
       UserError: where another worker is gone.

@@ -31,13 +31,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 def _heeded() -> list[signal.Signals]:
-    """All but a SIGHUP that is ignored, as nohup has it."""
+    """The signals to handle: all but a SIGHUP that is ignored, as under nohup."""
     return [each for each in _SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
 
 
 @contextlib.contextmanager
 def exit_on_signal(clean_up: Callable[[], None], told: str) -> Iterator[None]:
-    """Meanwhile a signal raises `Interrupted`; where that takes too long, and at a second one, the process just ends.
+    """Within the context a signal raises `Interrupted`; a second one, or too long a wait, ends the process.
 
     Python raises nothing before a call into C++ has returned, and a whole chain of samples is one such call. So a
     thread, too, hears of the signals; after two seconds it ends the process itself.
@@ -116,7 +116,7 @@ class Signals:
     def __enter__(self) -> Signals:
         self._before: dict[signal.Signals, _Handler] = {}
         with contextlib.suppress(ValueError):  # not the main thread
-            self._wakes = signal.set_wakeup_fd(-1)  # `leaving` does not hear of them
+            self._wakes = signal.set_wakeup_fd(-1)  # `exit_on_signal` does not hear of them
             for number in _heeded():
                 self._before[number] = signal.signal(number, self._note)
         self._hook, sys.unraisablehook = sys.unraisablehook, self._pass_over_ties
@@ -129,7 +129,7 @@ class Signals:
         sys.unraisablehook = self._hook
 
     def _pass_over_ties(self, args: sys.UnraisableHookArgs) -> None:
-        """Of two signals of the same moment the first one counts; Python complains of the other."""
+        """Of two simultaneous signals the first one counts; Python's complaint about the other is dropped."""
         if not (isinstance(args.exc_value, OSError) and "race condition" in str(args.exc_value)):
             self._hook(args)
 

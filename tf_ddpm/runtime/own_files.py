@@ -1,4 +1,4 @@
-"""What this program has written: no such picture is ever trained on, and a file without its mark is the user's."""
+"""Files that this program wrote: it never trains on them, and never overwrites a file without its mark."""
 
 from __future__ import annotations
 

@@ -81,6 +81,6 @@ class Preemption:
         self._agreed = True
 
     def close(self) -> None:
-        """Removes what TensorFlow wanted a folder for."""
+        """Removes the folder that TensorFlow asked for."""
         if self._handler is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

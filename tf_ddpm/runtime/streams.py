@@ -10,7 +10,7 @@ from typing import TextIO
 
 
 class _Unfailing:
-    """A stream that falls silent where it can no longer be written; all else is that of the `stream`."""
+    """A stream that drops what can no longer be written."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -42,7 +42,7 @@ class _Unfailing:
 
 @contextlib.contextmanager
 def unfailing() -> Iterator[None]:
-    """Meanwhile stdout and stderr take whatever is printed, be they closed, full, or without a reader."""
+    """Within the context printing never fails, even if stdout or stderr is closed, full, or has no reader."""
     before = sys.stdout, sys.stderr
     with contextlib.ExitStack() as opened:
         for number in (0, 1, 2):  # else the next file that is opened would be taken for one of them

@@ -180,7 +180,7 @@ class Run:
             yield images, frames[0] if count else None
 
     def _drawer(self, settings: SampleConfig, num_frames: int, rounded: bool) -> Callable[..., tuple]:
-        """`compiled` for these settings over all devices, made once."""
+        """`compiled_draw` for these settings over all devices, made once."""
         guides = settings.guidance != 1.0
         key = (dataclasses.replace(settings, batch_size=1, guidance=1.0), guides, num_frames, rounded)
         if key not in self._compiled:
@@ -219,7 +219,7 @@ def open_run(
     strategy: tf.distribute.Strategy | None = None,
     step: int | None = None,
 ) -> Run:
-    """The run in `run_dir`, used with `config` (its own, or `config.used`), with the weights that `config` says.
+    """The run in `run_dir`, used with `config` (its own, or from `configuration.used`).
 
     Args:
       strategy: as in `Run`. step: of which checkpoint; None: the latest.

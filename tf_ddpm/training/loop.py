@@ -65,7 +65,7 @@ def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Stra
 def _run(
     config: Config, run_dir: Path, strategy: tf.distribute.Strategy, holds: contextlib.ExitStack | None
 ) -> TrainState:
-    """`run`; `holds` takes the hold of a new run's directory, once there is something to write into it."""
+    """`run`; `holds` takes the lock of a new run's directory, once there is something to write into it."""
     here = cluster.this_worker()
     config, images = _prepare(config, run_dir)
     if config.train.jit == "auto":

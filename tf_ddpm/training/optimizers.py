@@ -1,4 +1,5 @@
-"""Update rules. They change all weights at once, as one vector: an operation or two instead of some a weight."""
+"""Update rules. They change all weights at once, as one vector: an operation or two
+instead of several for each weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run tells: a progress bar, metrics.jsonl, TensorBoard."""
+"""The logs of a training run: a progress bar, metrics.jsonl, TensorBoard."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class NullLog:
     """The log of a worker that is not the chief."""
 
     def update(self, *_: Any, **__: Any) -> None:
-        """Nothing, as all that follow."""
+        """Does nothing, like all other methods."""
 
     scalars = image = pause = resume = close = update
 
 
 class RunLog(NullLog):
-    """Opened at `step`; what the logs tell of later updates, which were lost, is dropped.
+    """The logs, opened at `step`: what they hold of later, lost updates is dropped.
 
     Its methods raise OSError where the disk takes no more.
 
@@ -105,7 +105,7 @@ class RunLog(NullLog):
         return share
 
     def image(self, step: int, name: str, image: np.ndarray, values: dict[str, float]) -> None:
-        """Shows uint8 [H, W, C], and figures of it, in TensorBoard."""
+        """Writes uint8 [H, W, C], and scalars about it, to TensorBoard."""
         with _errors_of_disk(), self._writer.as_default(step):
             tf.summary.image(name, image[None])
             for key, value in values.items():
@@ -129,7 +129,7 @@ class RunLog(NullLog):
 
 @contextlib.contextmanager
 def _errors_of_disk() -> Iterator[None]:
-    """TensorFlow's errors of writing as OSError, like all others."""
+    """Turns TensorFlow's write errors into OSError."""
     try:
         yield
     except tf.errors.OpError as error:

@@ -73,7 +73,7 @@ class TrainState(tf.Module):
         self.refresh_network()
 
     def refresh_network(self) -> None:
-        """Gives `network` the `weights`, after something else than an update has changed them."""
+        """Copies the `weights` into `network`, after something other than an update has changed them."""
         self._copy_into(self.network, self.weights)
 
     @property
@@ -105,7 +105,7 @@ class TrainState(tf.Module):
 
     @property
     def first_bad_update(self) -> int | None:
-        """The first update that was not finite and that the rules did not let pass."""
+        """The first update that was not finite and beyond what `train.max_bad_steps` allows."""
         bad = int(tf.convert_to_tensor(self.bad_step))
         return None if bad < 0 else bad
 
@@ -162,7 +162,7 @@ def flattened(tensors: Sequence) -> tf.Tensor:
 
 
 def unflatten_into(vector: tf.Tensor | tf.Variable, variables: Sequence[tf.Variable]) -> None:
-    """The opposite of `_side_by_side`.
+    """The inverse of `flattened`.
 
     A variable whose place in the vector begins and ends at a multiple of 64 bytes takes no copy, but a share in the
     vector's memory (until one of the two changes), and in a network whose widths are multiples of 16 nearly all do.
