@@ -9,7 +9,7 @@ PRESET ?=
 # More for pytest, for example PYTEST_FLAGS=--cov.
 PYTEST_FLAGS ?=
 
-.PHONY: train sample export check test lint types format slow peers
+.PHONY: train sample export check test processes lint types format slow peers
 
 train: $(VENV)/runtime
 	$(VENV)/bin/python main.py --mode=train $(if $(PRESET),--preset=$(PRESET))
@@ -23,6 +23,9 @@ check: lint types
 
 test: lint types
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_FLAGS)
+
+processes: $(VENV)/development
+	$(VENV)/bin/python -m pytest -m "processes and not slow" -n $(WORKERS) --dist worksteal
 
 slow: $(VENV)/development
 	$(VENV)/bin/python -m pytest -m slow

