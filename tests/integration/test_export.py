@@ -179,7 +179,7 @@ def test_one_call_of_the_network_must_agree_and_one_that_is_all_zero_may(run):
     x_t, t = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32), np.array([0, 19], np.int32)
     eps = run.bound_denoiser(None).eps(tf.constant(x_t), run.chain.levels.at(tf.constant(t), tf.constant(x_t))).numpy()
     comparison._check_call(run, x_t, t, None, eps + 1e-6)
-    with pytest.raises(UserError, match="denoises otherwise"):
+    with pytest.raises(UserError, match="denoises differently"):
         comparison._check_call(run, x_t, t, None, eps * 1.001)
     still = build.recast(run.network, "float32")
     for weight in still.weights:
