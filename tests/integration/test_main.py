@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tf_ddpm import config as config_lib
 from tf_ddpm.commands.flags import MODES, ROWS
 
 ROOT = Path(__file__).parents[2]
@@ -133,6 +134,10 @@ def test_helpshort_explains_every_flag_and_of_a_mode_those_that_it_takes(tmp_pat
         text = command(f"--mode={mode}", "--helpshort", cwd=tmp_path, block_tensorflow=True).stdout
         shown = set(re.findall(r"^  --(\w+)", text, re.M))
         assert shown == {row.name for row in ROWS if mode in row.known and row.instead_of is None} - {"mode"}, text
+
+
+def test_every_flag_that_sets_a_key_sets_one_that_there_is():
+    assert {f"sample.{row.key}" for row in ROWS if row.key} <= set(config_lib.keys())
 
 
 def test_a_mode_has_one_word_for_where_its_result_goes_and_the_older_ones_still_work(run_dir, tmp_path):

@@ -9,7 +9,6 @@ from typing import Any
 from absl import flags
 
 from tf_ddpm.config import presets
-from tf_ddpm.config.schema import SampleConfig
 from tf_ddpm.diffusion.sampler_facts import SAMPLERS
 from tf_ddpm.figures import FIGURES
 
@@ -228,6 +227,3 @@ def help_text(mode: str | None) -> str:
             default = "" if silent else f" Default: {row.default}."
             lines.append(flags.text_wrap(f"--{row.name}{modes}: {row.about}{default}", 100, "    ", "  "))
     return "\n".join(lines)
-
-
-assert {row.key for row in ROWS if row.key} <= {field.name for field in dataclasses.fields(SampleConfig)}
