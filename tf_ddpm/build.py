@@ -93,7 +93,8 @@ def denoiser(
 def _plain(network: Backbone, address: tf.Tensor | None) -> guidance_lib.ConditionalNetwork:
     def call(x: tf.Tensor, level: Level, condition: Condition) -> tf.Tensor:
         embedded = network.embed_time(_for_each(level.time, x))
-        return network.forward(x, network.modulation(embedded, condition), address)
+        modulation = network.modulation(embedded, _told(network, condition))
+        return network.forward(_shown(network, x, condition), modulation, address)
 
     return call
 
@@ -104,12 +105,23 @@ def _precomputed(network: Backbone, levels: Levels) -> guidance_lib.ConditionalN
     unconditional = None if network.conditions else network.modulation(embedded, {})
 
     def call(x: tf.Tensor, level: Level, condition: Condition) -> tf.Tensor:
-        step = _for_each(level.step, x)
+        step, seen = _for_each(level.step, x), _shown(network, x, condition)
         if unconditional is not None:
-            return network.forward(x, tf.gather(unconditional, step))
-        return network.forward(x, network.modulation(tf.gather(embedded, step), condition))
+            return network.forward(seen, tf.gather(unconditional, step))
+        return network.forward(seen, network.modulation(tf.gather(embedded, step), _told(network, condition)))
 
     return call
+
+
+def _told(network: Backbone, condition: Condition) -> Condition:
+    """What the network is told, a number for each image."""
+    return {name: part for name, part in condition.items() if name not in network.image_conditions}
+
+
+def _shown(network: Backbone, x: tf.Tensor, condition: Condition) -> tf.Tensor:
+    """What the network sees: x, and behind its channels the images of the condition."""
+    images = [tf.cast(condition[name], x.dtype) for name in network.image_conditions]
+    return tf.concat([x, *images], axis=-1) if images else x
 
 
 def _for_each(value: tf.Tensor, x: tf.Tensor) -> tf.Tensor:

@@ -8,6 +8,7 @@ Two kinds of address:
 """
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -16,6 +17,7 @@ _WORDS_A_BLOCK = 4  # 32-bit words that Philox makes for each count
 
 # Streams: independent numbers at the same address.
 TIMESTEPS, NOISE, FLIPS, ORDER, LABELS = range(5)
+CROP_ROWS, CROP_COLUMNS, AUGMENTATION, CLEAN, LOW_RES_NOISE, BLURS, BLUR_WIDTHS = range(5, 12)
 FIRST_LAYER = 16
 
 
@@ -47,14 +49,25 @@ def row_integers(address: tf.Tensor, stream: int, rows: tf.Tensor, limit: int) -
     return tf.cast(tf.bitwise.right_shift(tf.cast(bits, tf.uint64) * limit, tf.constant(32, tf.uint64)), tf.int32)
 
 
-def image_normal(seeds: tf.Tensor, count: tf.Tensor, image_shape: list[int]) -> tf.Tensor:
-    """Standard normal float32 [B, *image_shape]: row i is the draw number `count` of the seed int64 seeds[i]."""
+def row_uniform(address: tf.Tensor, stream: int, rows: tf.Tensor) -> tf.Tensor:
+    """Uniform float32 [rows] in [0, 1), a multiple of 2^-16, for the rows at `address`."""
+    return tf.cast(row_integers(address, stream, rows, 1 << 16), tf.float32) / (1 << 16)
+
+
+def image_normal(seeds: tf.Tensor, count: tf.Tensor, image_shape: Sequence, stage: int = 0) -> tf.Tensor:
+    """Standard normal float32 [B, *image_shape]: row i is the draw number `count` of the seed int64 seeds[i].
+
+    Args:
+      count: from -2^31 to 2^31-1. image_shape: ints, or scalar tensors where the graph does not know them.
+      stage: of several that draw for one image, each with numbers of its own.
+    """
+    number = tf.cast(count, tf.int64) + (stage << 32)
 
     def draw(seed: tf.Tensor) -> tf.Tensor:
-        pair = tf.stack([seed, tf.cast(count, tf.int64)])
-        return tf.random.stateless_normal(image_shape, pair, alg="philox")
+        return tf.random.stateless_normal(image_shape, tf.stack([seed, number]), alg="philox")
 
-    return tf.map_fn(draw, seeds, fn_output_signature=tf.TensorSpec(image_shape, tf.float32))
+    static = [side if isinstance(side, int) else None for side in image_shape]
+    return tf.map_fn(draw, seeds, fn_output_signature=tf.TensorSpec(static, tf.float32))
 
 
 def _philox(address: tf.Tensor, stream: int, rows: tf.Tensor, row_shape: list[int]):

@@ -101,6 +101,28 @@ _IMAGES_CPU: _Values = _IMAGES | {
 }
 
 
+# A few thousand photographs, of which a tenth is held out.
+_FLOWERS: _Values = _IMAGES_CPU | {
+    "data.holdout": 0.1,
+    "model.dropout": 0.1,
+    "train.precision": "bfloat16",
+    "train.learning_rate": 1e-3,
+}
+
+
+# A network without attention, which learns from parts of images and enlarges images of any size.
+_ENLARGING: _Values = {
+    "model.condition": "low_res",
+    "model.factor": 4,
+    "model.multipliers": (1, 2, 2),
+    "model.attention_levels": (),
+    "model.middle": "residual",
+    "train.crop": 32,
+    "train.preview_images": 16,
+    "sample.steps": 10,
+}
+
+
 # For one GPU. Nobody has trained these yet.
 _IMAGES_GPU: _Values = _IMAGES | {
     "model.channels": 128,
@@ -145,6 +167,20 @@ PRESETS: dict[str, _Values] = {
         **_steps(6000),
         "train.preview_images": 16,
     },
+    # Photographs of flowers by class, 16x16, and the network that enlarges them (or any) to 64x64: a cascade.
+    "flowers16": _FLOWERS
+    | {
+        "data.image_size": (16, 16),
+        "model.channels": 64,
+        "model.multipliers": (1, 2),
+        "model.attention_levels": (1,),
+        "model.blocks": 2,
+        "model.classes": 5,
+        "model.null_class": True,
+        "train.label_dropout": 0.1,
+        **_steps(4000),
+    },
+    "flowers64": _FLOWERS | _ENLARGING | {"data.image_size": (64, 64), **_steps(4000)},
     # The same for one GPU.
     "images32_gpu": _IMAGES_GPU
     | {

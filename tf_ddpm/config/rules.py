@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tf_ddpm.config.schema import Config, DataConfig, DiffusionConfig, ModelConfig
 from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import UserError
@@ -19,6 +21,7 @@ def validated(config: Config) -> Config:
     _check_chain(config.diffusion)
     _check_training_and_sampling(config)
     _check_labels(config)
+    _check_enlarging(config)
     _check_data(config.data, levels=len(config.model.level_widths))
     return config
 
@@ -110,7 +113,39 @@ def _check_labels(config: Config) -> None:
         )
 
 
+def _check_enlarging(config: Config) -> None:
+    """The keys of a network that enlarges images."""
+    model, train, sample = config.model, config.train, config.sample
+    if not model.enlarges:
+        if train.crop is not None or train.blur > 0:
+            raise UserError("train.crop and train.blur are of networks that enlarge: model.condition=low_res")
+        if sample.augmentation:
+            raise UserError(f"augmentation {sample.augmentation}: this run enlarges no images; expected 0")
+        return
+    if model.factor == 3:
+        raise UserError("model.factor=3: expected 2 or 4")
+    step = math.lcm(model.factor, 2 ** (len(model.level_widths) - 1))
+    sides = {"data.image_size": config.data.image_size or (), "train.crop": (train.crop,) if train.crop else ()}
+    for key, found in sides.items():
+        if any(side % step for side in found):
+            shown = ",".join(map(str, found))
+            nearest = ",".join(str(max(step, round(side / step) * step)) for side in found)
+            raise UserError(
+                f"{key}={shown}: a network of {len(model.level_widths)} levels that enlarges {model.factor} times "
+                f"needs sides divisible by {step}, for example {nearest}"
+            )
+    if train.crop is not None and config.data.image_size is not None and train.crop > min(config.data.image_size):
+        raise UserError(f"train.crop={train.crop} is larger than data.image_size: expected at most its smaller side")
+    if sample.augmentation > train.augmentation:
+        raise UserError(
+            f"augmentation {sample.augmentation}: this run was trained with up to {train.augmentation}; "
+            f"expected 0 to {train.augmentation}"
+        )
+
+
 def _check_data(data: DataConfig, levels: int) -> None:
+    if data.holdout and data.name != "folder":
+        raise UserError(f"data.holdout is for data.name=folder; data.name={data.name} has splits of its own")
     if data.name == "folder":
         if data.path is None:
             raise UserError("data.name=folder needs the folder: data.path=DIR")
@@ -142,6 +177,12 @@ def warnings(config: Config) -> list[str]:
     if config.model.null_class and config.train.label_dropout == 0:
         found.append(
             "model.null_class=true with train.label_dropout=0: the null class, and so guidance, is not trained"
+        )
+    attends = config.model.attention_levels or config.model.middle == "attention"
+    if config.train.crop is not None and attends:
+        found.append(
+            f"train.crop={config.train.crop}: attention learns from parts of images and then sees whole ones; "
+            "model.attention_levels=none with model.middle=residual has none"
         )
     if 0 < config.train.decay_steps < config.train.steps:
         found.append(

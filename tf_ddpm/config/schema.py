@@ -88,6 +88,15 @@ class ModelConfig:
     time_width: int | None = key(None, "width of the time embedding; none: 4 channels", low=1, high=65536)
     classes: int = key(0, "number of classes, as many as the data has; 0: unconditional", low=0, high=10**6)
     null_class: bool = key(False, "an extra class that stands for no class; guidance needs it")
+    condition: str = key(
+        "none", "low_res: the network enlarges images, whose smaller ones it is shown", choices=("none", "low_res")
+    )
+    factor: int = key(4, "how much a network of condition=low_res enlarges: 2 or 4 times", low=2, high=4)
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether the network is shown a smaller image, which it enlarges."""
+        return self.condition == "low_res"
 
     @property
     def level_widths(self) -> tuple[int, ...]:
@@ -173,6 +182,14 @@ class DataConfig:
         measures=True,
     )
     random_flip: bool = key(False, "mirror half of the training images left to right", freezes="data")
+    holdout: float = key(
+        0.0,
+        "share of the pictures that split=train leaves to split=holdout, for name=folder",
+        low=0.0,
+        high=0.9,
+        freezes="data",
+        measures=True,
+    )
     memory_gb: float = key(
         4.0,
         "decoded images larger than this go to a file in cache_dir",
@@ -207,6 +224,19 @@ class TrainConfig:
         "uniform", "how t is drawn; importance: by each t's recent losses", choices=("uniform", "importance")
     )
     label_dropout: float = key(0.0, "share of the labels replaced by the null class", low=0.0, high=0.95)
+    crop: int | None = key(
+        None,
+        "side of the random part of each image that is trained on, for condition=low_res; none: all of it",
+        low=1,
+        high=4096,
+    )
+    augmentation: int = key(
+        300, "most noise on the smaller image, for condition=low_res: 0 none, 1000 noise alone", low=0, high=1000
+    )
+    clean_share: float = key(
+        0.1, "share of the smaller images without noise, for condition=low_res", low=0.0, high=1.0
+    )
+    blur: float = key(0.0, "share of the smaller images that are blurred, for condition=low_res", low=0.0, high=1.0)
     min_snr_gamma: float | None = key(None, "bound of min-SNR weights, for objective=simple", above=0.0, high=1e6)
     optimizer: str = key("adam", "update rule", choices=("adam", "sgd"))
     learning_rate: float = key(1e-3, "after the warm-up", above=0.0, high=100.0)
@@ -280,6 +310,9 @@ class SampleConfig:
     )
     guidance: float = sampling_key(
         1.0, "weight of the label: 1 as trained, 0 without it, more to exaggerate it", low=0.0, high=100.0
+    )
+    augmentation: int = sampling_key(
+        0, "noise on the smaller image, of which the network is told, for condition=low_res", low=0, high=1000
     )
     clip: str = sampling_key(
         "static", "how the predicted x_0 is kept in range at each step", choices=("none", "static", "dynamic")

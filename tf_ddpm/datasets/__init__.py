@@ -14,6 +14,10 @@ def check(data: DataConfig) -> None:
     """
     if data.name is None:
         raise UserError("this run does not know its data; name some: data.name=cifar10 (or digits, folder, ...)")
+    if data.split == "holdout" and not data.holdout:
+        raise UserError(
+            "data.split=holdout: nothing is held out; expected data.holdout=0.1 as well, for data.name=folder"
+        )
     if data.split != "train" and (data.name == "digits" or (data.name == "folder" and data.decoder == 1)):
         raise UserError(f"data.split={data.split}: data.name={data.name} has no splits; expected train")
     if data.name == "folder":
@@ -23,7 +27,7 @@ def check(data: DataConfig) -> None:
         if data.decoder != 1:
             from tf_ddpm.datasets import finding
 
-            finding.of_split(root, data.split)
+            finding.of_split(root, finding.with_held_out(data.split))
 
 
 def load(data: DataConfig) -> ImageSet:

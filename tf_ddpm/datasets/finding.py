@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import re
 import stat
@@ -123,6 +124,11 @@ def _endings() -> frozenset[str]:
     )
 
 
+def is_named_so(file: Path) -> bool:
+    """Whether a file is named as pictures are: by an ending, or by none at all."""
+    return not file.suffix or file.suffix.lower() in _endings()
+
+
 def _holds_pictures(entry: Path, any_file: bool) -> bool:
     """Whether it is named as a picture is, or a folder with a file that is (`any_file`: with any at all)."""
     if not entry.is_dir():
@@ -132,6 +138,22 @@ def _holds_pictures(entry: Path, any_file: bool) -> bool:
     return any(
         any_file or Path(name).suffix.lower() in _endings() for _, names in _folders(entry, []) for name in names
     )
+
+
+def with_held_out(split: str) -> str:
+    """The split of which `split` is a part: what is held out is of train."""
+    return "train" if split == "holdout" else split
+
+
+def is_held_out(file: Path, share: float) -> bool:
+    """Whether a picture is of the `share` that is never trained on: by its content, so that a copy is as well.
+
+    Raises:
+      OSError: where it cannot be read.
+    """
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def of_split(root: Path, split: str) -> Path:

@@ -43,14 +43,17 @@ def load(data: DataConfig) -> ImageSet:
                 f"warning: train and test folders are taken as labels, for {printable(other)} is no split",
                 file=sys.stderr,
             )
-        root = finding.of_split(root, data.split)
+        root = finding.of_split(root, finding.with_held_out(data.split))
     unreachable: list[str] = []
     found, ours = finding.files(root, unreachable, first_rules=rules.decoder == 1)
-    files = [file for file, _, _ in found]
-    folders = [os.path.relpath(file.parent, root) for file in files]
-    label_names = tuple(sorted(set(folders), key=finding.natural if rules.decoder > 1 else None))
+    # Of what is held out and what is not the labels are the same, though one of them may lack some.
+    named = [one for one in found if finding.is_named_so(one[0])] if data.holdout else found
+    folders = {os.path.relpath(file.parent, root) for file, _, _ in named}
+    label_names = tuple(sorted(folders, key=finding.natural if rules.decoder > 1 else None))
     number = {name: i for i, name in enumerate(label_names)}
-    labels = [number[folder] for folder in folders]
+    found = _of_part(named, data, unreachable)
+    files = [file for file, _, _ in found]
+    labels = [number[os.path.relpath(file.parent, root)] for file in files]
     size, channels = required(data.image_size, "data.image_size"), data.channels or 3
     strict = data.on_bad_file == "fail"
     if strict and unreachable:
@@ -59,7 +62,8 @@ def load(data: DataConfig) -> ImageSet:
     bad: list[str] = []
     rows = _decoded(reader, files, labels, size, channels, bad, strict)
     images = collect(rows, len(files), (*size, channels), label_names, data, _key(found, data, rules), bad)
-    images = dataclasses.replace(_with_used_labels(images), bad=(*unreachable, *images.bad))
+    images = images if data.holdout else _with_used_labels(images)
+    images = dataclasses.replace(images, bad=(*unreachable, *images.bad))
     if not len(images):
         raise UserError(f"data.path={data.path}: {_why_none(images, ours + len(files))}")
     lost = len(images.bad) or (len(files) - len(images)) * (rules.decoder == 1)
@@ -67,6 +71,20 @@ def load(data: DataConfig) -> ImageSet:
         _refuse(f"{lost} of the {len(files)} files in {data.path} are no images")
     _tell(images, reader)
     return images
+
+
+def _of_part(found: list[finding.Found], data: DataConfig, unreachable: list[str]) -> list[finding.Found]:
+    """Those that are trained on, or those that are held out; what cannot be read goes to `unreachable`."""
+    if not data.holdout:
+        return found
+    wanted, part = data.split == "holdout", []
+    for one in found:
+        try:
+            if finding.is_held_out(one[0], data.holdout) == wanted:
+                part.append(one)
+        except OSError as error:
+            unreachable.append(f"{one[0]}: {error.strerror}")
+    return part
 
 
 def _why_none(images: ImageSet, seen: int) -> str:

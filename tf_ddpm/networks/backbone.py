@@ -16,10 +16,12 @@ class Backbone(Protocol):
     What depends on the time alone, and on time and condition alone, can so be computed outside of a loop over images.
 
     Attributes:
-      conditions: the names of the conditions that it takes; all of them have to be given.
+      conditions: the names of the conditions that it is told of, a number for each image; all have to be given.
+      image_conditions: the names of those that are images as large as x, whose channels stand behind those of x.
     """
 
     conditions: tuple[str, ...]
+    image_conditions: tuple[str, ...]
 
     def embed_time(self, time: tf.Tensor) -> tf.Tensor:
         """time [B], int or float -> [B, E]."""
@@ -28,7 +30,7 @@ class Backbone(Protocol):
         """[B, E] and the condition -> what `forward` takes in of both, [B, M]."""
 
     def forward(self, x: tf.Tensor, modulation: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
-        """The output float32 [B, H, W, C'] for x [B, H, W, C].
+        """The output float32 [B, H, W, C'] for x [B, H, W, C] and, behind it, `image_conditions`.
 
         Args:
           address: int64 [3], the first row's (`randomness.row_address`); dropout is active if it is given.

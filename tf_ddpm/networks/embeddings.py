@@ -30,13 +30,21 @@ def sinusoidal_embedding(t: tf.Tensor, width: int, order: str = "sin_cos", frequ
 
 
 class TimeEmbedding(keras.layers.Layer):
-    """t [B] -> [B, width]: sinusoids, Dense, swish, Dense."""
+    """t [B] -> [B, width]: sinusoids, Dense, swish, Dense (its initial weights scaled by `scale`)."""
 
-    def __init__(self, channels: int, width: int, order: str = "sin_cos", frequency_shift: int = 1, **kwargs):
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        order: str = "sin_cos",
+        frequency_shift: int = 1,
+        scale: float = 1.0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.channels, self.order, self.frequency_shift = channels, order, frequency_shift
         self.dense_1 = dense(channels, width, "dense_1", self.dtype_policy)
-        self.dense_2 = dense(width, width, "dense_2", self.dtype_policy)
+        self.dense_2 = dense(width, width, "dense_2", self.dtype_policy, scale)
         self.built = True
 
     def call(self, t: tf.Tensor) -> tf.Tensor:

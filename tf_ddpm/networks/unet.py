@@ -23,7 +23,8 @@ class UNet(keras.Model):
 
     Args:
       model: its widths, levels, attentions, normalisation, dropout and embeddings: see `config.ModelConfig`.
-      image_channels, out_channels: of what it takes and gives.
+      image_channels, out_channels: of what it takes and gives. With `model.condition=low_res` it takes as many
+        channels again, those of the smaller image, enlarged.
       xla: see `group_norm.GroupNorm`. remat: whether the gradient computes each residual block a second time instead
         of keeping what is inside it (Chen et al. 2016). Both are ways to compute, and no part of what the network is.
 
@@ -50,7 +51,7 @@ class UNet(keras.Model):
         dtype = self.dtype_policy
 
         self._make_embeddings()
-        self.conv_in = conv3x3(image_channels, model.channels, "conv_in", dtype)
+        self.conv_in = conv3x3(self.input_channels, model.channels, "conv_in", dtype)
         skips = self._make_down()
         self._make_middle(widths[-1])
         self._make_up(skips)
@@ -61,12 +62,22 @@ class UNet(keras.Model):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """`label`, for a network that tells classes apart."""
-        return ("label",) if self.model.classes else ()
+        """`label`, if it tells classes apart, and `augmentation`, the noise on a smaller image that it is shown."""
+        return ("label",) * bool(self.model.classes) + ("augmentation",) * self.model.enlarges
+
+    @property
+    def image_conditions(self) -> tuple[str, ...]:
+        """`low_res`: the smaller image as large as the network's own, if it is shown one."""
+        return ("low_res",) * self.model.enlarges
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of x and of `image_conditions`."""
+        return self.image_channels * (1 + len(self.image_conditions))
 
     def null(self, name: str, like: tf.Tensor) -> tf.Tensor:
-        """No label: -1 for each row."""
-        return tf.fill(tf.shape(like), tf.constant(-1, like.dtype))
+        """No label: -1 for each row; guidance leaves all else as it is."""
+        return tf.fill(tf.shape(like), tf.constant(-1, like.dtype)) if name == "label" else like
 
     def _make_embeddings(self) -> None:
         model, width, dtype = self.model, self._time_width, self.dtype_policy
@@ -75,6 +86,10 @@ class UNet(keras.Model):
         if model.classes:
             self.label_embedding = LabelEmbedding(
                 model.classes, width, model.null_class, name="label_embedding", dtype=dtype
+            )
+        if model.enlarges:  # at first it says nothing, so that a network that does without may become one
+            self.augmentation_embedding = TimeEmbedding(
+                model.channels, width, order, shift, scale=0.0, name="augmentation_embedding", dtype=dtype
             )
 
     def _attribute(self, layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -159,14 +174,20 @@ class UNet(keras.Model):
                 self.upsample.append(self._attribute(layer))
 
     def call(
-        self, x: tf.Tensor, t: tf.Tensor, label: tf.Tensor | None = None, address: tf.Tensor | None = None
+        self,
+        x: tf.Tensor,
+        t: tf.Tensor,
+        label: tf.Tensor | None = None,
+        address: tf.Tensor | None = None,
+        augmentation: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """The network's output.
 
         Args:
-          x: [B, H, W, image_channels], H and W divisible by `factor`.
+          x: [B, H, W, input_channels], H and W divisible by `factor`.
           t: [B], int or float.
           label: int [B], 0 to classes-1, or -1 for the null class; for networks with classes, and only those.
+          augmentation: [B], int or float, for networks that enlarge, and only those.
           address: int64 [3], the first row's address (`randomness.row_address`); dropout is active if given.
 
         Returns:
@@ -175,7 +196,8 @@ class UNet(keras.Model):
         Raises:
           ValueError: for an image whose static size the levels cannot halve, or a label too many or too few.
         """
-        condition = {} if label is None else {"label": label}
+        given = {"label": label, "augmentation": augmentation}
+        condition = {name: value for name, value in given.items() if value is not None}
         return self.forward(x, self.modulation(self.embed_time(t), condition), address)
 
     def embed_time(self, time: tf.Tensor) -> tf.Tensor:
@@ -183,7 +205,7 @@ class UNet(keras.Model):
         return self.embedding(time)
 
     def modulation(self, embedded: tf.Tensor, condition: Condition) -> tf.Tensor:
-        """What the residual blocks take in of the time and the label, side by side.
+        """What the residual blocks take in of the time and the conditions, side by side.
 
         Args:
           embedded: [B, time_width], from `embed_time`. condition: see `conditions`.
@@ -198,8 +220,10 @@ class UNet(keras.Model):
             raise ValueError(
                 f"expected {', '.join(self.conditions) or 'no condition'}, got {', '.join(condition) or 'none'}"
             )
-        if condition:
+        if "label" in condition:
             embedded = embedded + self.label_embedding(condition["label"])
+        if "augmentation" in condition:
+            embedded = embedded + self.augmentation_embedding(condition["augmentation"])
         time = tf.nn.silu(embedded)
         return tf.concat([block.time(time) for block in self._blocks()], axis=1)
 
@@ -243,10 +267,10 @@ class UNet(keras.Model):
 
     def _check_image(self, x: tf.Tensor) -> None:
         height, width, channels = x.shape[1:]
-        if channels != self.image_channels or any(s is not None and s % self.factor for s in (height, width)):
+        if channels != self.input_channels or any(s is not None and s % self.factor for s in (height, width)):
             raise ValueError(
                 f"image of shape {tuple(x.shape[1:])}: expected height and width divisible by {self.factor} "
-                f"and {self.image_channels} channels"
+                f"and {self.input_channels} channels"
             )
 
     def get_config(self) -> dict:

@@ -7,18 +7,45 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from tf_ddpm import build, randomness
+from tf_ddpm.codecs import resampling
 from tf_ddpm.codecs.codec import Codec
 from tf_ddpm.config import Config
-from tf_ddpm.diffusion import interpolation, samplers
+from tf_ddpm.diffusion import augmentation, interpolation, samplers
 from tf_ddpm.diffusion.denoiser import Denoiser
-from tf_ddpm.networks.backbone import Backbone
+from tf_ddpm.networks.backbone import Backbone, Condition
 
-ImageNoise = Callable[[tf.Tensor], tf.Tensor]  # number of the draw, 0 for x_T -> standard normal [B, H, W, C]
+ImageNoise = Callable[[tf.Tensor | int], tf.Tensor]  # number of the draw, 0 for x_T -> standard normal [B, H, W, C]
+
+_INPUTS = {"seed": tf.int64, "label": tf.int32, "guidance": tf.float32}
+_OF_LOW_RES = -1  # the draw that noises a smaller image
 
 
-def image_noise(seeds: tf.Tensor, state_shape: Sequence[int]) -> ImageNoise:
-    """The noise of states of `state_shape` (H, W, C) from `seeds` int64 [B]: each depends on its own seed alone."""
-    return lambda count: randomness.image_normal(seeds, count, list(state_shape))
+def image_noise(seeds: tf.Tensor, state_shape: Sequence, stage: int = 0) -> ImageNoise:
+    """The noise of states of `state_shape` (H, W, C) from `seeds` int64 [B]: each depends on its own seed alone.
+
+    Args:
+      stage: see `stage_of`.
+    """
+    return lambda count: randomness.image_normal(seeds, count, list(state_shape), stage)
+
+
+def stage_of(config: Config) -> int:
+    """What tells the noise of a run from that of others which draw for the same seeds, one after the other.
+
+    A run that enlarges has the height of its images. So what it draws does not depend on who drew the smaller image.
+    """
+    return config.data.image_shape[0] if config.model.enlarges else 0
+
+
+def low_res_condition(codec: Codec, factor: int, images: tf.Tensor, level: tf.Tensor, noise: ImageNoise) -> Condition:
+    """What a network that enlarges is given of smaller images.
+
+    Args:
+      images: [B, h, w, C], from 0 to 255, rounded or not. level: int [B], of `diffusion.augmentation`.
+      noise: of states [B, factor h, factor w, C].
+    """
+    large = resampling.enlarged(codec.encode(images), factor)
+    return {"low_res": augmentation.noised(large, level, noise(_OF_LOW_RES)), "augmentation": level}
 
 
 def noise_between(one: ImageNoise, other: ImageNoise, mix: tf.Tensor) -> ImageNoise:
@@ -85,27 +112,43 @@ def compiled_draw(
     guides: bool = False,
     num_frames: int = 0,
     rounded: bool = True,
-) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, ...]]:
-    """`draw` as one graph of seeds int64 [B], label int32 [B] and guidance float32 [B]: (images,) or (images, frames).
+) -> Callable[..., tuple[tf.Tensor, ...]]:
+    """`draw` as one graph of the tensors of `inputs_of`: (images,) or (images, frames).
 
     The label is looked at where the network has classes, the guidance if `guides` is set.
     """
-    codec = build.codec(config)
+    codec, model = build.codec(config), config.model
     state_shape = codec.state_shape(config.data.image_shape)
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None], tf.int64, name="seed"),
-            tf.TensorSpec([None], tf.int32, name="label"),
-            tf.TensorSpec([None], tf.float32, name="guidance"),
-        ],
-        autograph=False,
-    )
-    def sample(seeds: tf.Tensor, label: tf.Tensor, guidance: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        condition = {"label": label} if config.model.classes else {}
+    @tf.function(input_signature=inputs_of(config), autograph=False)
+    def sample(seeds: tf.Tensor, label: tf.Tensor, guidance: tf.Tensor, *small: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        noise = image_noise(seeds, state_shape, stage_of(config))
+        condition = {"label": label} if model.classes else {}
+        if small:
+            low_res, level = small
+            condition |= low_res_condition(codec, model.factor, low_res, level, noise)
         weight, levels = guidance if guides else None, sampler.chain.levels
         denoiser = build.denoiser(config.diffusion, network, condition, weight, levels)
-        images, frames = draw(sampler, denoiser, image_noise(seeds, state_shape), codec, num_frames, rounded)
+        images, frames = draw(sampler, denoiser, noise, codec, num_frames, rounded)
         return (images, frames) if num_frames else (images,)
 
     return sample
+
+
+def inputs_of(config: Config) -> list[tf.TensorSpec]:
+    """What `compiled_draw` takes: seed, label and guidance [B]; and, for a run that enlarges, the images [B, h, w, C]
+    from 0 to 255 that it is to enlarge and the level of their augmentation [B]."""
+    specs = [tf.TensorSpec([None], dtype, name) for name, dtype in _INPUTS.items()]
+    if config.model.enlarges:
+        shape = low_res_shape(config)
+        specs += [
+            tf.TensorSpec([None, *shape], tf.float32, "low_res"),
+            tf.TensorSpec([None], tf.int32, "augmentation"),
+        ]
+    return specs
+
+
+def low_res_shape(config: Config) -> tuple[int, int, int]:
+    """(height, width, channels) of the images that a run enlarges to its own size."""
+    height, width, channels = config.data.image_shape
+    return height // config.model.factor, width // config.model.factor, channels

@@ -36,6 +36,11 @@ def class_columns(classes: int) -> int | None:
     return classes if 1 < classes <= 16 else None
 
 
+def side_by_side(*sets: np.ndarray) -> np.ndarray:
+    """Sets of images uint8 [N, H, W, C], the i-th of each in one image [N, H, W of all, C]."""
+    return np.concatenate(sets, axis=2)
+
+
 def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     """uint8 [N, H, W, C] -> one image with the N of them in rows, small ones enlarged.
 

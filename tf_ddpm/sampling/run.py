@@ -24,7 +24,7 @@ from tf_ddpm.runs import checkpoints, configuration, kept_labels
 from tf_ddpm.runtime import cluster, devices
 from tf_ddpm.runtime.collectives import agree, over_replicas
 from tf_ddpm.runtime.paths import printable
-from tf_ddpm.sampling.drawing import compiled_draw
+from tf_ddpm.sampling.drawing import compiled_draw, low_res_shape
 
 
 class Run:
@@ -79,6 +79,11 @@ class Run:
         condition = {"label": label} if self.config.model.classes else {}
         return build.denoiser(self.config.diffusion, self.network, condition, guidance, levels)
 
+    @property
+    def low_res_shape(self) -> tuple[int, int, int] | None:
+        """(height, width, channels) of the images that the run enlarges; None: it draws from noise alone."""
+        return low_res_shape(self.config) if self.config.model.enlarges else None
+
     def denoiser(self, x_t: ArrayLike, t: ArrayLike, label: ArrayLike | None = None) -> tf.Tensor:
         """The network's output float32 [B, H, W, C]: eps, unless the run says otherwise.
 
@@ -103,7 +108,12 @@ class Run:
         return self._denoisers[shape, len(labels)](images, times, *labels)
 
     def sample(
-        self, seeds: Sequence[int], label: int | str | Sequence[int] | None = None, rounded: bool = True, **settings
+        self,
+        seeds: Sequence[int],
+        label: int | str | Sequence[int] | None = None,
+        rounded: bool = True,
+        low_res: np.ndarray | None = None,
+        **settings,
     ) -> np.ndarray:
         """Images uint8 [N, H, W, C], one for each seed.
 
@@ -112,6 +122,7 @@ class Run:
           label: the class of all images, a number or a name, or of each, for a run with classes; -1: no class; None:
             every class in turn, that of a seed being its remainder.
           rounded: False: float32 from 0 to 255, as they are before they are rounded.
+          low_res: [N, h, w, C] from 0 to 255, what a run that enlarges is to enlarge (`low_res_shape`).
           settings: any key of `config.SampleConfig` but precision, for example steps=50 or guidance=2.0.
 
         Raises:
@@ -121,7 +132,7 @@ class Run:
         if row.ndim != 1 or row.size == 0 or row.dtype.kind != "i":
             raise UserError("seeds: expected a row of whole numbers of at most 63 bits, for example range(16)")
         labels = self.labels(row, label)
-        batches = self.batches(row, labels, self.settings(**settings), rounded=rounded)
+        batches = self.batches(row, labels, self.settings(**settings), rounded=rounded, low_res=low_res)
         return np.concatenate([images for images, _ in batches])
 
     def labels(self, seeds: np.ndarray, label: int | str | Sequence[int] | None) -> np.ndarray:
@@ -168,21 +179,40 @@ class Run:
         settings: SampleConfig,
         num_frames: int = 0,
         rounded: bool = True,
+        low_res: np.ndarray | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Batches of at most `settings.batch_size` images, with frames (`draw`) for the first batch."""
+        """Batches of at most `settings.batch_size` images, with frames (`draw`) for the first batch.
+
+        Args:
+          low_res: see `sample`.
+
+        Raises:
+          UserError: for `low_res` that is missing, not wanted, or of another shape.
+        """
+        self._check_low_res(low_res, len(seeds))
         for start in range(0, len(seeds), settings.batch_size):
             part = slice(start, start + settings.batch_size)
             label = labels[part].astype(np.int32)
-            guidance = np.full(label.shape, settings.guidance, np.float32)
+            inputs = [seeds[part].astype(np.int64), label, np.full(label.shape, settings.guidance, np.float32)]
+            if low_res is not None:
+                inputs += [low_res[part].astype(np.float32), np.full(label.shape, settings.augmentation, np.int32)]
             count = 0 if start else num_frames
             with devices.within_memory("A smaller batch needs less: sample.batch_size=N."):
-                images, *frames = self._drawer(settings, count, rounded)(seeds[part].astype(np.int64), label, guidance)
+                images, *frames = self._drawer(settings, count, rounded)(*inputs)
             yield images, frames[0] if count else None
+
+    def _check_low_res(self, low_res: np.ndarray | None, count: int) -> None:
+        shape = self.low_res_shape
+        if shape is None and low_res is not None:
+            raise UserError("low_res: this run draws from noise alone (model.condition=none); expected none")
+        if shape is not None and (low_res is None or low_res.shape != (count, *shape)):
+            got = "none" if low_res is None else f"an array {list(low_res.shape)}"
+            raise UserError(f"low_res: this run enlarges images {[count, *shape]}; got {got}")
 
     def _drawer(self, settings: SampleConfig, num_frames: int, rounded: bool) -> Callable[..., tuple]:
         """`compiled_draw` for these settings over all devices, made once."""
         guides = settings.guidance != 1.0
-        key = (dataclasses.replace(settings, batch_size=1, guidance=1.0), guides, num_frames, rounded)
+        key = (dataclasses.replace(settings, batch_size=1, guidance=1.0, augmentation=0), guides, num_frames, rounded)
         if key not in self._compiled:
             sampler = build.sampler(settings, self.chain)
             draws = compiled_draw(sampler, self.network, self.config, guides, num_frames, rounded)

@@ -13,7 +13,7 @@ from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.networks import averaging
-from tf_ddpm.sampling import drawing, image_files
+from tf_ddpm.sampling import drawing, image_files, small_images
 from tf_ddpm.training.state import TrainState
 
 _STEPS = 25
@@ -22,6 +22,9 @@ _COLOUR_IMAGES = 1000  # of the data, enough for its mean colour
 
 class Preview:
     """Grids of the same seeds each time, drawn in a few steps.
+
+    A network that enlarges is shown pictures that were held out if there are any; its grid has each of them as it was
+    shown, drawn and real, side by side.
 
     The network has the average of the weights, or the last ones where the average is still much of the initial ones.
     """
@@ -36,6 +39,10 @@ class Preview:
         seeds = tf.range(config.train.preview_images, dtype=tf.int64)
         self._seeds = [seeds[i : i + settings.batch_size] for i in range(0, len(seeds), settings.batch_size)]
         self._classes, self._folder = config.model.classes, folder
+        self._small = None
+        if config.model.enlarges:
+            self._small = small_images.of_data(config, config.train.preview_images, images)
+            self._shown = small_images.enlarged(self._small.low_res, config.model.factor)
         some = np.unique(np.linspace(0, len(images) - 1, _COLOUR_IMAGES).astype(np.int64))
         self._colour = images.images[some].mean(axis=(0, 1, 2))
 
@@ -47,7 +54,6 @@ class Preview:
           over the channels, in steps of 0 to 255. A drift that grows is the first sign of averages or training gone
           wrong.
         """
-        parts = []
         share = float(tf.convert_to_tensor(self._state.initial_share))
         stale = share > averaging.STALE
         if stale and not self._told:
@@ -56,12 +62,25 @@ class Preview:
                 f"previews show the last weights: {share:.0%} of their average are still the initial ones", flush=True
             )
         with contextlib.nullcontext() if stale else self._state.averaged():
-            for part in self._seeds:
-                label = tf.cast(part % max(self._classes, 1), tf.int32)
-                parts.append(self._sample(part, label, tf.ones_like(label, tf.float32))[0].numpy())
+            parts = [self._sample(*self._inputs(part))[0].numpy() for part in self._seeds]
         drawn = np.concatenate(parts)
-        sheet = image_files.grid(drawn, columns=image_files.class_columns(self._classes))
+        sheet = self._sheet(drawn)
         self._folder.mkdir(exist_ok=True)
         image_files.save_image(sheet, self._folder / f"step_{step:07d}")
         drift = float(np.sqrt(np.mean(np.square(drawn.mean(axis=(0, 1, 2)) - self._colour))))
         return sheet if sheet.shape[-1] in image_files.PNG_CHANNELS else sheet[..., :1], drift
+
+    def _inputs(self, seeds: tf.Tensor) -> list[tf.Tensor]:
+        """What `compiled_draw` takes for these seeds."""
+        label = tf.cast(seeds % max(self._classes, 1), tf.int32)
+        inputs = [seeds, label, tf.ones_like(label, tf.float32)]
+        if self._small is not None:
+            index = seeds.numpy()
+            inputs[1] = tf.constant(self._small.labels[index], tf.int32)
+            inputs += [tf.constant(self._small.low_res[index], tf.float32), tf.zeros_like(label)]
+        return inputs
+
+    def _sheet(self, drawn: np.ndarray) -> np.ndarray:
+        if self._small is not None:
+            return image_files.grid(image_files.side_by_side(self._shown, drawn, self._small.real))
+        return image_files.grid(drawn, columns=image_files.class_columns(self._classes))

@@ -13,6 +13,7 @@ from tf_ddpm.diffusion.levels import Level
 from tf_ddpm.errors import required
 from tf_ddpm.networks import averaging
 from tf_ddpm.networks.backbone import Condition
+from tf_ddpm.training import conditions
 from tf_ddpm.training.state import METRICS, QUARTERS, TrainState, flattened, network_variables, unflatten_into
 
 
@@ -129,12 +130,11 @@ def _differentiate(state: TrainState, config: Config, objective: objectives.Obje
         of_rows = tf.function(of_rows, jit_compile=True, autograph=False)
 
     def differentiate(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        x_0, address = codec.encode(batch["image"]), batch["address"]
-        rows = tf.shape(x_0)[0]
+        x_0, condition = conditions.of_batch(config, state.network.conditions, codec, batch)
+        address, rows = batch["address"], tf.shape(x_0)[0]
         level, weight = state.level_sampler.draw(address, x_0)
         # Out of what XLA compiles: it would draw other numbers.
         eps = randomness.row_normal(address, randomness.NOISE, rows, x_0.shape[1:].as_list())
-        condition = _condition(state, batch, train.label_dropout)
         weight = tf.broadcast_to(weight, [rows])
         parts = (x_0, level, weight, eps, condition)
         gradient, loss, losses = _in_parts(of_rows, train.accumulate, parts, address)
@@ -219,12 +219,3 @@ def _count_bad(state: TrainState, finite: tf.Tensor, most: int) -> None:
     state.skipped.assign_add(bad)
     first = (in_row > most) & (state.bad_step < 0)
     state.bad_step.assign(tf.where(first, state.step + 1, state.bad_step))
-
-
-def _condition(state: TrainState, batch: dict[str, tf.Tensor], dropout: float) -> Condition:
-    """The batch's labels, a share of them -1 (Ho & Salimans 2022, algorithm 1), for a network with classes."""
-    if not state.network.conditions:
-        return {}
-    label, parts = batch["label"], 1 << 16
-    draw = randomness.row_integers(batch["address"], randomness.LABELS, tf.shape(label)[0], parts)
-    return {"label": tf.where(draw < round(dropout * parts), -1, label)}
