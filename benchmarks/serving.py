@@ -24,10 +24,11 @@ import tensorflow as tf
 from absl import app, flags
 
 import tf_ddpm
-from export import joining, plans, saved_model, warmup
+from export import joining, saved_model, warmup
 from export.check import newest_version
 from export.limits import Limits
 from tests.support.cpp.build import build
+from tf_ddpm.config import plans
 from tf_ddpm.sampling.run import Run
 
 FLAGS = flags.FLAGS

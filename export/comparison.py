@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from export import joining, verify
-from export.plans import Plan
 from tf_ddpm import build
+from tf_ddpm.config.plans import Plan
 from tf_ddpm.errors import UserError
 from tf_ddpm.sampling.run import Run
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from export import joining
 from export.bundle import MODEL_NAME
-from export.plans import Plan
 from export.signatures import ServingModule
 from tf_ddpm import config as config_lib
+from tf_ddpm.config.plans import Plan
 from tf_ddpm.sampling.run import Run
 
 

@@ -14,9 +14,9 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export import bundle, comparison, model_info, warmup
-from export import plans as plans_lib
-from export.plans import Plan
 from export.signatures import ServingModule
+from tf_ddpm.config import plans as plans_lib
+from tf_ddpm.config.plans import Plan
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs import checkpoint_files
 from tf_ddpm.runtime import atomic_files

@@ -9,13 +9,13 @@ from typing import Any
 import tensorflow as tf
 
 from export import joining
-from export import plans as plans_lib
 from export.joining import Tensors
 from export.limits import Limits
-from export.plans import Plan
 from export.traced_network import TracedNetwork
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
+from tf_ddpm.config import plans as plans_lib
+from tf_ddpm.config.plans import Plan
 from tf_ddpm.diffusion import samplers
 from tf_ddpm.diffusion.denoiser import Denoiser
 from tf_ddpm.diffusion.levels import Levels

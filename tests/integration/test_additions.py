@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 import tf_ddpm
 from absl import flags
-from export import plans
+from tf_ddpm.config import plans
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
 from tf_ddpm.commands import checks, cli

@@ -11,9 +11,10 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import tf_ddpm
-from export import comparison, joining, plans, saved_model, warmup
+from export import comparison, joining, saved_model, warmup
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
+from tf_ddpm.config import plans
 from tf_ddpm.errors import UserError
 from tf_ddpm.sampling.run import Run
 

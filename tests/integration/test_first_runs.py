@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export import check, plans, saved_model
+from export import check, saved_model
 from tf_ddpm import config as config_lib
 from tf_ddpm import datasets
+from tf_ddpm.config import plans
 from tf_ddpm.runs import configuration
 from tf_ddpm.sampling.run import load_run
 from tf_ddpm.training import loop

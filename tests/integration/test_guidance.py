@@ -116,7 +116,8 @@ def test_wrong_labels_are_refused(conditional_run, label):
 
 
 def test_the_export_takes_label_and_guidance(conditional_run, tmp_path):
-    from export import plans, saved_model
+    from export import saved_model
+    from tf_ddpm.config import plans
 
     run = load_run(conditional_run, guidance=1.5, steps=4)
     version = saved_model.export_run(run, tmp_path, plans.parse("ddpm-4", run.config))

@@ -12,12 +12,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from export import check, joining, plans, saved_model, warmup
+from export import check, joining, saved_model, warmup
 from export.limits import Limits
 from tests.support.cpp.build import build
 from tests.support.tiny import make_tiny_config
 from tf_ddpm import config as config_lib
-from tf_ddpm.config import presets
+from tf_ddpm.config import plans, presets
 from tf_ddpm.sampling.run import load_run
 from tf_ddpm.training import loop
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from export import plans, saved_model
+from export import saved_model
+from tf_ddpm.config import plans
 from tf_ddpm.errors import UserError
 from tf_ddpm.sampling.run import load_run
 

@@ -19,9 +19,9 @@ PLAN = {
     "datasets": "errors randomness runtime config",
     "build": "diffusion networks codecs config",
     "runs": "errors runtime config datasets",  # never training
-    "sampling": "errors randomness runtime diffusion networks codecs config build runs",
+    "sampling": "errors randomness runtime diffusion networks codecs config datasets build runs",
     "tf_ddpm": "sampling",
-    "training": "errors randomness runtime diffusion networks config datasets build runs sampling",
+    "training": "errors randomness runtime diffusion networks codecs config datasets build runs sampling",
     "evaluation": "errors randomness runtime diffusion config datasets build runs sampling",
     "figures": "errors randomness runtime diffusion datasets build sampling evaluation",
     "report": "errors runtime diffusion config sampling",
@@ -106,5 +106,5 @@ def test_the_folders_can_be_overlooked():
 
 def test_words_are_read_without_tensorflow():
     code = "import sys; sys.modules['tensorflow'] = None; import tf_ddpm.commands.cli, tf_ddpm.commands.opening"
-    code += ", tf_ddpm.config.presets, tf_ddpm.diffusers_format.reading, export.plans, export.client"
+    code += ", tf_ddpm.config.presets, tf_ddpm.diffusers_format.reading, tf_ddpm.config.plans, export.client"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -28,7 +28,7 @@ def _check_package() -> None:
 def run(run_dir: str) -> None:
     """Writes a version for TF Serving."""
     _check_package()
-    from export import plans as plans_lib
+    from tf_ddpm.config import plans as plans_lib
 
     config = wanted_config(run_dir)
     one = bool(FLAGS.sampler or FLAGS.sampling_steps)

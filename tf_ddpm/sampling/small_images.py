@@ -11,37 +11,49 @@ from tf_ddpm import datasets
 from tf_ddpm.codecs import resampling
 from tf_ddpm.config import Config
 
+_ROWS = 256  # at once
 
-@dataclasses.dataclass(frozen=True)
+
 class SmallImages:
-    """Images uint8 [N, h, w, C] to enlarge, the real ones [N, H, W, C] that they were made of, and their labels."""
+    """Pictures made smaller by `factor`, one for each seed: in an order without meaning, again and again."""
 
-    low_res: np.ndarray
-    real: np.ndarray
-    labels: np.ndarray
+    def __init__(self, pictures: datasets.ImageSet, factor: int):
+        self._pictures, self._factor = pictures, factor
+        self._order = np.random.default_rng(0).permutation(len(pictures))
+
+    def real(self, seeds: np.ndarray) -> np.ndarray:
+        """The picture uint8 [N, H, W, C] of each of the `seeds` [N]."""
+        return self._pictures.images[self._index(seeds)]
+
+    def low_res(self, seeds: np.ndarray) -> np.ndarray:
+        """The same made smaller, uint8 [N, h, w, C]."""
+        return smaller(self.real(seeds), self._factor)
+
+    def labels(self, seeds: np.ndarray) -> np.ndarray:
+        """Their labels int32 [N]."""
+        return self._pictures.labels[self._index(seeds)]
+
+    def _index(self, seeds: np.ndarray) -> np.ndarray:
+        return self._order[seeds % len(self._pictures)]
 
 
-def of_data(config: Config, count: int, images: datasets.ImageSet | None = None) -> SmallImages:
-    """`count` pictures of a run's data, made smaller: of those held out if there are any, in equal distances.
-
-    Where there are fewer they are taken again from the first on.
+def of_data(config: Config, pictures: datasets.ImageSet | None = None) -> SmallImages:
+    """Those of a run's data: of what is held out if anything is.
 
     Args:
-      images: the training images, where they are there already; taken if nothing is held out.
+      pictures: the training images, where they are there already; taken if nothing is held out.
+
+    Raises:
+      UserError: where the data cannot be read.
     """
     if config.data.holdout:
-        images = datasets.load(dataclasses.replace(config.data, split="holdout"))
-    elif images is None:
-        images = datasets.load(config.data)
-    apart = max(len(images) // count, 1)
-    chosen = apart * np.arange(count) % len(images)
-    real = images.images[chosen]
-    return SmallImages(smaller(real, config.model.factor), real, images.labels[chosen])
+        pictures = datasets.load(dataclasses.replace(config.data, split="holdout"))
+    return SmallImages(pictures or datasets.load(config.data), config.model.factor)
 
 
 def smaller(images: np.ndarray, factor: int) -> np.ndarray:
     """uint8 [N, H, W, C] -> uint8 [N, H / factor, W / factor, C], the area's mean, rounded."""
-    parts = [images[i : i + 256] for i in range(0, len(images), 256)]
+    parts = [images[i : i + _ROWS] for i in range(0, len(images), _ROWS)]
     means = [resampling.area_mean(tf.constant(part, tf.float32), factor) for part in parts]
     return np.concatenate([tf.cast(tf.round(mean), tf.uint8).numpy() for mean in means])
 

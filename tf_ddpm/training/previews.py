@@ -39,10 +39,9 @@ class Preview:
         seeds = tf.range(config.train.preview_images, dtype=tf.int64)
         self._seeds = [seeds[i : i + settings.batch_size] for i in range(0, len(seeds), settings.batch_size)]
         self._classes, self._folder = config.model.classes, folder
-        self._small = None
+        self._small, self._factor = None, config.model.factor
         if config.model.enlarges:
-            self._small = small_images.of_data(config, config.train.preview_images, images)
-            self._shown = small_images.enlarged(self._small.low_res, config.model.factor)
+            self._small = small_images.of_data(config, images)
         some = np.unique(np.linspace(0, len(images) - 1, _COLOUR_IMAGES).astype(np.int64))
         self._colour = images.images[some].mean(axis=(0, 1, 2))
 
@@ -75,12 +74,13 @@ class Preview:
         label = tf.cast(seeds % max(self._classes, 1), tf.int32)
         inputs = [seeds, label, tf.ones_like(label, tf.float32)]
         if self._small is not None:
-            index = seeds.numpy()
-            inputs[1] = tf.constant(self._small.labels[index], tf.int32)
-            inputs += [tf.constant(self._small.low_res[index], tf.float32), tf.zeros_like(label)]
+            low_res, inputs[1] = self._small.low_res(seeds.numpy()), tf.constant(self._small.labels(seeds.numpy()))
+            inputs += [tf.constant(low_res, tf.float32), tf.zeros_like(label)]
         return inputs
 
     def _sheet(self, drawn: np.ndarray) -> np.ndarray:
         if self._small is not None:
-            return image_files.grid(image_files.side_by_side(self._shown, drawn, self._small.real))
+            seeds = np.arange(len(drawn))
+            shown = small_images.enlarged(self._small.low_res(seeds), self._factor)
+            return image_files.grid(image_files.side_by_side(shown, drawn, self._small.real(seeds)))
         return image_files.grid(drawn, columns=image_files.class_columns(self._classes))

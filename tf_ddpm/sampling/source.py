@@ -1,0 +1,69 @@
+"""Where images come from, by seed: a run, or a pipeline of several."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from tf_ddpm.config import SampleConfig
+from tf_ddpm.sampling import small_images
+from tf_ddpm.sampling.run import Run
+from tf_ddpm.sampling.small_images import SmallImages
+
+Batches = Iterator[tuple[np.ndarray, np.ndarray | None]]
+
+
+class Source(Protocol):
+    """Images, one for each seed, whatever the batches in which they are drawn.
+
+    Attributes:
+      image_shape: (H, W, C). classes: how many labels are told apart; 0: none. label_names: by label; empty: not known.
+      runs: which draw one after the other. batch_size: images drawn at once.
+    """
+
+    image_shape: tuple[int, int, int]
+    classes: int
+    label_names: tuple[str, ...]
+    runs: tuple[Run, ...]
+    batch_size: int
+
+    def labels(self, seeds: np.ndarray, label: int | str | Sequence[int] | None) -> np.ndarray:
+        """The label int32 [N] of each of the `seeds`: see `Run.labels`."""
+
+    def batches(self, seeds: np.ndarray, labels: np.ndarray, num_frames: int = 0, rounded: bool = True) -> Batches:
+        """Batches of images [b, H, W, C], and for the first one frames [b, num_frames, H, W, C] along the chain."""
+
+    def facts(self) -> dict[str, Any]:
+        """How they are drawn."""
+
+
+class RunSource:
+    """A run with its settings; one that enlarges is given the pictures of its data, made smaller."""
+
+    def __init__(self, run: Run, settings: SampleConfig, small: SmallImages | None = None):
+        self.runs, self._settings = (run,), settings
+        self.image_shape, self.label_names = run.image_shape, run.label_names
+        self.classes, self.batch_size = run.config.model.classes, settings.batch_size
+        if small is None and run.low_res_shape is not None:
+            small = small_images.of_data(run.config)
+        self.small = small
+
+    def labels(self, seeds: np.ndarray, label: int | str | Sequence[int] | None) -> np.ndarray:
+        """See `Source`; of a run that enlarges, by default those of the pictures."""
+        if label is None and self.small is not None and self.classes:
+            return self.small.labels(seeds)
+        return self.runs[0].labels(seeds, label)
+
+    def batches(self, seeds: np.ndarray, labels: np.ndarray, num_frames: int = 0, rounded: bool = True) -> Batches:
+        """See `Source`."""
+        low_res = None if self.small is None else self.small.low_res(seeds)
+        return self.runs[0].batches(seeds, labels, self._settings, num_frames, rounded, low_res)
+
+    def facts(self) -> dict[str, Any]:
+        """See `Source`."""
+        run, settings = self.runs[0], self._settings
+        steps = settings.steps or run.config.diffusion.timesteps
+        return {**dataclasses.asdict(settings), "steps": steps, "checkpoint_step": run.checkpoint_step}
