@@ -178,9 +178,9 @@ PRESETS: dict[str, _Values] = {
         "model.classes": 5,
         "model.null_class": True,
         "train.label_dropout": 0.1,
-        **_steps(4000),
+        **_steps(2400),
     },
-    "flowers64": _FLOWERS | _ENLARGING | {"data.image_size": (64, 64), **_steps(4000)},
+    "flowers64": _FLOWERS | _ENLARGING | {"data.image_size": (64, 64), **_steps(4800)},
     # The same for one GPU.
     "images32_gpu": _IMAGES_GPU
     | {
