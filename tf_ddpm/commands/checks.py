@@ -34,11 +34,28 @@ def check() -> None:
         presets.preset(FLAGS.preset)
     if FLAGS.mode == "eval":
         _check_measuring()
-    if FLAGS.mode == "export" and FLAGS.plans is not None:
+    if FLAGS.pipeline is not None:
+        _check_pipeline()
+    elif given(("between",)) or (FLAGS.plans is not None and FLAGS.mode != "export"):
+        name = "between" if FLAGS.between is not None else "plans"
+        raise UserError(f"--{name} belongs to --pipeline; one run draws with --sampler and --sampling_steps")
+    if FLAGS.plans is not None:
         for name in given(("sampler", "sampling_steps")):
             raise UserError(f"--{name} and --plans={FLAGS.plans}: the plans name their samplers and steps")
+    if FLAGS.mode == "upscale" and FLAGS.images is None:
+        raise UserError("--mode=upscale needs the images to enlarge: --images=DIR")
     if FLAGS.mode == "figure":
         _check_figure()
+
+
+def _check_pipeline() -> None:
+    for name in given(("preset", "sampler", "sampling_steps", "eta", "images")):
+        remedy = "; its stages draw with --plans=ddim-50+dpmpp-10" if name in ("sampler", "sampling_steps") else ""
+        raise UserError(f"--{name} is of one run, and --pipeline names several{remedy}")
+    if FLAGS.mode == "eval" and "bpd" in metrics():
+        raise UserError("--metrics=bpd is of one run; of a pipeline: --metrics=fid, kid, pr, memorisation")
+    if FLAGS.mode == "eval" and FLAGS.sweep is not None and not FLAGS.sweep.startswith("augmentation"):
+        raise UserError(f"--sweep={FLAGS.sweep}: of a pipeline expected --sweep=augmentation:0,25,50,100,200,300")
 
 
 def check_eta(config: Config) -> None:

@@ -4,7 +4,7 @@ import os
 
 from tf_ddpm.commands import flags
 from tf_ddpm.commands.flags import FLAGS
-from tf_ddpm.commands.opening import tell, wanted_config, wanted_label
+from tf_ddpm.commands.opening import tell, wanted_config, wanted_label, wanted_label_of, wanted_pipeline
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs import configuration
 from tf_ddpm.runtime import cluster, quiet_tensorflow
@@ -12,6 +12,7 @@ from tf_ddpm.runtime import cluster, quiet_tensorflow
 
 def run(run_dir: str) -> None:
     """Measures a run, or a folder of images, into metrics.json."""
+    pipeline = wanted_pipeline()
     alone = FLAGS.images is not None and FLAGS.run_dir is None  # a folder of images, and no run
     data = flags.settings()
     named = any(word.startswith("data.name=") for word in data)
@@ -19,7 +20,11 @@ def run(run_dir: str) -> None:
         raise UserError(
             "--images needs a reference: --reference=DIR, --reference=FILE.npz (mu, sigma) or --set=data.name=NAME"
         )
-    config = configuration.data_config(data) if alone else wanted_config(run_dir, measures=True)
+    if pipeline is not None:
+        config, run_dir = pipeline.stages[-1].config, str(pipeline.directory)
+    else:
+        config = configuration.data_config(data) if alone else wanted_config(run_dir, measures=True)
+    label = None if alone else wanted_label_of(pipeline) if pipeline else wanted_label(run_dir, config)
     quiet_tensorflow.import_tensorflow()
     from tf_ddpm.evaluation import evaluate, sweep
     from tf_ddpm.figures import sweeps
@@ -29,7 +34,7 @@ def run(run_dir: str) -> None:
         flags.metrics(),
         FLAGS.num_images,
         FLAGS.seed,
-        None if alone else wanted_label(run_dir, config),
+        label,
         FLAGS.images,
         FLAGS.reference or config.data.split,
         FLAGS.inception,
@@ -39,7 +44,7 @@ def run(run_dir: str) -> None:
     out = flags.out() or os.path.join("" if FLAGS.images else run_dir, "metrics.json")
     with devices.report_lost_workers():
         if FLAGS.sweep is None:
-            tell(f"wrote {evaluate.evaluate(request, config, None if alone else run_dir, out)}")
+            tell(f"wrote {evaluate.evaluate(request, config, None if alone else run_dir, out, pipeline)}")
             return
         path = sweep.sweep(request, config, run_dir, FLAGS.sweep)
         if cluster.this_worker().is_chief:

@@ -36,10 +36,11 @@ MODES = {
     "eval": Mode("evaluate", "measure bits/dim, FID, KID, precision and recall, memorisation", shared=True),
     "figure": Mode("figure", "draw the papers' figures"),
     "report": Mode("report", "write report.html"),
+    "upscale": Mode("upscale", "enlarge a folder of images with a run that enlarges"),
     "import": Mode("import_diffusers", "make a run of a diffusers folder"),
     "export_diffusers": Mode("export_diffusers", "write a diffusers folder"),
 }
-_RUNNING = "sample export eval figure report"  # modes that run a trained network
+_RUNNING = "sample export eval figure report upscale"  # modes that run a trained network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,16 +76,16 @@ ROWS = (
     Flag(
         "preset",
         str,
-        "train sample export eval figure report export_diffusers",
+        "train sample export eval figure report upscale export_diffusers",
         f"Configuration to start from: {', '.join(presets.PRESETS)}. Default: digits.",
     ),
     Flag("set", "list", "", "A changed key of the configuration, for example --set=train.steps=2000.", default=()),
     Flag(
         "out",
         "path",
-        "sample export eval figure export_diffusers",
+        "sample export eval figure upscale export_diffusers",
         "Where the result goes. Default, in <run_dir>: samples, serving/ddpm, metrics.json, figures/<name>.png, "
-        "diffusers.",
+        "upscaled, diffusers.",
     ),
     Flag(
         "num_images",
@@ -95,8 +96,25 @@ ROWS = (
         low=1,
         high=10**9,
     ),
-    Flag("seed", int, "sample eval figure report", "Image i has the seed --seed + i.", 0, -(2**62), 2**62),
-    Flag("label", str, "sample eval", "Class of the images: a number, a name, all (in turn, the default) or none."),
+    Flag(
+        "pipeline",
+        "path",
+        "sample eval export",
+        "Runs that draw one after the other, BASE,LARGER[,LARGER], or a folder with a pipeline.json.",
+    ),
+    Flag(
+        "between",
+        ("uint8", "float"),
+        "sample eval export",
+        "What goes from stage to stage of a pipeline: images rounded as when saved (uint8, default), or not (float).",
+    ),
+    Flag("seed", int, "sample eval figure report upscale", "Image i has the seed --seed + i.", 0, -(2**62), 2**62),
+    Flag(
+        "label",
+        str,
+        "sample eval upscale",
+        "Class of the images: a number, a name, all (in turn, the default) or none.",
+    ),
     Flag(
         "sampler",
         str,
@@ -121,6 +139,13 @@ ROWS = (
     ),
     Flag("clip", str, _RUNNING, "Clipping of the predicted image: none, static or dynamic.", key="clip"),
     Flag("guidance", float, _RUNNING, "Weight of the class: 1 as trained, 0 without, or more.", key="guidance"),
+    Flag(
+        "augmentation",
+        int,
+        "sample export eval upscale",
+        "Noise on the smaller image of a run that enlarges, 0 (none, the default) to the run's train.augmentation.",
+        key="augmentation",
+    ),
     Flag("precision", ("float32", "bfloat16"), _RUNNING, "Arithmetic of the network.", key="precision"),
     Flag(
         "weights",
@@ -132,8 +157,9 @@ ROWS = (
     Flag(
         "plans",
         str,
-        "export",
-        "sampler-steps, ...; the first is served by default. Default: ddim-50,dpmpp-20,ddpm-1000.",
+        "sample eval export",
+        "sampler-steps, ...; the first is served by default. Default: ddim-50,dpmpp-20,ddpm-1000. Of a pipeline: "
+        "for all stages (ddim-10), or stage by stage (ddim-50+dpmpp-10). Default: as each run draws.",
     ),
     Flag("max_batch", int, "export", "The most rows of a request.", 64, 1, 4096),
     Flag("keep_versions", int, "export", "How many versions stay. Default: all.", low=1),
@@ -145,8 +171,13 @@ ROWS = (
         "the whole one), fid, kid, pr (precision and recall), memorisation.",
         default="bpd",
     ),
-    Flag("images", "path", "eval", "A folder of images to measure instead of a run's."),
-    Flag("reference", "path", "eval", "Real images: train (default), test, a folder, or an .npz of mu and sigma."),
+    Flag("images", "path", "eval upscale", "A folder of images: to measure instead of a run's, or to enlarge."),
+    Flag(
+        "reference",
+        "path",
+        "eval",
+        "Real images: train (default), test, holdout, a folder, or an .npz of mu and sigma.",
+    ),
     Flag("inception", "path", "eval", "The FID network's weights. Default: the file that TF_DDPM_INCEPTION names."),
     Flag("allow_few", bool, "eval", "Allow a FID of fewer images than the network has features.", default=False),
     Flag("rounding", ("uint8", "float"), "eval", "Drawn images as saved (uint8, default) or unrounded."),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from tf_ddpm import config as config_lib
 from tf_ddpm.commands import checks, flags
 from tf_ddpm.commands.flags import FLAGS
-from tf_ddpm.runs import configuration, kept_labels
+from tf_ddpm.config import plans as plans_lib
+from tf_ddpm.errors import UserError
+from tf_ddpm.runs import configuration, kept_labels, pipelines
+from tf_ddpm.runs.pipelines import PipelineConfig, Stage
 from tf_ddpm.runtime import cluster, quiet_tensorflow
 
 if TYPE_CHECKING:
@@ -30,6 +34,52 @@ def wanted_config(run_dir: str, measures: bool = False) -> config_lib.Config:
 def wanted_label(run_dir: str, config: config_lib.Config) -> int | None:
     """What `--label` asks for, in the run's own names."""
     return config_lib.parse_label(config, FLAGS.label, kept_labels.label_names(run_dir))
+
+
+def wanted_pipeline() -> PipelineConfig | None:
+    """The pipeline that `--pipeline` names, used as the flags want it; None: there is none.
+
+    Raises:
+      UserError: where its runs do not fit each other, or not what is wanted.
+    """
+    if FLAGS.pipeline is None:
+        return None
+    found = pipelines.find(FLAGS.pipeline, FLAGS.run_dir)
+    wanted = {name: value for name, value in flags.sampling().items() if value is not None}
+    stages = tuple(_used(stage, wanted) for stage in found.stages)
+    if FLAGS.guidance is not None and not any(stage.config.model.null_class for stage in stages):
+        raise UserError(f"--guidance={FLAGS.guidance:g}: no run of this pipeline has a null class")
+    if FLAGS.plans is not None and FLAGS.mode != "export":
+        plan, *more = plans_lib.parse_staged(FLAGS.plans, [stage.config for stage in stages])
+        if more:
+            raise UserError(f"--plans={FLAGS.plans}: --mode={FLAGS.mode} draws with one plan")
+        stages = tuple(
+            dataclasses.replace(stage, config=dataclasses.replace(stage.config, sample=part.sample))
+            for stage, part in zip(stages, plan.stages, strict=True)
+        )
+    rounded = found.rounded if FLAGS.between is None else FLAGS.between == "uint8"
+    used = dataclasses.replace(found, stages=stages, rounded=rounded)
+    if not (found.directory / pipelines.FILE).exists():
+        pipelines.write(used)
+    return used
+
+
+def _used(stage: Stage, wanted: dict[str, object]) -> Stage:
+    """A stage with what is wanted of all of them, where it is of its kind."""
+    model = stage.config.model
+    own = {
+        name: value
+        for name, value in wanted.items()
+        if not (name == "augmentation" and not model.enlarges) and not (name == "guidance" and not model.null_class)
+    }
+    return dataclasses.replace(stage, config=configuration.used(stage.config, flags.settings(), own))
+
+
+def wanted_label_of(pipeline: PipelineConfig) -> int | None:
+    """What `--label` asks for, of the stages of a pipeline that know labels."""
+    knowing = [stage for stage in pipeline.stages if stage.config.model.classes]
+    labels = [wanted_label(stage.run_dir, stage.config) for stage in knowing or pipeline.stages[:1]]
+    return labels[0]
 
 
 def open_run(run_dir: str, config: config_lib.Config) -> Run:

@@ -95,8 +95,8 @@ def parse_staged(words: str | None, configs: Sequence[Config]) -> tuple[StagedPl
             )
         each = parts * len(configs) if len(parts) == 1 else parts
         stages = tuple(_plan(part, config, words) for part, config in zip(each, configs, strict=True))
-        names = list(dict.fromkeys(plan.name for plan in stages)) if len(parts) == 1 else [p.name for p in stages]
-        staged.append(StagedPlan("_".join(names), stages))
+        names = [plan.name for plan in stages]
+        staged.append(StagedPlan(names[0] if len(set(names)) == 1 else "_".join(names), stages))
     _check_names([plan.name for plan in staged], words)
     return tuple(staged)
 

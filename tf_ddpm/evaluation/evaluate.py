@@ -7,13 +7,18 @@ import json
 import os
 from pathlib import Path
 
+import tensorflow as tf
+
 from tf_ddpm import datasets
 from tf_ddpm.config import DECODER, Config
 from tf_ddpm.errors import UserError, required
 from tf_ddpm.evaluation import likelihood, quality
 from tf_ddpm.evaluation.quality import FeatureNetwork, FeatureSet
+from tf_ddpm.runs.pipelines import PipelineConfig
 from tf_ddpm.runtime import atomic_files, cluster, devices
-from tf_ddpm.sampling.run import Run, open_run
+from tf_ddpm.sampling.pipeline import open_pipeline
+from tf_ddpm.sampling.run import open_run
+from tf_ddpm.sampling.source import RunSource, Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +45,19 @@ class EvaluationRequest:
     rounded: bool = True
 
 
-def evaluate(wanted: EvaluationRequest, config: Config, run_dir: str | None, metrics_file: str | os.PathLike) -> Path:
+def evaluate(
+    wanted: EvaluationRequest,
+    config: Config,
+    run_dir: str | None,
+    metrics_file: str | os.PathLike,
+    pipeline: PipelineConfig | None = None,
+) -> Path:
     """Measures and writes the figures into `metrics_file`, beside those already there.
 
     Args:
       config: of the run, or of the data alone where `wanted.images` are measured without one.
       run_dir: None where there is no run.
+      pipeline: measured instead of a run; `config` is that of its last stage then, and `run_dir` its own.
 
     Returns:
       The path of the file.
@@ -58,27 +70,31 @@ def evaluate(wanted: EvaluationRequest, config: Config, run_dir: str | None, met
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
     strategy = devices.strategy()
-    run = open_run(required(run_dir, "run_dir"), config, strategy) if wanted.images is None else None
-    if run is not None:
-        run.agree(dataclasses.replace(wanted, inception=None))
+    source = None if wanted.images is not None else _opened(config, run_dir, pipeline, strategy)
+    if source is not None:
+        for run in source.runs:
+            run.agree(dataclasses.replace(wanted, inception=None))
     found: dict[str, dict] = {}
     lines: list[str] = []
     of_features = tuple(name for name in wanted.metrics if name in quality.METRICS)
     if of_features:  # what is missing is found before anything long is begun
-        if run is not None:
+        if source is not None:
             count = _count(wanted)
             quality.check_counts(of_features, count, count, wanted.allow_few)
         network = FeatureNetwork(wanted.inception, strategy)
         real = reference(wanted, config, network)
     if "bpd" in wanted.metrics:
-        trained = required(run, "the run")
+        (trained,) = required(source, "the run").runs
         images = likelihood.chosen_images(trained, wanted.num_images or 64, wanted.seed)
         steps = config.sample.steps if wanted.metrics == ("bpd",) else None
         found["bits_per_dim"] = likelihood.bits_per_dim(trained, images, wanted.seed, steps)
         lines.append(likelihood.table(found["bits_per_dim"]))
         write(path, metrics | found)
     if of_features:
-        generated = drawn(wanted, run, run_dir, network, real) if run else _folder(wanted, config, network, real)
+        if source is not None:
+            generated = drawn(wanted, source, run_dir, network, real)
+        else:
+            generated = _folder(wanted, config, network, real)
         quality.check_shapes(of_features, generated, real)
         found |= quality.measure(of_features, generated, real, network.sha256)
         lines += [f"{name:20s} {found[name]['value']:.6g}" for name in found if name != "bits_per_dim"]
@@ -90,6 +106,15 @@ def evaluate(wanted: EvaluationRequest, config: Config, run_dir: str | None, met
     return path
 
 
+def _opened(
+    config: Config, run_dir: str | None, pipeline: PipelineConfig | None, strategy: tf.distribute.Strategy
+) -> Source:
+    if pipeline is not None:
+        return open_pipeline(pipeline, strategy)
+    run = open_run(required(run_dir, "run_dir"), config, strategy)
+    return RunSource(run, config.sample)
+
+
 def reference(wanted: EvaluationRequest, config: Config, network: FeatureNetwork) -> FeatureSet:
     """The real images, or what is known of them.
 
@@ -98,7 +123,7 @@ def reference(wanted: EvaluationRequest, config: Config, network: FeatureNetwork
     """
     if wanted.reference.endswith(".npz"):
         return quality.load_statistics(wanted.reference)
-    if wanted.reference not in ("train", "test", config.data.split):
+    if wanted.reference not in ("train", "test", "holdout", config.data.split):
         return quality.folder_features(wanted.reference, network, config.data.cache_dir)
     data = dataclasses.replace(config.data, split=wanted.reference, random_flip=False)
     about = {"data": data.name, "split": data.split, "image_size": data.image_size, "channels": data.channels}
@@ -107,13 +132,13 @@ def reference(wanted: EvaluationRequest, config: Config, network: FeatureNetwork
 
 
 def drawn(
-    wanted: EvaluationRequest, run: Run, run_dir: str | None, network: FeatureNetwork, real: FeatureSet
+    wanted: EvaluationRequest, source: Source, run_dir: str | None, network: FeatureNetwork, real: FeatureSet
 ) -> FeatureSet:
-    """The images of the run, kept in `run_dir`/evaluation."""
+    """The images of the source, kept in `run_dir`/evaluation."""
     count = _count(wanted)
     quality.check_counts(wanted.metrics, count, real.about["images"], wanted.allow_few)
     folder = Path(required(run_dir, "run_dir")) / "evaluation"
-    return quality.run_features(run, network, folder, count, wanted.seed, wanted.label, wanted.rounded)
+    return quality.source_features(source, network, folder, count, wanted.seed, wanted.label, wanted.rounded)
 
 
 def _count(wanted: EvaluationRequest) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 
 import keras
@@ -10,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_ddpm import config as config_lib
-from tf_ddpm.config import SampleConfig
 from tf_ddpm.sampling.run import Run
+from tf_ddpm.sampling.source import Source
 
 
 def versions() -> dict[str, str]:
@@ -31,10 +30,13 @@ def describe_run(run: Run) -> dict:
     }
 
 
-def describe_sampling(run: Run, settings: SampleConfig) -> dict:
-    """How the images were drawn."""
-    drawn = dataclasses.asdict(settings)
-    return drawn | {"steps": settings.steps or run.config.diffusion.timesteps}
+def describe_source(source: Source) -> dict:
+    """Which weights drew the images, and how."""
+    facts = source.facts()
+    if len(source.runs) == 1:
+        return describe_run(source.runs[0]) | facts
+    stages = [describe_run(run) | stage for run, stage in zip(source.runs, facts["stages"], strict=True)]
+    return facts | {"stages": stages}
 
 
 def digest(*parts: object) -> str:

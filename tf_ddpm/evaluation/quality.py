@@ -19,7 +19,7 @@ from tf_ddpm.runtime.chunks import CHUNK, in_chunks
 from tf_ddpm.runtime.collectives import agree, all_gather, over_replicas
 from tf_ddpm.runtime.paths import home_expanded
 from tf_ddpm.sampling import image_files
-from tf_ddpm.sampling.run import Run
+from tf_ddpm.sampling.source import Source
 
 METRICS = ("fid", "kid", "pr", "memorisation")
 _VERSION = 1  # of how the metrics are computed
@@ -101,24 +101,24 @@ def array_features(images: np.ndarray, network: FeatureNetwork, cache_dir: str, 
     )
 
 
-def run_features(
-    run: Run, network: FeatureNetwork, folder: Path, count: int, seed: int, label: int | None, rounded: bool
+def source_features(
+    source: Source, network: FeatureNetwork, folder: Path, count: int, seed: int, label: int | None, rounded: bool
 ) -> FeatureSet:
-    """`count` images drawn by `run` with the seeds `seed`, `seed` + 1, ..., kept in `folder` chunk by chunk."""
-    _check((count, *run.image_shape))
-    settings = run.config.sample
+    """`count` images of `source` with the seeds `seed`, `seed` + 1, ..., kept in `folder` chunk by chunk."""
+    _check((count, *source.image_shape))
     about = {
-        **provenance.describe_run(run),
-        **provenance.describe_sampling(run, settings),
+        **provenance.describe_source(source),
         "first_seed": seed,
-        "label": "in turn" if label is None and run.config.model.classes else label,
+        "label": "in turn" if label is None and source.classes else label,
         "rounding": "uint8" if rounded else "float",
     }
-    weights = provenance.digest(*(np.asarray(weight) for weight in run.network.get_weights()))
+    weights = provenance.digest(*(np.asarray(part) for run in source.runs for part in run.network.get_weights()))
     key = provenance.digest(about, weights, network.sha256, CHUNK, _VERSION, provenance.versions())
 
     def draw(start: int, stop: int) -> dict[str, np.ndarray]:
-        images = run.sample(range(seed + start, seed + stop), label, rounded)
+        seeds = np.arange(seed + start, seed + stop)
+        batches = source.batches(seeds, source.labels(seeds, label), rounded=rounded)
+        images = np.concatenate([batch for batch, _ in batches])
         return {"images": images, "features": network(images)}
 
     rows, seconds = in_chunks(folder / key[:32], count, draw, "drawing", network.all_have)

@@ -14,6 +14,7 @@ from tf_ddpm.evaluation.quality import FeatureNetwork
 from tf_ddpm.runs import checkpoint_files
 from tf_ddpm.runtime import cluster, devices
 from tf_ddpm.sampling.run import open_run
+from tf_ddpm.sampling.source import RunSource
 
 _NAMES = ("sampling_steps", "checkpoint")
 
@@ -40,7 +41,8 @@ def sweep(wanted: EvaluationRequest, config: Config, run_dir: str, words: str) -
     for point, changed in zip(points, configs, strict=True):
         run = open_run(run_dir, changed, strategy, point if name == "checkpoint" else None)
         run.agree(dataclasses.replace(wanted, inception=None), words)
-        drawn = evaluate.drawn(dataclasses.replace(wanted, metrics=metrics), run, run_dir, network, real)
+        source = RunSource(run, changed.sample)
+        drawn = evaluate.drawn(dataclasses.replace(wanted, metrics=metrics), source, run_dir, network, real)
         quality.check_shapes(metrics, drawn, real)
         rows[point] = quality.measure(metrics, drawn, real, network.sha256)
         evaluate.write(path, {str(key): row for key, row in rows.items()})

@@ -146,7 +146,9 @@ def check(pipeline: PipelineConfig) -> None:
     """
     first, *others = pipeline.stages
     if first.config.model.enlarges:
-        raise UserError(f"{first.run_dir} enlarges images; the first run of a pipeline draws them (model.condition=none)")
+        raise UserError(
+            f"{first.run_dir} enlarges images; the first run of a pipeline draws them (model.condition=none)"
+        )
     if not others:
         raise UserError(f"pipeline={first.run_dir}: expected at least two runs, BASE,LARGER")
     before = first

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -11,28 +10,31 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tf_ddpm.config import SampleConfig
 from tf_ddpm.errors import UserError
 from tf_ddpm.runtime import atomic_files, cluster, own_files
-from tf_ddpm.sampling import image_files
+from tf_ddpm.sampling import image_files, small_images
 from tf_ddpm.sampling.run import Run
+from tf_ddpm.sampling.source import RunSource, Source
 
 _FRAMES = 30  # of the animation
 _SHOWN = 64  # images in the grid
+_COMPARED = 24  # of them where each stands beside two others
 _ANIMATED = 16  # images in the animation
 _OURS = re.compile(r"(\d{6,}|grid)\.(png|npy)|progress\.gif")
 
 
 def generate(
-    run: Run, out_dir: str | os.PathLike, num_images: int, seed: int, label: int | None = None, **settings
+    run: Run | Source, out_dir: str | os.PathLike, num_images: int, seed: int, label: int | None = None, **settings
 ) -> Path:
     """Draws images with the seeds seed, seed+1, ... and writes them into `out_dir`.
 
     Files: `000000.png`, ...; `grid.png` of the first 64 (whole rows of classes); `progress.gif` of the first 16, the
     predicted image along the chain; `manifest.json`. They are written aside and moved into place together; files of
-    an earlier generation in the same folder, which its manifest names, are removed.
+    an earlier generation in the same folder, which its manifest names, are removed. Of a run that enlarges, the grid
+    has each image as the run was shown it, as it was drawn, and as it really is, side by side.
 
     Args:
+      run: or another source, which has its settings already.
       label: the class of all images, -1 for no class; None: every class in turn.
       settings: changes to the run's `config.SampleConfig`; None leaves a setting as it is.
 
@@ -43,13 +45,13 @@ def generate(
       UserError: for a label or setting out of range, or a folder that cannot be written or holds files of these names
         that no earlier generation wrote.
     """
-    sample, out_dir = run.settings(**settings), Path(out_dir)
+    source = RunSource(run, run.settings(**settings)) if isinstance(run, Run) else run
+    out_dir, seeds = Path(out_dir), np.arange(seed, seed + num_images, dtype=np.int64)
+    labels, classes = source.labels(seeds, label), source.classes
     if not cluster.this_worker().is_chief:  # this worker draws its share, and the chief writes
-        for _ in run.batches(*_seeds_and_labels(run, num_images, seed, label), sample, _FRAMES):
+        for _ in source.batches(seeds, labels, _FRAMES):
             pass
         return out_dir
-    seeds, labels = _seeds_and_labels(run, num_images, seed, label)
-    classes = run.config.model.classes
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         earlier = _earlier_files(out_dir)
@@ -57,16 +59,14 @@ def generate(
         with atomic_files.staging_directory(out_dir) as folder:
             aside = folder / "samples"
             aside.mkdir()
-            _write(run, sample, seeds, labels, image_files.class_columns(classes) if label is None else None, aside)
+            _write(source, seeds, labels, image_files.class_columns(classes) if label is None else None, aside)
             manifest = {
                 "made_by": own_files.MADE_BY,
                 "files": sorted(os.listdir(aside)),
                 "seeds": {"first": seed, "count": num_images},
-                **({"labels": labels.tolist(), "label_names": list(run.label_names)} if classes else {}),
-                **dataclasses.asdict(sample),
-                "steps": sample.steps or run.config.diffusion.timesteps,
-                "checkpoint_step": run.checkpoint_step,
-                "image_shape": run.image_shape,
+                **({"labels": labels.tolist(), "label_names": list(source.label_names)} if classes else {}),
+                **source.facts(),
+                "image_shape": source.image_shape,
             }
             (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
             _publish(aside, out_dir, manifest["files"])
@@ -75,20 +75,13 @@ def generate(
     return next(out_dir / name for name in manifest["files"] if name.startswith("grid."))
 
 
-def _seeds_and_labels(run: Run, count: int, seed: int, label: int | None) -> tuple[np.ndarray, np.ndarray]:
-    seeds = np.arange(seed, seed + count, dtype=np.int64)
-    return seeds, run.labels(seeds, label)
-
-
-def _write(
-    run: Run, sample: SampleConfig, seeds: np.ndarray, labels: np.ndarray, columns: int | None, folder: Path
-) -> None:
+def _write(source: Source, seeds: np.ndarray, labels: np.ndarray, columns: int | None, folder: Path) -> None:
     """Writes all but the manifest."""
     count = 0
     shown: list[np.ndarray] = []
     frames: list[np.ndarray] = []
-    bar = tqdm(total=len(seeds), unit="image", disable=True if len(seeds) <= sample.batch_size else None)
-    for images, batch_frames in run.batches(seeds, labels, sample, _FRAMES):
+    bar = tqdm(total=len(seeds), unit="image", disable=True if len(seeds) <= source.batch_size else None)
+    for images, batch_frames in source.batches(seeds, labels, _FRAMES):
         frames += [] if batch_frames is None else [batch_frames]
         shown += [images] if count < _SHOWN else []
         for image in images:
@@ -96,15 +89,23 @@ def _write(
             count += 1
         bar.update(len(images))
     bar.close()
-    first = np.concatenate(shown)[: _SHOWN // (columns or 1) * (columns or 1)]  # full rows of classes
-    image_files.save_image(image_files.grid(first, columns), folder / "grid")
-    channels = run.image_shape[-1]
+    image_files.save_image(_grid(source, seeds, np.concatenate(shown), columns), folder / "grid")
+    channels = source.image_shape[-1]
     if channels not in image_files.PNG_CHANNELS:
         print(f"PNG has no form for {channels} channels: the images are saved as .npy, without animation")
         return
     # The last frame is the image itself.
     moments = [image_files.grid(frame) for frame in np.swapaxes(frames[0][:_ANIMATED], 0, 1)]
     image_files.save_gif(moments, folder / "progress.gif")
+
+
+def _grid(source: Source, seeds: np.ndarray, drawn: np.ndarray, columns: int | None) -> np.ndarray:
+    small = source.small
+    if small is None:
+        return image_files.grid(drawn[: _SHOWN // (columns or 1) * (columns or 1)], columns)  # full rows of classes
+    first = seeds[: min(len(drawn), _COMPARED)]
+    shown = small_images.enlarged(small.low_res(first), source.runs[0].config.model.factor)
+    return image_files.grid(image_files.side_by_side(shown, drawn[: len(first)], small.real(first)))
 
 
 def _earlier_files(out_dir: Path) -> list[str]:

@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from tf_ddpm.runs.pipelines import PipelineConfig
 from tf_ddpm.sampling.run import Run, open_run
-from tf_ddpm.sampling.source import Batches
+from tf_ddpm.sampling.source import Batches, Source
 
 
-class Pipeline:
+class Pipeline(Source):
     """A `Source` whose images several runs draw: the first from noise, each further one from the images before.
 
     An image of each stage depends on its seed alone; the stages draw other numbers for the same seed
@@ -29,8 +29,14 @@ class Pipeline:
         self.runs, self.rounded, self.name = tuple(runs), rounded, name
         self.image_shape, self.batch_size = runs[-1].image_shape, runs[0].config.sample.batch_size
         knowing = next((run for run in runs if run.config.model.classes), runs[0])
+        self.small = None
         self._knowing, self.label_names = knowing, knowing.label_names
         self.classes = knowing.config.model.classes
+
+    @property
+    def steps(self) -> str:
+        """The steps of the stages' checkpoints, in words."""
+        return ", ".join(str(run.checkpoint_step) for run in self.runs)
 
     def labels(self, seeds: np.ndarray, label: int | str | Sequence[int] | None) -> np.ndarray:
         """See `Source`: of the stages that know labels."""
@@ -40,21 +46,18 @@ class Pipeline:
         """See `Source`; the frames are of the last stage's chain."""
         for start in range(0, len(seeds), self.batch_size):
             part = slice(start, start + self.batch_size)
-            images, frames = None, None
-            for run in self.runs:
-                last = run is self.runs[-1]
-                drawn = list(
-                    run.batches(
-                        seeds[part],
-                        labels[part],
-                        run.config.sample,
-                        num_frames if last and start == 0 else 0,
-                        rounded if last else self.rounded,
-                        images,
-                    )
-                )
-                images, frames = np.concatenate([image for image, _ in drawn]), drawn[0][1]
-            yield images, frames
+            yield self._drawn(seeds[part], labels[part], 0 if start else num_frames, rounded)
+
+    def _drawn(
+        self, seeds: np.ndarray, labels: np.ndarray, num_frames: int, rounded: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        *before, last = self.runs
+        small = None
+        for run in before:
+            batches = run.batches(seeds, labels, run.config.sample, rounded=self.rounded, low_res=small)
+            small = np.concatenate([images for images, _ in batches])
+        found = list(last.batches(seeds, labels, last.config.sample, num_frames, rounded, small))
+        return np.concatenate([images for images, _ in found]), found[0][1]
 
     def facts(self) -> dict[str, Any]:
         """See `Source`."""

@@ -19,6 +19,7 @@ from tf_ddpm.diffusion.denoiser import Denoiser
 from tf_ddpm.diffusion.levels import Levels
 from tf_ddpm.errors import UserError
 from tf_ddpm.networks import averaging
+from tf_ddpm.networks.backbone import Condition
 from tf_ddpm.networks.unet import UNet
 from tf_ddpm.runs import checkpoints, configuration, kept_labels
 from tf_ddpm.runtime import cluster, devices
@@ -73,10 +74,18 @@ class Run:
         return self.config.data.image_shape
 
     def bound_denoiser(
-        self, label: tf.Tensor | None, guidance: tf.Tensor | None = None, levels: Levels | None = None
+        self,
+        label: tf.Tensor | None,
+        guidance: tf.Tensor | None = None,
+        levels: Levels | None = None,
+        shown: Condition | None = None,
     ) -> Denoiser:
-        """The denoiser of the equations, under a label int32 [B] where the run has classes: see `build.denoiser`."""
-        condition = {"label": label} if self.config.model.classes else {}
+        """The denoiser of the equations, under a label int32 [B] where the run has classes: see `build.denoiser`.
+
+        Args:
+          shown: of a run that enlarges, from `drawing.low_res_condition`.
+        """
+        condition = ({"label": label} if self.config.model.classes else {}) | dict(shown or {})
         return build.denoiser(self.config.diffusion, self.network, condition, guidance, levels)
 
     @property

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -32,6 +34,11 @@ class SmallImages:
     def labels(self, seeds: np.ndarray) -> np.ndarray:
         """Their labels int32 [N]."""
         return self._pictures.labels[self._index(seeds)]
+
+    def facts(self) -> dict[str, Any]:
+        """Which pictures they are."""
+        digest = hashlib.sha256(repr(self._pictures.fingerprint()).encode()).hexdigest()
+        return {"pictures": len(self._pictures), "sha256": digest, "factor": self._factor}
 
     def _index(self, seeds: np.ndarray) -> np.ndarray:
         return self._order[seeds % len(self._pictures)]

@@ -20,8 +20,10 @@ class Source(Protocol):
     """Images, one for each seed, whatever the batches in which they are drawn.
 
     Attributes:
-      image_shape: (H, W, C). classes: how many labels are told apart; 0: none. label_names: by label; empty: not known.
+      image_shape: (H, W, C).
+      classes: how many labels are told apart; 0: none. label_names: by label; empty: not known.
       runs: which draw one after the other. batch_size: images drawn at once.
+      small: what a run that enlarges is given; None: the images are drawn from noise alone.
     """
 
     image_shape: tuple[int, int, int]
@@ -29,6 +31,7 @@ class Source(Protocol):
     label_names: tuple[str, ...]
     runs: tuple[Run, ...]
     batch_size: int
+    small: SmallImages | None
 
     def labels(self, seeds: np.ndarray, label: int | str | Sequence[int] | None) -> np.ndarray:
         """The label int32 [N] of each of the `seeds`: see `Run.labels`."""
@@ -40,7 +43,7 @@ class Source(Protocol):
         """How they are drawn."""
 
 
-class RunSource:
+class RunSource(Source):
     """A run with its settings; one that enlarges is given the pictures of its data, made smaller."""
 
     def __init__(self, run: Run, settings: SampleConfig, small: SmallImages | None = None):
@@ -66,4 +69,5 @@ class RunSource:
         """See `Source`."""
         run, settings = self.runs[0], self._settings
         steps = settings.steps or run.config.diffusion.timesteps
-        return {**dataclasses.asdict(settings), "steps": steps, "checkpoint_step": run.checkpoint_step}
+        facts = {**dataclasses.asdict(settings), "steps": steps, "checkpoint_step": run.checkpoint_step}
+        return facts | ({} if self.small is None else {"enlarges": self.small.facts()})
