@@ -23,7 +23,7 @@ class TracedNetwork(Backbone):
         def traced(function: object, *signature: object) -> tf.types.experimental.PolymorphicFunction:
             return tf.function(function, input_signature=signature, autograph=False)
 
-        self._network = network
+        self._network, self.out_channels = network, network.out_channels
         self.conditions, self.image_conditions = network.conditions, network.image_conditions
         self._embed_time = traced(network.embed_time, tf.TensorSpec([None]))
         self._modulation = traced(network.modulation, width(self._embed_time), condition)

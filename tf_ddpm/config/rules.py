@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from tf_ddpm.config.schema import Config, DataConfig, DiffusionConfig, ModelConfig
 from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import UserError
@@ -124,7 +122,7 @@ def _check_enlarging(config: Config) -> None:
         return
     if model.factor == 3:
         raise UserError("model.factor=3: expected 2 or 4")
-    step = math.lcm(model.factor, 2 ** (len(model.level_widths) - 1))
+    step = model.phase
     sides = {"data.image_size": config.data.image_size or (), "train.crop": (train.crop,) if train.crop else ()}
     for key, found in sides.items():
         if any(side % step for side in found):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any, Literal
 
 from tf_ddpm.diffusion.sampler_facts import SAMPLERS
@@ -97,6 +98,11 @@ class ModelConfig:
     def enlarges(self) -> bool:
         """Whether the network is shown a smaller image, which it enlarges."""
         return self.condition == "low_res"
+
+    @property
+    def phase(self) -> int:
+        """What the sides of its images are multiples of."""
+        return math.lcm(self.factor if self.enlarges else 1, 2 ** (len(self.level_widths) - 1))
 
     @property
     def level_widths(self) -> tuple[int, ...]:

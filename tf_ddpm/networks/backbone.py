@@ -17,10 +17,12 @@ class Backbone(Protocol):
 
     Attributes:
       conditions: the names of the conditions that it is told of, a number for each image; all have to be given.
+      out_channels: of the output.
       image_conditions: the names of those that are images as large as x, whose channels stand behind those of x.
     """
 
     conditions: tuple[str, ...]
+    out_channels: int
     image_conditions: tuple[str, ...]
 
     def embed_time(self, time: tf.Tensor) -> tf.Tensor:
