@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tf_ddpm.sampling.run import Run
 
 _SEEDS = (0, 1)
 _ROUNDING = {"float32": 1e-4, "bfloat16": 0.1}  # of the largest value, in one call of the network
-_MARGIN = 1.25  # of memory, for what the CPU library keeps
+MARGIN = 1.25  # of memory, for what the CPU library keeps
 
 
 def compare(run: Run, model: Path, aside: Path, plan: Plan, max_batch: int) -> int:
@@ -40,13 +41,13 @@ def compare(run: Run, model: Path, aside: Path, plan: Plan, max_batch: int) -> i
       UserError: where the model does not load, or answers differently from the run.
     """
     requests = _requests(run)
-    answers = _asked(model, aside, requests)
+    answers = asked(model, aside, requests, "denoise")
     known = requests["denoise"]
     _check_call(run, known["x_t"], known["t"], known.get("label"), answers["denoise/eps"])  # (guidance 1: as trained)
     _check_images(run, plan, answers["serving_default/image"])
     one_row, each_more = answers["memory"]
     batches = sum(lane.threads for lane in joining.LANES)
-    return int(one_row + _MARGIN * batches * max_batch * each_more)
+    return int(one_row + MARGIN * batches * max_batch * each_more)
 
 
 def _requests(run: Run) -> dict[str, dict[str, np.ndarray]]:
@@ -62,12 +63,14 @@ def _requests(run: Run) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def _asked(model: Path, aside: Path, requests: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The answers, `signature/output` -> array, and `memory`: see `verify`."""
+def asked(
+    model: Path, aside: Path, requests: dict[str, dict[str, np.ndarray]], measured: str
+) -> dict[str, np.ndarray]:
+    """The answers, `signature/output` -> array, and `memory` of the signature `measured`: see `verify`."""
     inputs, outputs = aside / "inputs.npz", aside / "outputs.npz"
     arrays: dict[str, Any] = {f"{name}/{key}": a for name, request in requests.items() for key, a in request.items()}
     np.savez(inputs, **arrays)
-    command = [sys.executable, verify.__file__, str(model), str(inputs), str(outputs)]
+    command = [sys.executable, verify.__file__, str(model), str(inputs), str(outputs), measured]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     env["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # this process holds memory of the same GPU
     done = subprocess.run(command, cwd=aside, env=env, capture_output=True, text=True)
@@ -91,15 +94,30 @@ def _check_call(run: Run, x_t: np.ndarray, t: np.ndarray, label: np.ndarray | No
 
 
 def _check_images(run: Run, plan: Plan, served: np.ndarray) -> None:
-    """Whether the images agree, within what the precision alone changes in them."""
     settings = {**dataclasses.asdict(plan.sample), "guidance": run.config.sample.guidance}
-    live = run.sample(_SEEDS, **settings).astype(int)
-    if np.abs(served - live).max() <= 1:
+    other = other_precision(run)
+    elsewhere = lambda: Run(run.config, build.recast(run.network, other), run.checkpoint_step)  # noqa: E731
+    check_images(served, run.sample(_SEEDS, **settings), lambda: elsewhere().sample(_SEEDS, **settings), other)
+
+
+def other_precision(run: Run) -> str:
+    """What `check_images` compares with."""
+    return "float32" if run.config.sample.precision == "bfloat16" else "bfloat16"
+
+
+def check_images(served: np.ndarray, live: np.ndarray, elsewhere: Callable[[], np.ndarray], other: str) -> None:
+    """Whether served images are those of the run, within what the precision alone changes in them.
+
+    Args:
+      elsewhere: draws them in the `other` precision, if that is needed.
+
+    Raises:
+      UserError: where they are not.
+    """
+    if np.abs(served.astype(int) - live).max() <= 1:
         return
-    other = "float32" if run.config.sample.precision == "bfloat16" else "bfloat16"
-    elsewhere = Run(run.config, build.recast(run.network, other), run.checkpoint_step).sample(_SEEDS, **settings)
-    root_mean_square = lambda difference: float(np.sqrt(np.mean(np.square(difference))))  # noqa: E731
-    apart, spread = root_mean_square(served - live), root_mean_square(elsewhere - live)
+    root_mean_square = lambda one: float(np.sqrt(np.mean(np.square(one.astype(float) - live))))  # noqa: E731
+    apart, spread = root_mean_square(served), root_mean_square(elsewhere())
     if apart > 2.0 * spread:
         raise UserError(
             f"the exported model draws other images than the run: {apart:.1f} grey levels apart (root mean square), "

@@ -64,6 +64,9 @@ def allowed_batch_sizes(max_batch: int) -> list[int]:
     return [*sizes, max_batch]
 
 
+FREE = Lane("free", 1, None, 16)  # of requests whose images have sizes of their own, one after the other
+
+
 def joined(
     compute: Callable[[Tensors], Tensors],
     specs: Sequence[tf.TensorSpec],
@@ -108,3 +111,38 @@ def joined(
         return {name: tf.ensure_shape(output, body.output_shapes[name]) for name, output in outputs.items()}
 
     return join
+
+
+def apart(
+    compute: Callable[[Tensors], Tensors],
+    specs: Sequence[tf.TensorSpec],
+    lane: Lane,
+    model: str,
+    queue: str,
+    outputs: dict[str, tf.TensorSpec],
+) -> Callable[[Tensors], Tensors]:
+    """`compute` of one request after the other, as many at once as the lane has threads.
+
+    To the scheduler a request is a single row: what it holds, packed. So rows of other sizes are never put together,
+    and a request that fails fails alone.
+
+    Args:
+      outputs: what `compute` gives. Everything else: see `joined`.
+    """
+    packed = [tf.TensorSpec([1], tf.string, name=spec.name) for spec in specs]
+
+    def of_packed(inputs: Tensors) -> Tensors:
+        unpacked = {str(spec.name): _unpacked(inputs[str(spec.name)], spec) for spec in specs}
+        return {name: tf.io.serialize_tensor(value)[tf.newaxis] for name, value in compute(unpacked).items()}
+
+    draw = joined(of_packed, packed, lane, model, queue, rows=1)
+
+    def join(inputs: Tensors) -> Tensors:
+        answers = draw({name: tf.io.serialize_tensor(value)[tf.newaxis] for name, value in inputs.items()})
+        return {name: _unpacked(answers[name], spec) for name, spec in outputs.items()}
+
+    return join
+
+
+def _unpacked(value: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+    return tf.ensure_shape(tf.io.parse_tensor(value[0], spec.dtype), spec.shape)

@@ -6,6 +6,24 @@ import dataclasses
 
 import tensorflow as tf
 
+from export import encoded
+from export.assertions import require
+from tf_ddpm.errors import required
+
+
+@dataclasses.dataclass(frozen=True)
+class Enlarging:
+    """What may be enlarged: images of any size.
+
+    Args:
+      factor: how many times. augmentation: the most noise that the network knows on them.
+      max_pixels: of all enlarged images of a request together.
+    """
+
+    factor: int
+    augmentation: int
+    max_pixels: int
+
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -14,6 +32,7 @@ class Limits:
     Args:
       max_batch: rows of a request, and of the requests that are joined.
       image_shape: (H, W, C). timesteps: T. classes: labels that are known, -1 apart. null_class: whether -1 is one.
+      enlarging: where images are enlarged; `image` is one of any size then.
     """
 
     max_batch: int
@@ -21,14 +40,18 @@ class Limits:
     timesteps: int
     classes: int
     null_class: bool
+    enlarging: Enlarging | None = None
 
     @classmethod
     def of_info(cls, info: dict) -> Limits:
         """Those of an export, from its model_info.json."""
+        shape, most = tuple(info["image_shape"]), info["limits"]["max_batch"]
+        if "stages" in info:
+            enlarging = Enlarging(**info["enlarging"])
+            return cls(most, shape, 1, info["labels"], info["null_class"], enlarging)
         config = info["config"]
         model, timesteps = config["model"], config["diffusion"]["timesteps"]
-        shape = tuple(info["image_shape"])
-        return cls(info["limits"]["max_batch"], shape, timesteps, model["classes"], model["null_class"])
+        return cls(most, shape, timesteps, model["classes"], model["null_class"])
 
     def specs(self) -> dict[str, tf.TensorSpec]:
         """Every input that a signature may have, by name."""
@@ -44,6 +67,10 @@ class Limits:
             "image": tf.TensorSpec([None, *shape], tf.uint8),
             "mask": tf.TensorSpec([None, *shape[:2], 1], tf.uint8),
         }
+        if self.enlarging is not None:
+            specs["image"] = tf.TensorSpec([None, None, None, shape[-1]], tf.uint8)
+            specs["encoded"] = tf.TensorSpec([None], tf.string)
+            specs["augmentation"] = tf.TensorSpec([None], tf.float32)
         if self.classes:
             specs["label"] = tf.TensorSpec([None], tf.int32)
         if self.null_class:
@@ -53,6 +80,8 @@ class Limits:
     def ranges(self) -> dict[str, tuple[int, int]]:
         """The least and the largest value of the inputs that have them, by name."""
         ranges = {"t": (0, self.timesteps - 1), "mix": (0, 1), "strength": (0, 1)}
+        if self.enlarging is not None:
+            ranges["augmentation"] = (0, self.enlarging.augmentation)
         return ranges | ({"label": (-1 if self.null_class else 0, self.classes - 1)} if self.classes else {})
 
     def checked(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -64,20 +93,38 @@ class Limits:
         for name, value in inputs.items():
             shape, row = _shape_as_sent(value), specs[name].shape[1:]
             rows.append(tf.reduce_prod(shape[:1]))
-            same = tf.raw_ops.Equal(x=shape[1:], y=tf.constant(list(row), tf.int32), incompatible_shape_error=False)
+            known = tf.constant([-1 if side is None else side for side in row], tf.int32)
+            same = tf.raw_ops.Equal(x=shape[1:], y=known, incompatible_shape_error=False)
+            if None in row:  # any size but none
+                same = tf.equal(tf.size(shape), 1 + len(row)) & (
+                    same | (tf.equal(known, -1) & (tf.reduce_min(shape) > 0))
+                )
             fits.append(tf.equal(tf.size(shape), 1 + len(row)) & tf.reduce_all(same))
-            text = f"{name}: expected the shape [{', '.join(['B', *map(str, row)])}], got"
-            shapes.append(_require(fits[-1], text, shape))
+            words = ["B", *(letter if side is None else str(side) for letter, side in zip("hwc", row, strict=False))]
+            text = f"{name}: expected the shape [{', '.join(words)}], got"
+            shapes.append(require(fits[-1], text, shape))
         rows, fit = tf.stack(rows), tf.reduce_all(fits)
         even = tf.reduce_all(tf.equal(rows, rows[0]))
-        shapes.append(_require(~fit | even, "batch: expected as many rows of each input, got", list(inputs), rows))
+        shapes.append(require(~fit | even, "batch: expected as many rows of each input, got", list(inputs), rows))
         legal = (rows[0] >= 1) & (rows[0] <= self.max_batch)
-        shapes.append(_require(~fit | ~even | legal, f"batch: expected 1 to {self.max_batch} rows, got", rows[0]))
+        shapes.append(require(~fit | ~even | legal, f"batch: expected 1 to {self.max_batch} rows, got", rows[0]))
         with tf.control_dependencies(shapes):
             sent = {name: tf.identity(value) for name, value in inputs.items()}
         checks = [self._value(name, value) for name, value in sent.items()]
+        if self.enlarging is not None and "image" in sent:
+            pixels = tf.reduce_prod(tf.shape(sent["image"], tf.int64)[:3])
+            text = f"image: expected at most {self.most_pixels} pixels in a request, got"
+            checks.append(require(pixels <= self.most_pixels, text, pixels))
+        if "encoded" in sent:
+            checks += encoded.checked(sent["encoded"], self.most_pixels)
         with tf.control_dependencies([check for check in checks if check is not None]):
             return {name: tf.ensure_shape(tf.identity(value), specs[name].shape) for name, value in sent.items()}
+
+    @property
+    def most_pixels(self) -> int:
+        """Of all images together that a request may have enlarged."""
+        enlarging = required(self.enlarging, "enlarging")
+        return enlarging.max_pixels // enlarging.factor**2
 
     def _value(self, name: str, value: tf.Tensor) -> tf.Operation | None:
         value = tf.reshape(value, [-1])
@@ -85,10 +132,10 @@ class Limits:
             low, high = self.ranges()[name]
             legal = (value >= low) & (value <= high)  # (never true of what is no number)
             words = " (-1: no class)" if name == "label" and self.null_class else ""
-            return _require(tf.reduce_all(legal), f"{name}: expected {low} to {high}{words}, got", value[~legal])
+            return require(tf.reduce_all(legal), f"{name}: expected {low} to {high}{words}, got", value[~legal])
         if value.dtype.is_floating:
             finite = tf.math.is_finite(value)
-            return _require(tf.reduce_all(finite), f"{name}: expected finite numbers, got", value[~finite])
+            return require(tf.reduce_all(finite), f"{name}: expected finite numbers, got", value[~finite])
         return None
 
 
@@ -99,8 +146,3 @@ def _shape_as_sent(value: tf.Tensor) -> tf.Tensor:
     """
     shape = tf.io.parse_tensor(tf.io.serialize_tensor(tf.shape(value)), tf.int32)
     return tf.reshape(shape, [-1])
-
-
-def _require(condition: tf.Tensor, message: str, *values: object) -> tf.Operation:
-    # (`tf.debugging.Assert` puts a condition around it, which costs more than all that is checked.)
-    return tf.raw_ops.Assert(condition=condition, data=[message, *values], summarize=8)

@@ -5,18 +5,66 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from export import joining
 from export.bundle import MODEL_NAME
-from export.signatures import ServingModule
+from export.endpoints import Endpoints
 from tf_ddpm import config as config_lib
-from tf_ddpm.config.plans import Plan
+from tf_ddpm.config.plans import Plan, StagedPlan
+from tf_ddpm.errors import required
 from tf_ddpm.sampling.run import Run
 
 
-def model_info(run: Run, module: ServingModule, plans: tuple[Plan, ...], warm: list[str]) -> dict:
-    """What `model_info.json` says. `warm`: the signatures that the warm-up asks."""
+def of_run(run: Run, module: Endpoints, plans: tuple[Plan, ...], warm: list[str]) -> dict:
+    """What `model_info.json` says of a run. `warm`: the signatures that the warm-up asks."""
+    return _common(module, plans, warm, run.label_names) | {
+        "precision": run.config.sample.precision,
+        "weights": run.config.sample.weights,
+        "checkpoint_step": run.checkpoint_step,
+        "parameters": run.network.count_params(),
+        "git_commit": _git_commit(),
+        "config": _config(run),
+    }
+
+
+def of_cascade(
+    runs: Sequence[Run],
+    rounded: bool,
+    module: Endpoints,
+    plans: tuple[StagedPlan, ...],
+    warm: list[str],
+    label_names: Sequence[str],
+) -> dict:
+    """What `model_info.json` says of a pipeline, or of a run that enlarges."""
+    stages = [
+        {
+            "precision": run.config.sample.precision,
+            "weights": run.config.sample.weights,
+            "augmentation": run.config.sample.augmentation,
+            "image_shape": list(run.image_shape),
+            "checkpoint_step": run.checkpoint_step,
+            "parameters": run.network.count_params(),
+            "config": _config(run),
+        }
+        for run in runs
+    ]
+    enlarging = dataclasses.asdict(required(module.limits.enlarging, "enlarging"))
+    return _common(module, plans, warm, label_names) | {
+        "null_class": module.limits.null_class,
+        "enlarging": enlarging,
+        "rounded_between_stages": rounded,
+        "parameters": sum(run.network.count_params() for run in runs),
+        "git_commit": _git_commit(),
+        "stages": stages,
+    }
+
+
+def _common(
+    module: Endpoints, plans: Sequence[Plan | StagedPlan], warm: list[str], label_names: Sequence[str]
+) -> dict[str, Any]:
     limits = module.limits
     return {
         "model_name": MODEL_NAME,
@@ -25,7 +73,7 @@ def model_info(run: Run, module: ServingModule, plans: tuple[Plan, ...], warm: l
         "plans": {plan.name: plan.facts for plan in plans},
         "image_shape": list(limits.image_shape),
         "labels": limits.classes,
-        "label_names": list(run.label_names) if limits.classes else [],
+        "label_names": list(label_names) if limits.classes else [],
         "limits": {"max_batch": limits.max_batch, "label": None} | {k: list(v) for k, v in limits.ranges().items()},
         "joining": {
             "lanes": {lane.name: dataclasses.asdict(lane) for lane in module.lanes.values()},
@@ -33,13 +81,11 @@ def model_info(run: Run, module: ServingModule, plans: tuple[Plan, ...], warm: l
             "batch_sizes": joining.allowed_batch_sizes(limits.max_batch),
         },
         "cold": sorted(set(module.endpoints) - set(warm)),
-        "precision": run.config.sample.precision,
-        "weights": run.config.sample.weights,
-        "checkpoint_step": run.checkpoint_step,
-        "parameters": run.network.count_params(),
-        "git_commit": _git_commit(),
-        "config": json.loads(config_lib.to_json(config_lib.portable(run.config))),
     }
+
+
+def _config(run: Run) -> dict:
+    return json.loads(config_lib.to_json(config_lib.portable(run.config)))
 
 
 def _git_commit() -> str | None:

@@ -7,20 +7,26 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from export import bundle, comparison, model_info, warmup
+from export import bundle, cascade_comparison, comparison, model_info, warmup
+from export.cascade import CascadeModule
+from export.endpoints import Endpoints
 from export.signatures import ServingModule
 from tf_ddpm.config import plans as plans_lib
-from tf_ddpm.config.plans import Plan
+from tf_ddpm.config.plans import Plan, StagedPlan
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs import checkpoint_files
 from tf_ddpm.runtime import atomic_files
+from tf_ddpm.sampling.pipeline import Pipeline
 from tf_ddpm.sampling.run import Run
+
+MAX_PIXELS = 512 * 512  # of all enlarged images of a request
 
 
 def export_run(
@@ -29,13 +35,16 @@ def export_run(
     plans: tuple[Plan, ...] | None = None,
     max_batch: int = 64,
     keep_versions: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Path:
     """Writes `export_dir`/<next free integer>, and the files that an operator needs beside it.
 
     Args:
-      plans: from `plans.parse`, with its defaults if None; the first is `serving_default`.
+      plans: from `plans.parse`, with its defaults if None; the first is `serving_default`. Of a run that enlarges,
+        one, with which it does.
       max_batch: the most rows of a request.
       keep_versions: how many versions stay, the newest among them; None: all.
+      max_pixels: of all enlarged images of a request, for a run that enlarges.
 
     Returns:
       The version's folder.
@@ -43,14 +52,78 @@ def export_run(
     Raises:
       UserError: where the folder cannot be written, or the reloaded model answers differently from the run.
     """
+    if run.low_res_shape is not None:
+        own = plans or plans_lib.parse(plans_lib.own(run.config), run.config)
+        staged = tuple(StagedPlan(plan.name, (plan,)) for plan in own)
+        if len(staged) > 1:
+            raise UserError(f"plans: this run enlarges images, with one plan; got {len(staged)}")
+        return _export(_Cascade((run,), True, staged, max_batch, max_pixels), export_dir, keep_versions)
+    plans = plans or plans_lib.parse(None, run.config)
+    return _export(_OneRun(run, plans, max_batch), export_dir, keep_versions)
+
+
+def export_pipeline(
+    pipeline: Pipeline,
+    export_dir: str | os.PathLike,
+    plans: tuple[StagedPlan, ...],
+    max_batch: int = 64,
+    keep_versions: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Path:
+    """`export_run` of runs that draw one after the other.
+
+    Args:
+      plans: from `plans.parse_staged`; the first is `serving_default`.
+    """
+    cascade = _Cascade(pipeline.runs, pipeline.rounded, plans, max_batch, max_pixels)
+    return _export(cascade, export_dir, keep_versions)
+
+
+class _OneRun:
+    """What of an export is that of a run."""
+
+    def __init__(self, run: Run, plans: tuple[Plan, ...], max_batch: int):
+        self._run, self._plans, self._max_batch = run, plans, max_batch
+        self.runs, self.label_names = (run,), run.label_names if run.config.model.classes else ()
+
+    def module(self, seconds: float) -> Endpoints:
+        return ServingModule(self._run, self._plans, self._max_batch, seconds)
+
+    def compare(self, module: Endpoints, model: Path, aside: Path) -> int:
+        return comparison.compare(self._run, model, aside, self._plans[0], self._max_batch)
+
+    def info(self, module: Endpoints, warm: list[str]) -> dict:
+        return model_info.of_run(self._run, module, self._plans, warm)
+
+
+class _Cascade:
+    """What of an export is that of a pipeline, or of a run that enlarges."""
+
+    def __init__(
+        self, runs: Sequence[Run], rounded: bool, plans: tuple[StagedPlan, ...], max_batch: int, max_pixels: int
+    ):
+        self.runs, self._rounded, self._plans = tuple(runs), rounded, plans
+        self._max_batch, self._max_pixels = max_batch, max_pixels
+        self.label_names = next((run.label_names for run in runs if run.config.model.classes), ())
+
+    def module(self, seconds: float) -> CascadeModule:
+        return CascadeModule(self.runs, self._rounded, self._plans, self._max_batch, self._max_pixels, seconds)
+
+    def compare(self, module: CascadeModule, model: Path, aside: Path) -> int:
+        return cascade_comparison.compare(self.runs, self._rounded, module, model, aside, self._plans[0])
+
+    def info(self, module: CascadeModule, warm: list[str]) -> dict:
+        return model_info.of_cascade(self.runs, self._rounded, module, self._plans, warm, self.label_names)
+
+
+def _export(subject: _OneRun | _Cascade, export_dir: str | os.PathLike, keep_versions: int | None) -> Path:
     checkpoint_files.check_name(Path(export_dir).absolute())
-    export_dir, plans = Path(export_dir).absolute(), plans or plans_lib.parse(None, run.config)
+    export_dir = Path(export_dir).absolute()
     try:
         with atomic_files.staging_directory(export_dir) as aside:  # a name that TF Serving does not look at
-            _save(run, aside / "model", plans, max_batch)
-            memory = comparison.compare(run, aside / "model", aside, plans[0], max_batch)
-            names = run.label_names if run.config.model.classes else ()
-            for line in bundle.publish(export_dir, bundle.texts(memory, names)):
+            module = _save(subject, aside / "model")
+            memory = subject.compare(module, aside / "model", aside)
+            for line in bundle.publish(export_dir, bundle.texts(memory, subject.label_names)):
                 print(line, file=sys.stderr)
             version = _publish(aside / "model", export_dir)
     except (OSError, tf.errors.OpError) as error:
@@ -62,17 +135,18 @@ def export_run(
     return version
 
 
-def _save(run: Run, target: Path, plans: tuple[Plan, ...], max_batch: int) -> None:
-    seconds = _seconds_of_a_call(run)
-    module = ServingModule(run, plans, max_batch, seconds)
+def _save(subject: _OneRun | _Cascade, target: Path) -> Any:
+    seconds = max(_seconds_of_a_call(run) for run in subject.runs)
+    module = subject.module(seconds)
     tf.saved_model.save(module, str(target), signatures=module.endpoints)
     _share_default(target, module.default)
     extra = target / "assets.extra"
     extra.mkdir()
     chosen = warmup.sizes(module, seconds)
     warmup.write(extra / "tf_serving_warmup_requests", module, chosen)
-    info = model_info.model_info(run, module, plans, [*chosen, module.default])
+    info = subject.info(module, [*chosen, module.default])
     (extra / "model_info.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+    return module
 
 
 def _share_default(target: Path, plan: str) -> None:
@@ -91,11 +165,18 @@ def _share_default(target: Path, plan: str) -> None:
 
 def _seconds_of_a_call(run: Run) -> float:
     """Of the network for one row, once it is warm."""
-    label = [0] if run.config.model.classes else None
+    network, (height, width, _) = run.network, run.image_shape
+    x, none = tf.zeros([1, height, width, network.input_channels]), tf.zeros([1], tf.int32)
+    condition = dict.fromkeys(network.conditions, none)
+
+    @tf.function(autograph=False)
+    def call(x: tf.Tensor) -> tf.Tensor:
+        return network.forward(x, network.modulation(network.embed_time(none), condition))
+
     seconds = []
     for _ in range(10):
         began = time.perf_counter()
-        run.denoiser(np.zeros((1, *run.image_shape), np.float32), [0], label).numpy()
+        call(x).numpy()
         seconds.append(time.perf_counter() - began)
     return min(seconds)
 

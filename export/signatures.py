@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from typing import Any
-
 import tensorflow as tf
 
-from export import joining
+from export import endpoints
+from export.endpoints import Compute, Endpoints, Queue
 from export.joining import Tensors
 from export.limits import Limits
 from export.traced_network import TracedNetwork
 from tf_ddpm import build
-from tf_ddpm import config as config_lib
 from tf_ddpm.config import plans as plans_lib
 from tf_ddpm.config.plans import Plan
 from tf_ddpm.diffusion import samplers
@@ -25,72 +21,34 @@ from tf_ddpm.sampling.run import Run
 
 _FRAMES = 16  # of `progress`
 _REPEATS = 4  # of `inpaint`
-_CLASS = ("label", "guidance")
-
-Compute = Callable[[Tensors], Tensors]
 
 
-class Queue:
-    """What is drawn for the joined rows of a signature.
-
-    Args:
-      calls: of the network, for a row. inputs: their names, but for those of a class.
-    """
-
-    def __init__(self, compute: Compute, calls: int, *inputs: str):
-        self.compute, self.calls, self.inputs = compute, calls, inputs
-
-
-class ServingModule(tf.Module):
+class ServingModule(Endpoints):
     """The EMA network of a run and its sampling plans as TF Serving sees them.
 
-    There is no scalar input, every input and output has the batch as dimension 0, and each row depends on its own
-    inputs alone. A run with classes takes `label` int32 [B] as well, and where it has the null class, `guidance`
-    float32 [B] and label -1. Each request is checked by itself (`limits`); then its rows are drawn together with those
-    of others (`joining`).
+    A run with classes takes `label` int32 [B] as well, and where it has the null class, `guidance` float32 [B] and
+    label -1. Each request is checked by itself (`limits`); then its rows are drawn together with those of others
+    (`joining`).
 
     Args:
-      plans: the first is `serving_default`. max_batch: the most rows of a request.
-      seconds: of a call of the network for one row, in proportion to which requests wait for each other.
+      plans: the first is `serving_default`. max_batch: the most rows of a request. seconds: see `Endpoints`.
     """
 
     def __init__(self, run: Run, plans: tuple[Plan, ...], max_batch: int, seconds: float):
-        super().__init__()
+        known = run.config.model
+        limits = Limits(max_batch, run.image_shape, run.config.diffusion.timesteps, known.classes, known.null_class)
+        super().__init__(limits, plans[0].name)
         self._run, self._codec = run, run.codec
         self._shape = list(run.codec.state_shape(run.image_shape))
         # TensorFlow's own variables and not Keras': of a Keras variable a SavedModel holds two, and the checkpoint
         # fills the other one. Python's loader puts that right; TF Serving's does not, and finds no weights.
         self.network_variables = [weight.value for weight in run.network.weights]
-        known = run.config.model
-        self.limits = Limits(
-            max_batch, run.image_shape, run.config.diffusion.timesteps, known.classes, known.null_class
-        )
-        specs = self.limits.specs()
+        specs = limits.specs()
         condition = {name: specs[name] for name in run.network.conditions}
         self._network = TracedNetwork(run.network, specs["x_t"], condition, run.network.compute_dtype)
         self._latent_plan = plans_lib.of_latents(plans, run.config)
-        self.endpoints: dict[str, Callable] = {}
-        self.inputs: dict[str, list[str]] = {}  # signature -> names of its inputs
-        self.default = plans[0].name  # is `serving_default` too
-        queues = self._queues(plans)
-        self.calls = {name: queue.calls for name, queue in queues.items()}  # signature -> of the network, for a row
-        lanes = joining.lanes(self.calls.values(), seconds)
-        self.lanes = {name: lanes[calls] for name, calls in self.calls.items()}  # signature -> where it is drawn
-        model = _identity(run, plans, max_batch, self.lanes)
-        for name, queue in queues.items():
-            names = [*queue.inputs, *(name for name in _CLASS if name in specs)]
-            join = joining.joined(
-                queue.compute, [specs[name] for name in names], self.lanes[name], model, name, max_batch
-            )
-            self._add(name, names, join)
-            if name == self.default and self._shape[-1] in PNG_CHANNELS:
-                self._add("png", names, self._png(join))
-        tables: list[dict[str, Any]] = [self.inputs, self.calls, self.lanes]
-        for table in tables:
-            table["serving_default"] = table[self.default]
-            if "png" in self.endpoints:
-                table["png"] = table[self.default]
-        self.endpoints["serving_default"] = self.endpoints[self.default]
+        png = self._shape[-1] in PNG_CHANNELS
+        self._publish(self._queues(plans), seconds, png, [*endpoints.of_run(run), plans])
 
     def _queues(self, plans: tuple[Plan, ...]) -> dict[str, Queue]:
         """What is drawn for each signature, but `png` and `serving_default`, which stand in the first plan's queue."""
@@ -110,27 +68,6 @@ class ServingModule(tf.Module):
         """Calls of the network for a row of the plan."""
         sampler = self._sampler(plan)
         return len(sampler.chain) * sampler.calls
-
-    def _add(self, signature: str, names: list[str], compute: Compute) -> None:
-        """A signature of the inputs `names`: checked, then computed; a seed is answered beside its image."""
-        specs = self.limits.specs()
-
-        @tf.function(input_signature=[specs[name] for name in names], autograph=False)
-        def endpoint(*values: tf.Tensor) -> Tensors:
-            inputs = self.limits.checked(dict(zip(names, values, strict=True)))
-            return compute(inputs) | ({"seed": tf.identity(inputs["seed"])} if "seed" in names else {})
-
-        self.endpoints[signature], self.inputs[signature] = endpoint, names
-
-    def _png(self, join: Compute) -> Compute:
-        """The images of a queue, each request's encoded by itself."""
-        string = tf.TensorSpec([], tf.string)
-
-        def compute(inputs: Tensors) -> Tensors:
-            image = join(inputs)["image"]
-            return {"png_bytes": tf.map_fn(tf.io.encode_png, image, fn_output_signature=string)}
-
-        return compute
 
     def _denoiser(self, inputs: Tensors, levels: Levels | None) -> Denoiser:
         """Under the request's condition; see `build.denoiser`."""
@@ -214,11 +151,3 @@ class ServingModule(tf.Module):
             "eps": denoiser.parametrisation.eps(x_t, level, output.prediction),
             "x_0": denoiser.prediction(x_t, level, output).x_0,
         }
-
-
-def _identity(run: Run, plans: tuple[Plan, ...], max_batch: int, lanes: dict[str, joining.Lane]) -> str:
-    """A name for the model that none with other weights, configuration, plans or limits has."""
-    found = hashlib.sha256(repr((config_lib.to_json(run.config), plans, max_batch, lanes)).encode())
-    for weight in run.network.weights:
-        found.update(weight.numpy().tobytes())
-    return found.hexdigest()[:16]

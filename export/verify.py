@@ -1,7 +1,9 @@
-"""Run as a script in a process of its own, with TensorFlow alone: python verify.py VERSION_DIR INPUTS.npz OUTPUTS.npz
+"""Run as a script in a process of its own, with TensorFlow alone:
+
+    python verify.py VERSION_DIR INPUTS.npz OUTPUTS.npz SIGNATURE
 
 Loads the SavedModel and asks signatures: INPUTS holds `signature/input` arrays, OUTPUTS `signature/output` arrays, and
-`memory`: the most bytes that the process held with the requests as they are, and what each more row of `denoise` adds.
+`memory`: the most bytes that the process held with the requests as they are, and what each more row of SIGNATURE adds.
 Neither this project nor Keras can be imported, so that what works here works in TF Serving too.
 """
 
@@ -11,7 +13,7 @@ import sys
 _MORE_ROWS = 8
 
 
-def main(version_dir: str, inputs: str, outputs: str) -> None:
+def main(version_dir: str, inputs: str, outputs: str, measured: str) -> None:
     """Writes the answer of every signature that INPUTS names."""
     for name in ("tf_ddpm", "export", "keras"):
         sys.modules[name] = None  # type: ignore[assignment]  # importing it raises ImportError
@@ -38,12 +40,12 @@ def main(version_dir: str, inputs: str, outputs: str) -> None:
     for signature, arrays in requests.items():
         answers |= ask(signature, arrays)
     held = peak()
-    request = requests["denoise"]
+    request = requests[measured]
     rows = len(next(iter(request.values())))
     try:
-        ask("denoise", {name: np.resize(array, (_MORE_ROWS, *array.shape[1:])) for name, array in request.items()})
+        ask(measured, {name: np.resize(array, (_MORE_ROWS, *array.shape[1:])) for name, array in request.items()})
     except tf.errors.InvalidArgumentError:  # fewer rows are allowed
-        ask("denoise", {name: array[:1] for name, array in request.items()})
+        ask(measured, {name: array[:1] for name, array in request.items()})
     answers["memory"] = np.array([held, max(peak() - held, 0.0) / (_MORE_ROWS - rows)])
     np.savez(outputs, **answers)
 

@@ -9,9 +9,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from export.bundle import MODEL_NAME
-from export.joining import allowed_batch_sizes
+from export.endpoints import Endpoints
+from export.joining import FREE, allowed_batch_sizes
 from export.limits import Limits
-from export.signatures import ServingModule
 
 _EVERY_SIZE = ("serving_default", "denoise")
 _BUDGET = 60.0  # seconds that the warm-up may take: until it is done a new version answers nothing
@@ -22,7 +22,10 @@ def example(limits: Limits, names: list[str], rows: int) -> dict[str, np.ndarray
     inputs = {}
     for name in names:
         spec = limits.specs()[name]
-        shape = [rows, *spec.shape.as_list()[1:]]
+        height, width, _ = limits.image_shape
+        factor = limits.enlarging.factor if limits.enlarging else 1
+        known = [height // factor, width // factor]  # of images of any size
+        shape = [rows, *(side or known[i] for i, side in enumerate(spec.shape.as_list()[1:]))]
         rng = np.random.default_rng([rows, len(name)])
         if name == "guidance":
             value = np.full(shape, 1.5)
@@ -32,6 +35,11 @@ def example(limits: Limits, names: list[str], rows: int) -> dict[str, np.ndarray
             value = rng.integers(0, 256, shape)
         elif name in ("mix", "strength"):
             value = np.linspace(1.0, 0.0, rows)
+        elif name == "augmentation":
+            value = np.zeros(shape)
+        elif name == "encoded":
+            inputs[name] = np.array([_picture(rng, known) for _ in range(rows)], object)
+            continue
         elif spec.dtype.is_floating:
             value = rng.normal(size=shape)
         else:
@@ -40,7 +48,11 @@ def example(limits: Limits, names: list[str], rows: int) -> dict[str, np.ndarray
     return inputs
 
 
-def sizes(module: ServingModule, seconds: float, budget: float = _BUDGET) -> dict[str, list[int]]:
+def _picture(rng: np.random.Generator, size: list[int]) -> bytes:
+    return tf.io.encode_png(rng.integers(0, 256, (*size, 3), np.uint8)).numpy()
+
+
+def sizes(module: Endpoints, seconds: float, budget: float = _BUDGET) -> dict[str, list[int]]:
     """Signature -> the batch sizes that it is warmed up with, within the budget.
 
     Every signature is asked for one row, since the server optimises a graph for each; the usual ones for every size,
@@ -52,7 +64,8 @@ def sizes(module: ServingModule, seconds: float, budget: float = _BUDGET) -> dic
     chosen: dict[str, list[int]] = {}
     wanted = [(module.calls[name], 1, name) for name in module.endpoints if name != module.default]
     rows = allowed_batch_sizes(module.limits.max_batch)[1:]
-    wanted += [(module.calls[name] * size, size, name) for name in _EVERY_SIZE for size in rows]
+    every_size = [name for name in _EVERY_SIZE if name in module.calls and module.lanes[name] != FREE]
+    wanted += [(module.calls[name] * size, size, name) for name in every_size for size in rows]
     for cost, size, name in sorted(wanted):
         if size > 1 and name not in chosen:
             continue
@@ -63,7 +76,7 @@ def sizes(module: ServingModule, seconds: float, budget: float = _BUDGET) -> dic
     return chosen
 
 
-def write(path: Path, module: ServingModule, chosen: dict[str, list[int]]) -> None:
+def write(path: Path, module: Endpoints, chosen: dict[str, list[int]]) -> None:
     """Writes `tf_serving_warmup_requests`, a TFRecord of PredictionLog, with requests of the `chosen` sizes."""
     with tf.io.TFRecordWriter(str(path)) as writer:
         for name, rows in ((name, rows) for name, found in chosen.items() for rows in found):

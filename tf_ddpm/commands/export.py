@@ -6,8 +6,11 @@ from pathlib import Path
 
 from tf_ddpm.commands import flags
 from tf_ddpm.commands.flags import FLAGS
-from tf_ddpm.commands.opening import open_run, wanted_config
+from tf_ddpm.commands.opening import open_run, wanted_config, wanted_pipeline
+from tf_ddpm.config import plans as plans_lib
 from tf_ddpm.errors import UserError
+from tf_ddpm.runs.pipelines import PipelineConfig
+from tf_ddpm.runtime import quiet_tensorflow
 
 _OURS = Path(__file__).parents[2] / "export" / "__init__.py"
 
@@ -28,13 +31,29 @@ def _check_package() -> None:
 def run(run_dir: str) -> None:
     """Writes a version for TF Serving."""
     _check_package()
-    from tf_ddpm.config import plans as plans_lib
-
+    pipeline = wanted_pipeline()
+    if pipeline is not None:
+        _of_pipeline(pipeline)
+        return
     config = wanted_config(run_dir)
-    one = bool(FLAGS.sampler or FLAGS.sampling_steps)
-    plans = plans_lib.parse(plans_lib.own(config) if one and FLAGS.plans is None else FLAGS.plans, config)
+    one = bool(FLAGS.sampler or FLAGS.sampling_steps) or config.model.enlarges
+    words = plans_lib.own(config) if one and FLAGS.plans is None else FLAGS.plans
+    plans = plans_lib.parse(words, config)
     opened = open_run(run_dir, config)
     from export import saved_model
 
     out = flags.out() or os.path.join(run_dir, "serving", "ddpm")
-    print(f"wrote {saved_model.export_run(opened, out, plans, FLAGS.max_batch, FLAGS.keep_versions)}")
+    version = saved_model.export_run(opened, out, plans, FLAGS.max_batch, FLAGS.keep_versions, FLAGS.max_pixels)
+    print(f"wrote {version}")
+
+
+def _of_pipeline(config: PipelineConfig) -> None:
+    plans = plans_lib.parse_staged(FLAGS.plans, config.configs)
+    quiet_tensorflow.import_tensorflow()
+    from export import saved_model
+    from tf_ddpm.sampling.pipeline import open_pipeline
+
+    out = flags.out() or os.path.join(config.directory, "serving", "ddpm")
+    opened = open_pipeline(config)
+    version = saved_model.export_pipeline(opened, out, plans, FLAGS.max_batch, FLAGS.keep_versions, FLAGS.max_pixels)
+    print(f"wrote {version}")

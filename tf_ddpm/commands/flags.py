@@ -162,6 +162,15 @@ ROWS = (
         "for all stages (ddim-10), or stage by stage (ddim-50+dpmpp-10). Default: as each run draws.",
     ),
     Flag("max_batch", int, "export", "The most rows of a request.", 64, 1, 4096),
+    Flag(
+        "max_pixels",
+        int,
+        "export",
+        "The most pixels of all enlarged images of a request, of a run or pipeline that enlarges.",
+        512 * 512,
+        1,
+        2**31 - 1,
+    ),
     Flag("keep_versions", int, "export", "How many versions stay. Default: all.", low=1),
     Flag(
         "metrics",

@@ -45,7 +45,8 @@ def low_res_condition(codec: Codec, factor: int, images: tf.Tensor, level: tf.Te
       noise: of states [B, factor h, factor w, C].
     """
     large = resampling.enlarged(codec.encode(images), factor)
-    return {"low_res": augmentation.noised(large, level, noise(_OF_LOW_RES)), "augmentation": level}
+    shown = augmentation.noised(large, level, noise(_OF_LOW_RES))
+    return {"low_res": shown, "augmentation": tf.cast(level, tf.float32)}
 
 
 def noise_between(one: ImageNoise, other: ImageNoise, mix: tf.Tensor) -> ImageNoise:
