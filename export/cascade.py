@@ -73,7 +73,7 @@ class CascadeModule(Endpoints):
         image = {"image": tf.TensorSpec([None, None, None, channels], tf.uint8)}
         calls, given = _calls(self._runs[-1], last), ("augmentation", "seed")
         queues = {UPSCALE: Queue(self._upscaled(last), calls, "image", *given, alone=image, **alone)}
-        if channels in PNG_CHANNELS:
+        if channels in (1, 3, 4):
             files = {"png_bytes": tf.TensorSpec([None], tf.string)}
             name = f"{UPSCALE}_bytes"
             queues[name] = Queue(self._of_files(last), calls, "encoded", *given, alone=files, **alone)

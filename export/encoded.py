@@ -7,6 +7,7 @@ import tensorflow as tf
 from export.assertions import require
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_GREY = [[0.299], [0.587], [0.114]]  # of red, green and blue (ITU-R BT.601)
 _SHORTEST = 33  # bytes of a PNG's first chunk and what stands before it
 
 
@@ -42,21 +43,30 @@ def checked(files: tf.Tensor, most_pixels: int) -> list[tf.Operation]:
 
 
 def decoded(file: tf.Tensor, channels: int) -> tf.Tensor:
-    """The pixels uint8 [h, w, channels] of a scalar file that was `checked`; transparency becomes white.
+    """The pixels uint8 [h, w, channels] of a scalar file that was `checked`; without alpha, what is clear is white.
+
+    Args:
+      channels: 1, 3 or 4.
 
     A file that is damaged fails with INVALID_ARGUMENT.
     """
-    if channels in (1, 2):
-        return tf.io.decode_image(file, channels=1, expand_animations=False)[..., :channels]
+    # (Asked for the alpha of a PNG that has none, TensorFlow makes one up, and of 4-bit colours a wrong one: 15.)
     pixels = tf.cond(
-        tf.equal(tf.strings.substr(file, 0, 8), _PNG),
+        _has_alpha(file),
         lambda: tf.io.decode_png(file, channels=4),
-        lambda: tf.pad(tf.io.decode_jpeg(file, channels=3), [[0, 0], [0, 0], [0, 1]], constant_values=255),
+        lambda: tf.pad(
+            tf.io.decode_image(file, channels=3, expand_animations=False),
+            [[0, 0], [0, 0], [0, 1]],
+            constant_values=255,
+        ),
     )
     if channels == 4:
         return pixels
     colours, alpha = tf.cast(pixels[..., :3], tf.float32), tf.cast(pixels[..., 3:], tf.float32) / 255.0
-    return tf.cast(tf.round(colours * alpha + 255.0 * (1.0 - alpha)), tf.uint8)
+    on_white = colours * alpha + 255.0 * (1.0 - alpha)
+    if channels == 1:
+        on_white = tf.tensordot(on_white, tf.constant(_GREY, tf.float32), 1)
+    return tf.cast(tf.round(on_white), tf.uint8)
 
 
 def _rows(which: tf.Tensor) -> tf.Tensor:
@@ -67,6 +77,14 @@ def _bytes(files: tf.Tensor, start: int, count: int) -> tf.Tensor:
     """These bytes of each file; nothing of one that is shorter (and where `substr` alone would fail)."""
     long = tf.strings.length(files) >= start + count
     return tf.strings.substr(tf.where(long, files, b"\0" * (start + count)), start, count)
+
+
+def _has_alpha(file: tf.Tensor) -> tf.Tensor:
+    """Whether it is a PNG with a channel of alpha, or with transparent colours."""
+    kind = tf.cast(tf.io.decode_raw(_bytes(file, 25, 1), tf.uint8)[0], tf.int32)
+    before = tf.strings.split(file, "IDAT", maxsplit=1)[0]
+    transparent = tf.size(tf.strings.split(before, "tRNS", maxsplit=1)) > 1
+    return tf.equal(tf.strings.substr(file, 0, 8), _PNG) & (tf.equal(kind, 4) | tf.equal(kind, 6) | transparent)
 
 
 def _is_animated(file: tf.Tensor) -> tf.Tensor:

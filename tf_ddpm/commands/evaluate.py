@@ -46,6 +46,6 @@ def run(run_dir: str) -> None:
         if FLAGS.sweep is None:
             tell(f"wrote {evaluate.evaluate(request, config, None if alone else run_dir, out, pipeline)}")
             return
-        path = sweep.sweep(request, config, run_dir, FLAGS.sweep)
+        path = sweep.sweep(request, config, run_dir, FLAGS.sweep, pipeline)
         if cluster.this_worker().is_chief:
             tell(f"wrote {sweeps.draw(path)}")

@@ -13,7 +13,7 @@ from tf_ddpm.diffusion.sampler_facts import SAMPLERS
 from tf_ddpm.figures import FIGURES
 
 FLAGS = flags.FLAGS
-METRICS = ("bpd", "fid", "kid", "pr", "memorisation")
+METRICS = ("bpd", "fid", "kid", "pr", "memorisation", "enlarging")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +177,8 @@ ROWS = (
         str,
         "eval",
         "What to measure: bpd (bits/dim of real images; of the chain of --sampling_steps if measured alone, else of "
-        "the whole one), fid, kid, pr (precision and recall), memorisation.",
+        "the whole one), fid, kid, pr (precision and recall), memorisation, enlarging (PSNR and SSIM against the real "
+        "image, consistency with the smaller one, colour drift).",
         default="bpd",
     ),
     Flag("images", "path", "eval upscale", "A folder of images: to measure instead of a run's, or to enlarge."),
@@ -190,7 +191,13 @@ ROWS = (
     Flag("inception", "path", "eval", "The FID network's weights. Default: the file that TF_DDPM_INCEPTION names."),
     Flag("allow_few", bool, "eval", "Allow a FID of fewer images than the network has features.", default=False),
     Flag("rounding", ("uint8", "float"), "eval", "Drawn images as saved (uint8, default) or unrounded."),
-    Flag("sweep", str, "eval", "A curve: sampling_steps:10,20,50, or checkpoint for all that are kept."),
+    Flag(
+        "sweep",
+        str,
+        "eval",
+        "A curve: sampling_steps:10,20,50; checkpoint for all that are kept; or augmentation:0,50,100, of a run or "
+        "pipeline that enlarges, whose best it keeps in pipeline.json.",
+    ),
     Flag("figure", str, "figure", f"{', '.join(FIGURES)}, or all of them."),
     Flag("diffusers_dir", "path", "import", "The folder: a pipeline, or a UNet2DModel alone."),
     Flag("out_dir", "path", "sample export_diffusers", "The same as --out.", instead_of="out"),

@@ -7,12 +7,13 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from tf_ddpm import datasets
 from tf_ddpm.config import DECODER, Config
 from tf_ddpm.errors import UserError, required
-from tf_ddpm.evaluation import likelihood, quality
+from tf_ddpm.evaluation import enlarging, likelihood, quality
 from tf_ddpm.evaluation.quality import FeatureNetwork, FeatureSet
 from tf_ddpm.runs.pipelines import PipelineConfig
 from tf_ddpm.runtime import atomic_files, cluster, devices
@@ -20,14 +21,17 @@ from tf_ddpm.sampling.pipeline import open_pipeline
 from tf_ddpm.sampling.run import open_run
 from tf_ddpm.sampling.source import RunSource, Source
 
+_ENLARGED = 512  # images that are compared with the real ones
+_SPLITS = ("train", "test", "holdout")
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationRequest:
     """What to measure.
 
     Attributes:
-      metrics: some of bpd, fid, kid, pr, memorisation.
-      num_images: how many to draw, and to take bits/dim of; None: 50,000 and 64.
+      metrics: some of bpd, fid, kid, pr, memorisation, enlarging.
+      num_images: how many to draw, and to take bits/dim of; None: 50,000 (for `enlarging` alone 512) and 64.
       seed: of the first image. label: class of all images drawn; None: in turn.
       images: a folder to measure instead of a run. reference: train, test, a folder or an .npz file.
       inception: the weights of the FID network; None: as TF_DDPM_INCEPTION says.
@@ -76,7 +80,7 @@ def evaluate(
             run.agree(dataclasses.replace(wanted, inception=None))
     found: dict[str, dict] = {}
     lines: list[str] = []
-    of_features = tuple(name for name in wanted.metrics if name in quality.METRICS)
+    of_features = _of_features(wanted, config)
     if of_features:  # what is missing is found before anything long is begun
         if source is not None:
             count = _count(wanted)
@@ -100,10 +104,29 @@ def evaluate(
         lines += [f"{name:20s} {found[name]['value']:.6g}" for name in found if name != "bits_per_dim"]
         if "memorisation" in of_features:
             lines.append(f"closest pairs        {_pairs(generated, real, path)}")
+    if enlarging.METRIC in wanted.metrics:
+        compared = _enlarged(wanted, required(source, "the run"), generated.pixels if of_features else None)
+        lines += [f"{name:26s} {figure['value']:.6g}" for name, figure in compared.items()]
+        found |= compared
     write(path, metrics | found)
     if cluster.this_worker().is_chief:
         print("\n".join(lines))
     return path
+
+
+def _of_features(wanted: EvaluationRequest, config: Config) -> tuple[str, ...]:
+    """What is measured in features. Of a folder's few pictures, memorisation goes with each FID."""
+    names = tuple(name for name in wanted.metrics if name in quality.METRICS)
+    few = config.data.name == "folder" and wanted.images is None and wanted.reference in _SPLITS
+    return (*names, "memorisation") if few and "fid" in names and "memorisation" not in names else names
+
+
+def _enlarged(wanted: EvaluationRequest, source: Source, drawn: np.ndarray | None) -> dict[str, dict]:
+    """`enlarging.measure`, of images that were drawn already if there are any."""
+    seeds = np.arange(wanted.seed, wanted.seed + (wanted.num_images or _ENLARGED))
+    if drawn is None:
+        drawn = np.concatenate([images for images, _ in source.batches(seeds, source.labels(seeds, wanted.label))])
+    return enlarging.measure(source, np.round(drawn[: len(seeds)]).astype(np.uint8), seeds)
 
 
 def _opened(
@@ -123,7 +146,7 @@ def reference(wanted: EvaluationRequest, config: Config, network: FeatureNetwork
     """
     if wanted.reference.endswith(".npz"):
         return quality.load_statistics(wanted.reference)
-    if wanted.reference not in ("train", "test", "holdout", config.data.split):
+    if wanted.reference not in (*_SPLITS, config.data.split):
         return quality.folder_features(wanted.reference, network, config.data.cache_dir)
     data = dataclasses.replace(config.data, split=wanted.reference, random_flip=False)
     about = {"data": data.name, "split": data.split, "image_size": data.image_size, "channels": data.channels}

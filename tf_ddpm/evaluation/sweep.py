@@ -12,18 +12,27 @@ from tf_ddpm.evaluation import evaluate, quality
 from tf_ddpm.evaluation.evaluate import EvaluationRequest
 from tf_ddpm.evaluation.quality import FeatureNetwork
 from tf_ddpm.runs import checkpoint_files
+from tf_ddpm.runs import pipelines as runs_pipelines
+from tf_ddpm.runs.pipelines import PipelineConfig
 from tf_ddpm.runtime import cluster, devices
+from tf_ddpm.sampling.pipeline import open_pipeline
 from tf_ddpm.sampling.run import open_run
-from tf_ddpm.sampling.source import RunSource
+from tf_ddpm.sampling.source import RunSource, Source
 
-_NAMES = ("sampling_steps", "checkpoint")
+_NAMES = ("sampling_steps", "checkpoint", "augmentation")
+_DECIDES = ("kid", "fid")  # by which the best is chosen, the first that was measured
 
 
-def sweep(wanted: EvaluationRequest, config: Config, run_dir: str, words: str) -> Path:
+def sweep(
+    wanted: EvaluationRequest, config: Config, run_dir: str, words: str, pipeline: PipelineConfig | None = None
+) -> Path:
     """Measures along the curve, prints a table and writes `sweep_<name>.json` into `run_dir`.
 
     Args:
-      words: `sampling_steps:10,20,50` or `checkpoint`, all that are kept (`checkpoint:1000,2000`: those).
+      words: `sampling_steps:10,20,50` or `checkpoint`, all that are kept (`checkpoint:1000,2000`: those); or
+        `augmentation:0,50,100`.
+      pipeline: measured instead of a run, by augmentation; the best is kept in its pipeline.json. `config` is that of
+        its last stage then, and `run_dir` its own.
 
     Returns:
       The path of the file.
@@ -33,15 +42,22 @@ def sweep(wanted: EvaluationRequest, config: Config, run_dir: str, words: str) -
     """
     name, points = _points(words, run_dir)
     metrics = tuple(metric for metric in wanted.metrics if metric != "bpd")
-    configs = [_at(config, name, point) for point in points]  # wrong values are found before anything is drawn
+    # Wrong values are found before anything is drawn.
+    configs = [_at(config, name, point) for point in points]
+    pipelines = [_pipeline_at(pipeline, point) for point in points] if pipeline is not None else []
     strategy = devices.strategy()
     network = FeatureNetwork(wanted.inception, strategy)
     real = evaluate.reference(wanted, config, network)
     path, rows = Path(run_dir) / f"sweep_{name}.json", {}
-    for point, changed in zip(points, configs, strict=True):
-        run = open_run(run_dir, changed, strategy, point if name == "checkpoint" else None)
-        run.agree(dataclasses.replace(wanted, inception=None), words)
-        source = RunSource(run, changed.sample)
+    for i, (point, changed) in enumerate(zip(points, configs, strict=True)):
+        source: Source
+        if pipelines:
+            source = open_pipeline(pipelines[i], strategy)
+        else:
+            run = open_run(run_dir, changed, strategy, point if name == "checkpoint" else None)
+            source = RunSource(run, changed.sample)
+        for run in source.runs:
+            run.agree(dataclasses.replace(wanted, inception=None), words)
         drawn = evaluate.drawn(dataclasses.replace(wanted, metrics=metrics), source, run_dir, network, real)
         quality.check_shapes(metrics, drawn, real)
         rows[point] = quality.measure(metrics, drawn, real, network.sha256)
@@ -52,13 +68,37 @@ def sweep(wanted: EvaluationRequest, config: Config, run_dir: str, words: str) -
             print(f"| {name} | {' | '.join(rows[point])} |\n| --- |{' --- |' * len(rows[point])}")
         figures = " | ".join(f"{figure['value']:.4g}" for figure in rows[point].values())
         print(f"| {point} | {figures} |", flush=True)
+    if pipelines and cluster.this_worker().is_chief:
+        _keep_best(dict(zip(points, pipelines, strict=True)), rows)
     return path
+
+
+def _pipeline_at(pipeline: PipelineConfig, point: int) -> PipelineConfig:
+    stages = [
+        dataclasses.replace(stage, config=_at(stage.config, "augmentation", point))
+        if stage.config.model.enlarges
+        else stage
+        for stage in pipeline.stages
+    ]
+    return dataclasses.replace(pipeline, stages=tuple(stages))
+
+
+def _keep_best(by_point: dict[int, PipelineConfig], rows: dict[int, dict]) -> None:
+    name = next((name for name in _DECIDES if name in next(iter(rows.values()))), None)
+    if name is None:
+        return
+    best = min(rows, key=lambda point: rows[point][name]["value"])
+    measured = {str(point): row[name]["value"] for point, row in rows.items()}
+    receipt = {"chosen_by": name, "measured": measured, "receipt": rows[best][name]["receipt"]}
+    kept = by_point[best]
+    kept = dataclasses.replace(kept, receipts=kept.receipts | {"augmentation": receipt})
+    print(f"augmentation {best} is best by {name}; kept in {runs_pipelines.write(kept)}")
 
 
 def _points(words: str, run_dir: str) -> tuple[str, list[int]]:
     name, _, values = words.partition(":")
-    if name not in _NAMES or (name == "sampling_steps" and not values):
-        raise UserError(f"sweep={words}: expected sampling_steps:10,20,50 or checkpoint")
+    if name not in _NAMES or (name != "checkpoint" and not values):
+        raise UserError(f"sweep={words}: expected sampling_steps:10,20,50, augmentation:0,50,100 or checkpoint")
     kept = checkpoint_files.steps(run_dir) if name == "checkpoint" else None
     points = values.split(",") if values else [str(step) for step in kept or []]
     if not points:
@@ -73,4 +113,5 @@ def _points(words: str, run_dir: str) -> tuple[str, list[int]]:
 def _at(config: Config, name: str, point: int) -> Config:
     if name == "checkpoint":
         return config
-    return config_lib.validated(config_lib.with_values(config, {"sample.steps": point}))
+    key = {"sampling_steps": "sample.steps", "augmentation": "sample.augmentation"}[name]
+    return config_lib.validated(config_lib.with_values(config, {key: point}))

@@ -9,9 +9,19 @@ from PIL import Image, PngImagePlugin
 
 MADE_BY = "tf_ddpm"
 _FILES = ("config.json", "data.json", "metrics.jsonl", "metrics.json", "report.html", "passed_over.txt")
-_FOLDERS = ("checkpoints", "logs", "previews", "samples", "serving", "evaluation", "figures", "diffusers")
-_PICTURES = ("closest_pairs.png", "sweep_checkpoint.png", "sweep_sampling_steps.png")
-_CURVES = ("sweep_checkpoint.json", "sweep_sampling_steps.json")
+_FOLDERS = (
+    "checkpoints",
+    "logs",
+    "previews",
+    "samples",
+    "serving",
+    "evaluation",
+    "figures",
+    "diffusers",
+    "upscaled",
+)
+_PICTURES = ("closest_pairs.png", "sweep_checkpoint.png", "sweep_sampling_steps.png", "sweep_augmentation.png")
+_CURVES = ("sweep_checkpoint.json", "sweep_sampling_steps.json", "sweep_augmentation.json")
 RUN_PARTS = frozenset({*_FILES, *_FOLDERS, *_PICTURES, *_CURVES})
 
 
