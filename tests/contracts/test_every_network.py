@@ -11,7 +11,7 @@ from tf_ddpm.config import DiffusionConfig
 from tf_ddpm.diffusion.levels import Levels
 from tf_ddpm.networks.unet import UNet
 
-# Name -> (dtype policy -> a network of images [H, W, 2], with random weights).
+# Name -> (dtype policy -> a network that sees images [H, W, 2], with random weights).
 NETWORKS = {
     "unet": lambda dtype: UNet(small(widths=(8, 16), attention_levels=(1,)), 2, dtype=dtype),
     "unet, as Nichol & Dhariwal's": lambda dtype: UNet(
@@ -21,6 +21,8 @@ NETWORKS = {
         dtype=dtype,
     ),
     "unet with classes": lambda dtype: UNet(small(classes=3, null_class=True), 2, dtype=dtype),
+    # Of the two channels of X the second is the image that it is shown.
+    "unet that enlarges": lambda dtype: UNet(small(condition="low_res", factor=2), 1, dtype=dtype),
 }
 X, TIME = tf.random.stateless_normal([3, 8, 8, 2], [0, 1]), tf.constant([3.0, 700.0, 41.5])
 
@@ -62,9 +64,11 @@ def test_the_time_and_every_condition_are_heard(make):
     network, condition = make(), condition_of(make())
     assert np.abs(output(network) - output(network, time=TIME + 100.0)).max() > 1e-3
     for name, value in condition.items():
-        without = condition | {name: network.null(name, value)}
+        null = network.null(name, value)
+        optional = null is not value
+        without = condition | {name: null if optional else value + 100}
         changed = np.abs(output(network) - output(network, condition=without)).max(axis=(1, 2, 3))
-        assert changed[0] > 1e-4 and changed[-1] == 0  # the last row had none before
+        assert changed[0] > 1e-4 and (changed[-1] == 0 or not optional)  # the last row had none before
 
 
 def test_a_condition_too_many_or_too_few_is_refused(make):
@@ -102,7 +106,9 @@ def test_bfloat16_computes_near_float32_with_weights_of_float32(make):
 def test_what_a_loop_takes_out_of_its_steps_gives_what_the_network_gives(make):
     network = make()
     levels = Levels(np.ones(4), np.ones(4), np.array([0, 7, 13.5, 999]))
-    denoiser = build.denoiser(DiffusionConfig(), network, condition_of(network), levels=levels)
+    x, shown = X[..., : network.image_channels], X[..., network.image_channels :]
+    condition = condition_of(network) | dict.fromkeys(network.image_conditions, shown)
+    denoiser = build.denoiser(DiffusionConfig(), network, condition, levels=levels)
     step = tf.constant([3, 0, 2])
     expected = output(network, time=tf.gather(tf.constant(levels.time, tf.float32), step))
-    np.testing.assert_allclose(denoiser.output(X, levels.at(step, X)).prediction, expected, atol=1e-5)
+    np.testing.assert_allclose(denoiser.output(x, levels.at(step, x)).prediction, expected, atol=1e-5)

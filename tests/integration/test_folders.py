@@ -287,3 +287,30 @@ def test_a_process_without_a_home_directory_trains_and_leaves_no_folder_named_so
     wrong = main("--run_dir=other", "--set=data.name=mnist")
     assert wrong.returncode == 1 and "data.data_dir" in wrong.stderr.splitlines()[-1], wrong.stderr
     assert "Traceback" not in wrong.stderr and "Matplotlib" not in wrong.stderr
+
+
+def test_what_is_held_out_is_never_trained_on_and_a_copy_goes_with_its_original(tmp_path):
+    for i in range(60):
+        picture(tmp_path / ("cat" if i % 2 else "dog") / f"{i}.png", 4 * i)
+    shutil.copy(tmp_path / "dog" / "0.png", tmp_path / "cat" / "copy.png")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("no class")
+    parts = [datasets.load(folder(tmp_path, holdout=0.3, split=split)) for split in ("train", "holdout")]
+    greys = [set(part.images[:, 0, 0, 0].tolist()) for part in parts]
+    assert len(parts[0]) + len(parts[1]) == 61 and not greys[0] & greys[1]
+    assert 8 <= len(parts[1]) <= 30
+    assert all(part.label_names == ("cat", "dog") for part in parts)
+    for part in parts:
+        own = part.images[:, 0, 0, 0] // 4
+        copies = (own == 0) & (part.labels == 0)
+        np.testing.assert_array_equal(part.labels[~copies], np.where(own % 2, 0, 1)[~copies])
+    moved = tmp_path.with_name(tmp_path.name + "-moved")
+    shutil.copytree(tmp_path, moved)  # by content, wherever they lie
+    again = datasets.load(folder(moved, holdout=0.3, split="holdout"))
+    np.testing.assert_array_equal(again.images, parts[1].images)
+
+
+def test_nothing_is_held_out_unless_a_share_is_named(tmp_path):
+    picture(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"data\.split=holdout: nothing is held out; expected data\.holdout=0\.1"):
+        datasets.check(folder(tmp_path, split="holdout"))

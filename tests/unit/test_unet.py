@@ -21,6 +21,15 @@ def small(image_channels=2, dtype="float32", **changes):
     return UNet(model, image_channels, dtype=dtype)
 
 
+def test_the_upsampler_of_improved_diffusion_has_its_280_million_parameters_and_the_second_embedding():
+    config = presets.preset("imagenet256_sr")
+    with keras.StatelessScope(initialize_variables=False):
+        network = build.network(config, "float32")
+        size = lambda weights: sum(math.prod(weight.shape) for weight in weights)  # noqa: E731
+        second = size(network.augmentation_embedding.weights)
+        assert (size(network.weights) - second, second) == (279_792_390, 192 * 768 + 768 * 768 + 2 * 768)
+
+
 @pytest.mark.parametrize(
     ("preset", "parameters"), [("cifar10", 35_746_307), ("celebahq256", 113_673_219), ("cifar10_iddpm", 52_546_438)]
 )

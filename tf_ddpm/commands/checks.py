@@ -52,8 +52,9 @@ def _check_pipeline() -> None:
     for name in given(("preset", "sampler", "sampling_steps", "eta", "images")):
         remedy = "; its stages draw with --plans=ddim-50+dpmpp-10" if name in ("sampler", "sampling_steps") else ""
         raise UserError(f"--{name} is of one run, and --pipeline names several{remedy}")
-    if FLAGS.mode == "eval" and "bpd" in metrics():
-        raise UserError("--metrics=bpd is of one run; of a pipeline: --metrics=fid, kid, pr, memorisation")
+    of_one = [name for name in metrics() if name in ("bpd", "enlarging")] if FLAGS.mode == "eval" else []
+    if of_one:
+        raise UserError(f"--metrics={of_one[0]} is of one run; of a pipeline: --metrics=fid,kid,pr,memorisation")
     if FLAGS.mode == "eval" and FLAGS.sweep is not None and not FLAGS.sweep.startswith("augmentation"):
         raise UserError(f"--sweep={FLAGS.sweep}: of a pipeline expected --sweep=augmentation:0,25,50,100,200,300")
 
@@ -105,17 +106,19 @@ def _check_measuring() -> None:
 
 
 def _check_sweep() -> None:
-    swept = ["sampling_steps"] if FLAGS.sweep.startswith("sampling_steps") else []
+    swept = [name for name in ("sampling_steps", "augmentation") if FLAGS.sweep.startswith(name)]
     for name in given(("out", "metrics_file", *swept)):
         raise UserError(f"--{name} has no effect with --sweep={FLAGS.sweep}, which writes sweep_*.json in the run")
-    if "bpd" in metrics():
-        raise UserError("--sweep measures fid, kid, pr and memorisation; take bpd out of --metrics")
+    wrong = [name for name in metrics() if name in ("bpd", "enlarging")]
+    if wrong:
+        raise UserError(f"--sweep measures fid, kid, pr and memorisation; take {wrong[0]} out of --metrics")
 
 
 def _check_images() -> None:
     if FLAGS.preset is not None:
         raise UserError("--preset names a run; --images have none: say the data with --set=data.name=NAME")
-    if "bpd" in metrics() or FLAGS.sweep is not None:
-        raise UserError(f"--images has no network: --{'sweep' if FLAGS.sweep else 'metrics=bpd'} needs a run")
+    wrong = [f"metrics={name}" for name in metrics() if name in ("bpd", "enlarging")]
+    if wrong or FLAGS.sweep is not None:
+        raise UserError(f"--images has no network: --{'sweep' if FLAGS.sweep else wrong[0]} needs a run")
     for name in given(dict.fromkeys((*_DRAWING, *sampling_flags(), "num_images", "seed"))):
         raise UserError(f"--{name} says how a run draws; --images are drawn already")

@@ -142,7 +142,7 @@ ROWS = (
     Flag(
         "augmentation",
         int,
-        "sample export eval upscale",
+        "sample export eval figure report upscale",
         "Noise on the smaller image of a run that enlarges, 0 (none, the default) to the run's train.augmentation.",
         key="augmentation",
     ),

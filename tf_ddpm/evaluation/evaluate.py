@@ -74,10 +74,7 @@ def evaluate(
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
     strategy = devices.strategy()
-    source = None if wanted.images is not None else _opened(config, run_dir, pipeline, strategy)
-    if source is not None:
-        for run in source.runs:
-            run.agree(dataclasses.replace(wanted, inception=None))
+    source = _opened(wanted, config, run_dir, pipeline, strategy)
     found: dict[str, dict] = {}
     lines: list[str] = []
     of_features = _of_features(wanted, config)
@@ -95,10 +92,8 @@ def evaluate(
         lines.append(likelihood.table(found["bits_per_dim"]))
         write(path, metrics | found)
     if of_features:
-        if source is not None:
-            generated = drawn(wanted, source, run_dir, network, real)
-        else:
-            generated = _folder(wanted, config, network, real)
+        of_folder = _folder(wanted, config, network, real) if source is None else None
+        generated = of_folder or drawn(wanted, required(source, "the run"), run_dir, network, real)
         quality.check_shapes(of_features, generated, real)
         found |= quality.measure(of_features, generated, real, network.sha256)
         lines += [f"{name:20s} {found[name]['value']:.6g}" for name in found if name != "bits_per_dim"]
@@ -130,12 +125,23 @@ def _enlarged(wanted: EvaluationRequest, source: Source, drawn: np.ndarray | Non
 
 
 def _opened(
-    config: Config, run_dir: str | None, pipeline: PipelineConfig | None, strategy: tf.distribute.Strategy
-) -> Source:
+    wanted: EvaluationRequest,
+    config: Config,
+    run_dir: str | None,
+    pipeline: PipelineConfig | None,
+    strategy: tf.distribute.Strategy,
+) -> Source | None:
+    """What draws, on which all workers agree; None where a folder is measured."""
+    if wanted.images is not None:
+        return None
+    source: Source
     if pipeline is not None:
-        return open_pipeline(pipeline, strategy)
-    run = open_run(required(run_dir, "run_dir"), config, strategy)
-    return RunSource(run, config.sample)
+        source = open_pipeline(pipeline, strategy)
+    else:
+        source = RunSource(open_run(required(run_dir, "run_dir"), config, strategy), config.sample)
+    for run in source.runs:
+        run.agree(dataclasses.replace(wanted, inception=None))
+    return source
 
 
 def reference(wanted: EvaluationRequest, config: Config, network: FeatureNetwork) -> FeatureSet:

@@ -12,12 +12,9 @@ from tqdm import tqdm
 
 from tf_ddpm import build, datasets, randomness
 from tf_ddpm import config as config_lib
-from tf_ddpm.codecs import resampling
 from tf_ddpm.diffusion import bounds
 from tf_ddpm.diffusion.chain import Chain
 from tf_ddpm.evaluation import provenance
-from tf_ddpm.networks.backbone import Condition
-from tf_ddpm.sampling import drawing
 from tf_ddpm.sampling.run import Run
 
 _VERSION = 2  # of how it is computed
@@ -87,20 +84,11 @@ def _compiled_terms(run: Run, chain: Chain) -> Callable[..., tuple[np.ndarray, .
     )
     def terms(images: tf.Tensor, label: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, ...]:
         noise = lambda t: randomness.image_normal(seeds, t, shape)  # noqa: E731
-        denoiser = run.bound_denoiser(label, shown=_shown(run, images))
+        denoiser = run.bound_denoiser(label, shown=run.shown_of(images))
         bound = bounds.variational_bound(chain, denoiser, run.codec.encode(images), noise)
         return tuple(tf.transpose(part) for part in bound)
 
     return run.over_devices(terms)
-
-
-def _shown(run: Run, images: tf.Tensor) -> Condition | None:
-    """What a run that enlarges is given: the images themselves, made smaller, without noise."""
-    if run.low_res_shape is None:
-        return None
-    factor = run.config.model.factor
-    small, clean = resampling.area_mean(tf.cast(images, tf.float32), factor), tf.zeros([tf.shape(images)[0]], tf.int32)
-    return drawing.low_res_condition(run.codec, factor, small, clean, lambda _: tf.zeros(tf.shape(images)))
 
 
 def chosen_images(run: Run, num_images: int, seed: int, images: datasets.ImageSet | None = None) -> datasets.ImageSet:

@@ -18,4 +18,5 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "bound": _MEASURED,
     "sweep": (),
     "guidance": tuple(flag for flag in _DRAWN if flag != "guidance"),
+    "cascade": ("augmentation", *_DRAWN),
 }

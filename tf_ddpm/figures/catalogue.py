@@ -15,7 +15,7 @@ from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import likelihood
-from tf_ddpm.figures import experiments, plots, sweeps
+from tf_ddpm.figures import cascade, experiments, plots, sweeps
 from tf_ddpm.sampling import image_files
 from tf_ddpm.sampling.run import Run
 
@@ -241,7 +241,23 @@ FIGURES: dict[str, Callable[[FigureContext], Figure]] = {
     "bound": _bound,
     "sweep": _sweep,
     "guidance": _guidance,
+    "cascade": lambda subject: cascade.figure(subject.run, _ROWS, subject.seed),
 }
+# Figures of what a run draws from noise alone.
+_FROM_NOISE = (
+    "samples",
+    "progressive",
+    "interpolation",
+    "shared_prefix",
+    "inpainting",
+    "variation",
+    "guidance",
+)
+
+
+def _check(name: str, subject: FigureContext) -> None:
+    if name in _FROM_NOISE and subject.run.low_res_shape is not None:
+        raise UserError(f"{name} is of a run that draws from noise alone; this one enlarges images, as cascade shows")
 
 
 def draw(name: str, subject: FigureContext, path: Path | None = None) -> list[Path]:
@@ -265,6 +281,7 @@ def draw(name: str, subject: FigureContext, path: Path | None = None) -> list[Pa
         except OSError as error:
             raise UserError(f"cannot write {target}: {error.strerror or error}") from None
         try:
+            _check(each, subject)
             figure = FIGURES[each](subject)
         except UserError as error:
             if name != "all":

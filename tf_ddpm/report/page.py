@@ -20,8 +20,9 @@ from tf_ddpm.diffusion.sampler_facts import SAMPLERS
 from tf_ddpm.errors import UserError
 from tf_ddpm.report import charts
 from tf_ddpm.runtime import atomic_files
-from tf_ddpm.sampling import image_files
+from tf_ddpm.sampling import generate, image_files
 from tf_ddpm.sampling.run import Run
+from tf_ddpm.sampling.source import RunSource
 
 _SAMPLES, _ANIMATED, _FRAMES = 64, 16, 30
 _PREVIEWS = 24  # of those that training has drawn, evenly spread
@@ -46,7 +47,7 @@ def write_report(run: Run, run_dir: str | os.PathLike, seed: int = 0) -> Path:
         "metrics": _metric_rows(metrics),
         "serving": _serving(run_dir),
     }
-    drawn, frames = _drawn(run, seed)
+    samples, frames = _drawn(run, seed)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -54,8 +55,8 @@ def write_report(run: Run, run_dir: str | os.PathLike, seed: int = 0) -> Path:
         name=run_dir.resolve().name,
         facts=_facts(run),
         script=charts.script(),
-        samples=_url(image_files.grid(drawn, image_files.class_columns(run.config.model.classes))),
-        drawn_with=_drawn_with(run, len(drawn)),
+        samples=_url(samples),
+        drawn_with=_drawn_with(run, _SAMPLES),
         frames=[_url(image_files.grid(frame)) for frame in np.swapaxes(frames, 0, 1)],
         configuration=_configuration(run),
         **found,
@@ -80,12 +81,14 @@ def _facts(run: Run) -> dict[str, str]:
 
 
 def _drawn(run: Run, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Samples [N, H, W, C], and the predicted images of the first ones along the chain [n, frames, H, W, C]."""
+    """A sheet of samples [H, W, C], and the predicted images of the first along the chain [n, frames, H, W, C]."""
     settings = dataclasses.replace(run.config.sample, batch_size=min(_ANIMATED, run.config.sample.batch_size))
     seeds = np.arange(seed, seed + _SAMPLES)
-    batches = list(run.batches(seeds, run.labels(seeds, None), settings, num_frames=_FRAMES))
+    source = RunSource(run, settings)
+    batches = list(source.batches(seeds, source.labels(seeds, None), _FRAMES))
     frames = next(frames for _, frames in batches if frames is not None)
-    return np.concatenate([images for images, _ in batches]), frames
+    columns = image_files.class_columns(source.classes)
+    return generate.sheet(source, seeds, np.concatenate([images for images, _ in batches]), columns), frames
 
 
 def _drawn_with(run: Run, count: int) -> str:

@@ -89,7 +89,7 @@ def _write(source: Source, seeds: np.ndarray, labels: np.ndarray, columns: int |
             count += 1
         bar.update(len(images))
     bar.close()
-    image_files.save_image(_grid(source, seeds, np.concatenate(shown), columns), folder / "grid")
+    image_files.save_image(sheet(source, seeds, np.concatenate(shown), columns), folder / "grid")
     channels = source.image_shape[-1]
     if channels not in image_files.PNG_CHANNELS:
         print(f"PNG has no form for {channels} channels: the images are saved as .npy, without animation")
@@ -99,10 +99,11 @@ def _write(source: Source, seeds: np.ndarray, labels: np.ndarray, columns: int |
     image_files.save_gif(moments, folder / "progress.gif")
 
 
-def _grid(source: Source, seeds: np.ndarray, drawn: np.ndarray, columns: int | None) -> np.ndarray:
+def sheet(source: Source, seeds: np.ndarray, drawn: np.ndarray, columns: int | None) -> np.ndarray:
+    """The first of the images `drawn` for `seeds` in one, whole rows of classes; enlarged ones as `generate` says."""
     small = source.small
     if small is None:
-        return image_files.grid(drawn[: _SHOWN // (columns or 1) * (columns or 1)], columns)  # full rows of classes
+        return image_files.grid(drawn[: _SHOWN // (columns or 1) * (columns or 1)], columns)
     first = seeds[: min(len(drawn), _COMPARED)]
     shown = small_images.enlarged(small.low_res(first), source.runs[0].config.model.factor)
     return image_files.grid(image_files.side_by_side(shown, drawn[: len(first)], small.real(first)))

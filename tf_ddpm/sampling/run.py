@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
+from tf_ddpm.codecs import resampling
 from tf_ddpm.config import Config, SampleConfig
 from tf_ddpm.diffusion.denoiser import Denoiser
 from tf_ddpm.diffusion.levels import Levels
@@ -25,7 +26,7 @@ from tf_ddpm.runs import checkpoints, configuration, kept_labels
 from tf_ddpm.runtime import cluster, devices
 from tf_ddpm.runtime.collectives import agree, over_replicas
 from tf_ddpm.runtime.paths import printable
-from tf_ddpm.sampling.drawing import compiled_draw, low_res_shape
+from tf_ddpm.sampling.drawing import compiled_draw, low_res_condition, low_res_shape
 
 
 class Run:
@@ -92,6 +93,14 @@ class Run:
     def low_res_shape(self) -> tuple[int, int, int] | None:
         """(height, width, channels) of the images that the run enlarges; None: it draws from noise alone."""
         return low_res_shape(self.config) if self.config.model.enlarges else None
+
+    def shown_of(self, images: tf.Tensor) -> Condition | None:
+        """What a run that enlarges is given of real `images` uint8 [B, H, W, C], made smaller, without noise."""
+        if not self.config.model.enlarges:
+            return None
+        factor, rows = self.config.model.factor, tf.shape(images)[0]
+        small, clean = resampling.area_mean(tf.cast(images, tf.float32), factor), tf.zeros([rows], tf.int32)
+        return low_res_condition(self.codec, factor, small, clean, lambda _: tf.zeros(tf.shape(images)))
 
     def denoiser(self, x_t: ArrayLike, t: ArrayLike, label: ArrayLike | None = None) -> tf.Tensor:
         """The network's output float32 [B, H, W, C]: eps, unless the run says otherwise.
