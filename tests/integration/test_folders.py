@@ -270,6 +270,7 @@ def test_a_home_directory_that_is_not_there_is_one_clear_line(monkeypatch):
         paths.home_expanded("~/.cache", "data.cache_dir")
 
 
+@pytest.mark.processes
 def test_a_process_without_a_home_directory_trains_and_leaves_no_folder_named_so(tmp_path):
     # As for a user id without a name: Python answers with the ~ that it was asked about.
     env = {name: value for name, value in os.environ.items() if name != "KERAS_HOME"} | {"HOME": "~"}

@@ -140,6 +140,7 @@ def test_every_flag_that_sets_a_key_sets_one_that_there_is():
     assert {f"sample.{row.key}" for row in ROWS if row.key} <= set(config_lib.keys())
 
 
+@pytest.mark.processes
 def test_a_mode_has_one_word_for_where_its_result_goes_and_the_older_ones_still_work(run_dir, tmp_path):
     for flag in ("--out=one", "--out_dir=two"):
         done = command("--mode=sample", f"--run_dir={run_dir}", flag, "--num_images=1", cwd=tmp_path)
@@ -149,6 +150,7 @@ def test_a_mode_has_one_word_for_where_its_result_goes_and_the_older_ones_still_
     assert both.returncode == 1 and "another name for --out" in both.stderr
 
 
+@pytest.mark.processes
 def test_train_sample_export_work_one_after_the_other_with_the_mode_alone(tmp_path):
     tiny = ["model.channels=8", "model.groups=2", "diffusion.timesteps=10", "train.steps=3", "train.batch_size=8"]
     trained = command("--mode=train", *[f"--set={setting}" for setting in tiny], cwd=tmp_path)

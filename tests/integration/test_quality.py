@@ -179,6 +179,7 @@ projection.measured({run!r}, Path({folder!r}), {{"sample.steps": 4, "sample.batc
 """
 
 
+@pytest.mark.processes
 def test_an_evaluation_killed_three_times_gives_the_same_bits(run_dir, tmp_path):
     def start(folder):
         folder.mkdir(exist_ok=True)

@@ -114,6 +114,7 @@ def test_images_that_have_changed_between_two_parts_of_a_run_are_told(tiny_confi
     assert json.loads((tmp_path / "run" / "data.json").read_text())["images"] == 19
 
 
+@pytest.mark.processes
 def test_a_run_goes_on_where_nobody_reads_what_it_prints(tmp_path):
     """Its reader leaves after the first line."""
     process = start(tmp_path / "run", **{"train.steps": 60})
@@ -124,6 +125,7 @@ def test_a_run_goes_on_where_nobody_reads_what_it_prints(tmp_path):
     assert checkpoint_files.steps(tmp_path / "run")[-1] == 60
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("closed", ["2>&-", "1>&- 2>&-", ">/dev/full 2>/dev/full"])
 def test_a_run_needs_neither_stdout_nor_stderr(tmp_path, closed):
     code = f"""

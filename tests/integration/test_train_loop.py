@@ -134,6 +134,7 @@ def test_a_run_with_learned_variance_trains_samples_and_goes_on(tiny_config, tmp
     assert run.sample([0], sampler="dpmpp", steps=3).shape == (1, 8, 8, 1)
 
 
+@pytest.mark.processes
 def test_the_cifar10_preset_trains_and_samples_on_a_cpu(tmp_path):
     """Two updates and two sampling steps of the published model, on synthetic images of that shape."""
     folder = tmp_path / "images"
