@@ -1,6 +1,6 @@
 """Conditioning augmentation: the image that a network enlarges is noised, and the network is told how much.
 
-Ho et al. 2021, "Cascaded diffusion models", section 4.2 (non-truncated): a network that has only seen perfect small
+Ho et al. 2021, "Cascaded diffusion models", section 4 (non-truncated): a network that has only seen perfect small
 images draws the faults of a base model larger; one that is told that its input is noisy does not trust it in detail.
 """
 

@@ -11,7 +11,7 @@ from tf_ddpm.config import Config, TrainConfig
 from tf_ddpm.diffusion import augmentation
 from tf_ddpm.networks.backbone import Condition
 
-_WIDTHS = (0.4, 0.6)  # standard deviations of the blur, in pixels (Ho et al. 2021, appendix B)
+_WIDTHS = (0.4, 0.6)  # standard deviations of the blur, in pixels
 
 
 def of_batch(
