@@ -85,6 +85,19 @@ def command(*flags, cwd, block_tensorflow=False):
         (["--mode=train", "--set=data.split=test"], ["data.split=test", "expected train"]),
         (["--mode=sample", "--seed=99999999999999999999"], ["seed"]),
         (["--mode=train", "--run_dir=" + 300 * "a", "--set=train.steps=0"], ["train.steps=0"]),
+        (["--mode=sample", "--pipeline=nowhere"], ["pipeline=nowhere", "BASE,LARGER"]),
+        (["--mode=sample", "--pipeline=a,b"], ["no run in a"]),
+        (
+            ["--mode=sample", "--pipeline=a,b", "--sampler=ddim"],
+            ["--sampler is of one run", "--plans=ddim-50+dpmpp-10"],
+        ),
+        (["--mode=eval", "--pipeline=a,b"], ["--metrics=bpd is of one run", "fid,kid,pr,memorisation"]),
+        (["--mode=eval", "--pipeline=a,b", "--metrics=fid", "--sweep=checkpoint"], ["--sweep=augmentation:0,25"]),
+        (["--mode=train", "--pipeline=a,b"], ["--pipeline belongs to --mode=sample or eval or export"]),
+        (["--mode=sample", "--plans=ddim-5"], ["--plans belongs to --pipeline", "--sampler and --sampling_steps"]),
+        (["--mode=sample", "--between=float"], ["--between belongs to --pipeline"]),
+        (["--mode=upscale", "--run_dir=new"], ["--mode=upscale needs", "--images=DIR"]),
+        (["--mode=upscale", "--run_dir=new", "--images=x"], ["no run in new"]),
     ],
 )
 def test_wrong_use_is_at_most_three_lines_exit_code_1_and_nothing_written(flags, words, tmp_path):
@@ -116,6 +129,8 @@ def test_an_unknown_set_is_one_clear_line_in_spite_of_tensorflow(tmp_path):
         (["--label=3"], ["label 3", "unconditional"]),
         (["--label=all"], ["label=all", "unconditional"]),
         (["--label=cat"], ["label=cat", "a number, a name, all or none"]),
+        (["--augmentation=5"], ["augmentation 5", "enlarges no images"]),
+        (["--mode=upscale", "--images=x"], ["draws from noise alone", "one that enlarges"]),
         (["--set=model.channels=16"], ["model.channels", "sample.*"]),
         (["--set=sample.eta=2"], ["sample.eta=2"]),
     ],

@@ -6,9 +6,15 @@ import json
 import numpy as np
 import pytest
 
+from tests.support import projection
 from tests.support.tiny import make_tiny_config
+from tf_ddpm import config as config_lib
 from tf_ddpm.config import plans
+from tf_ddpm.diffusers_format import folders
 from tf_ddpm.errors import UserError
+from tf_ddpm.evaluation import evaluate, sweep
+from tf_ddpm.figures import catalogue
+from tf_ddpm.report import page
 from tf_ddpm.runs import pipelines
 from tf_ddpm.sampling import generate
 from tf_ddpm.sampling.pipeline import Pipeline, open_pipeline
@@ -139,3 +145,62 @@ def test_plans_are_for_all_stages_or_one_for_each(words):
     for wrong, message in (("ddim-5+ddim-5+ddim-5", "of 3 stages"), ("ddim-5,ddim-5", "listed twice"), ("x-3", "x")):
         with pytest.raises(UserError, match=message):
             plans.parse_staged(wrong, configs)
+
+
+def test_enlarged_images_are_measured_beside_bilinear_ones(runs, tmp_path):
+    config = load_run(runs / "larger").config
+    wanted = evaluate.EvaluationRequest(("enlarging",), num_images=12)
+    evaluate.evaluate(wanted, config, str(runs / "larger"), tmp_path / "metrics.json")
+    figures = json.loads((tmp_path / "metrics.json").read_text())
+    assert figures["bilinear_psnr"]["value"] > figures["psnr"]["value"] > 3  # (hardly trained)
+    assert figures["bilinear_consistency_psnr"]["value"] > figures["consistency_psnr"]["value"]
+    assert 0 <= figures["bilinear_colour_drift"]["value"] < 2 and "ssim" not in figures  # 8x8 is below SSIM's window
+    assert figures["psnr"]["receipt"]["drawn"]["enlarges"]["pictures"] == 1797
+    with pytest.raises(UserError, match="draws from noise alone"):
+        base = load_run(runs / "base").config
+        evaluate.evaluate(wanted, base, str(runs / "base"), tmp_path / "metrics.json")
+
+
+def test_bits_per_dim_of_a_run_that_enlarges_are_of_images_whose_small_one_is_known(runs, tmp_path):
+    values = []
+    for name in ("base", "larger"):
+        wanted = evaluate.EvaluationRequest(("bpd",), num_images=4)
+        evaluate.evaluate(wanted, load_run(runs / name).config, str(runs / name), tmp_path / f"{name}.json")
+        values.append(json.loads((tmp_path / f"{name}.json").read_text())["bits_per_dim"])
+    assert [value["receipt"]["given"] for value in values] == [None, "the image made smaller, without noise"]
+    assert all(0 < value["value"] < 50 for value in values)
+
+
+def test_the_best_augmentation_is_kept_in_the_pipeline_with_its_receipt(words, tmp_path, monkeypatch):
+    projection.take_its_place(monkeypatch.setattr)
+    found = pipelines.find(words, str(tmp_path / "both"))
+    pipelines.write(found)
+    config = config_lib.with_values(found.stages[-1].config, {"data.cache_dir": str(tmp_path / "cache")})
+    wanted = evaluate.EvaluationRequest(("fid", "kid"), num_images=20, allow_few=True)
+    path = sweep.sweep(wanted, config, str(found.directory), "augmentation:0,300", found)
+    rows = json.loads(path.read_text())
+    stages = [rows[point]["kid"]["receipt"]["generated"]["stages"] for point in ("0", "300")]
+    assert [(base["augmentation"], larger["augmentation"]) for base, larger in stages] == [(0, 0), (0, 300)]
+    best = min(rows, key=lambda point: rows[point]["kid"]["value"])
+    kept = pipelines.find(str(tmp_path / "both"))
+    assert kept.stages[-1].config.sample.augmentation == int(best)
+    receipt = kept.receipts["augmentation"]
+    assert receipt["chosen_by"] == "kid" and receipt["measured"].keys() == {"0", "300"}
+    with pytest.raises(UserError, match="augmentation 301: this run was trained with up to 300"):
+        sweep.sweep(wanted, config, str(found.directory), "augmentation:0,301", found)
+
+
+def test_its_figures_and_report_are_those_of_a_run_that_enlarges(runs, tmp_path, capsys):
+    context = catalogue.FigureContext(load_run(runs / "larger"), tmp_path, num_images=2)
+    drawn = {path.stem for path in catalogue.draw("all", context)}
+    assert drawn == {"schedules", "forward", "coding", "bound", "cascade"}
+    assert "samples is of a run that draws from noise alone" in capsys.readouterr().out
+    with pytest.raises(UserError, match="cascade is of a run that enlarges"):
+        catalogue.draw("cascade", catalogue.FigureContext(load_run(runs / "base"), tmp_path))
+    assert page.write_report(load_run(runs / "larger"), tmp_path).stat().st_size > 1e6
+
+
+def test_a_run_that_enlarges_has_no_form_in_diffusers_and_that_is_said(runs, tmp_path):
+    with pytest.raises(UserError, match="diffusers has no pipeline for a run that enlarges"):
+        folders.export_run(load_run(runs / "larger"), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
