@@ -20,6 +20,9 @@ NETWORKS = {
         4,
         dtype=dtype,
     ),
+    "unet, as Dhariwal & Nichol's": lambda dtype: UNet(
+        small(widths=(8, 16), injection="scale_shift", resampling="residual", attention_levels=(1,)), 2, dtype=dtype
+    ),
     "unet with classes": lambda dtype: UNet(small(classes=3, null_class=True), 2, dtype=dtype),
     # Of the two channels of X the second is the image that it is shown.
     "unet that enlarges": lambda dtype: UNet(small(condition="low_res", factor=2), 1, dtype=dtype),

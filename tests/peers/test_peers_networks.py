@@ -107,7 +107,7 @@ def random_config(seed):
     widths = [int(groups * rng.choice([2, 4, 6, 8])) for _ in range(levels)]
     factor = 2 ** (levels - 1)
     sides = [int(factor * rng.integers(1, 4) * 2) for _ in range(2)]
-    return {
+    settings = {
         "sample_size": sides[0] if rng.random() < 0.4 else sides,
         "in_channels": channels,
         "out_channels": channels * int(rng.choice([1, 2])),
@@ -129,6 +129,13 @@ def random_config(seed):
         "num_class_embeds": 7 if rng.random() < 0.5 else None,
         "dropout": 0.1,
     }
+    kind = str(rng.choice(["conv", "resnet"]))
+    settings |= {"downsample_type": kind, "upsample_type": kind}
+    if kind == "resnet":
+        words = {"DownBlock2D": "ResnetDownsampleBlock2D", "UpBlock2D": "ResnetUpsampleBlock2D"}
+        for name in ("down_block_types", "up_block_types"):
+            settings[name] = [words.get(block, block) for block in settings[name]]
+    return settings
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -21,13 +21,21 @@ def small(image_channels=2, dtype="float32", **changes):
     return UNet(model, image_channels, dtype=dtype)
 
 
-def test_the_upsampler_of_improved_diffusion_has_its_280_million_parameters_and_the_second_embedding():
-    config = presets.preset("imagenet256_sr")
+@pytest.mark.parametrize(
+    ("preset", "parameters"),
+    [  # published: 312, 309 and 280 million
+        ("imagenet256_sr", 311_795_910),
+        ("imagenet512_sr", 308_835_270),
+        ("imagenet256_sr_iddpm", 279_792_390),
+    ],
+)
+def test_upsamplers_have_the_published_number_of_parameters_and_the_second_embedding(preset, parameters):
+    config = presets.preset(preset)
     with keras.StatelessScope(initialize_variables=False):
         network = build.network(config, "float32")
         size = lambda weights: sum(math.prod(weight.shape) for weight in weights)  # noqa: E731
         second = size(network.augmentation_embedding.weights)
-        assert (size(network.weights) - second, second) == (279_792_390, 192 * 768 + 768 * 768 + 2 * 768)
+        assert (size(network.weights) - second, second) == (parameters, 192 * 768 + 768 * 768 + 2 * 768)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +83,8 @@ def test_every_residual_blocks_output_changes_with_t(preset):
     channels, groups = config.model.channels, config.model.groups
     embedding = randomised(embeddings.TimeEmbedding(channels, 4 * channels), scale=channels**-0.5)
     near, far = (tf.nn.silu(embedding(tf.constant([t]))) for t in (10, 900))
-    assert len(blocks) == len(config.model.multipliers) * (2 * config.model.blocks + 1) + 2
+    levels, between = len(config.model.multipliers), config.model.resampling == "residual"
+    assert len(blocks) == levels * (2 * config.model.blocks + 1) + 2 + 2 * (levels - 1) * between
     for width_in, width in shapes:
         block = randomised(layers.ResidualBlock(width_in, width, 4 * channels, groups, 0.0, 20), scale=width**-0.5)
         x = tf.random.stateless_normal([1, 4, 4, width_in], [0, 1])

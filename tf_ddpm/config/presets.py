@@ -123,6 +123,35 @@ _ENLARGING: _Values = {
 }
 
 
+# What OpenAI's upsamplers share.
+_IMAGENET_SR: _Values = _HO | {
+    "data.name": "imagenet2012",
+    "data.image_size": (256, 256),
+    "data.channels": 3,
+    "data.random_flip": False,
+    "model.condition": "low_res",
+    "model.factor": 4,
+    "model.classes": 1000,
+    "model.channels": 192,
+    "model.multipliers": (1, 1, 2, 2, 4, 4),
+    "model.norm_epsilon": 1e-5,
+    "model.injection": "scale_shift",
+    "model.downsample_padding": "symmetric",
+    "model.embedding_order": "cos_sin",
+    "model.frequency_shift": 0,
+    "diffusion.variance": "learned_range",
+    "train.objective": "hybrid",
+    "train.augmentation": 0,
+    "train.learning_rate": 1e-4,
+    "train.warmup_steps": 0,
+    "train.clip_norm": None,
+    "train.batch_size": 256,
+    "train.steps": 500_000,
+    "train.preview_images": 16,
+    "sample.batch_size": 16,
+}
+
+
 # For one GPU. Nobody has trained these yet.
 _IMAGES_GPU: _Values = _IMAGES | {
     "model.channels": 128,
@@ -224,40 +253,27 @@ PRESETS: dict[str, _Values] = {
         "train.steps": 500_000,
     },
     "fashion_mnist_cond": _SMALL_28 | _TEN_CLASSES | {"data.name": "fashion_mnist"},
-    # Nichol & Dhariwal 2021, the upsampler of ImageNet from 64x64 to 256x256, 280 million parameters, 500,000 steps;
-    # by class, T = 4000. Trained as theirs on perfect small images; --set=train.augmentation=300 prepares it for drawn
-    # ones. (Theirs lacks the 0.7 million parameters that tell ours of the augmentation.)
-    "imagenet256_sr": _HO
+    # The upsamplers of ImageNet, by class, trained as theirs on perfect small images; --set=train.augmentation=300
+    # prepares one for drawn ones. (Theirs lack the 0.7 million parameters that tell ours of the augmentation.)
+    # Dhariwal & Nichol 2021, 64x64 to 256x256 and 128x128 to 512x512, 312 and 309 million parameters.
+    "imagenet256_sr": _IMAGENET_SR
+    | {"model.resampling": "residual", "model.attention_levels": (3, 4, 5), "model.heads": 4},
+    "imagenet512_sr": _IMAGENET_SR
     | {
-        "data.name": "imagenet2012",
-        "data.image_size": (256, 256),
-        "data.channels": 3,
-        "data.random_flip": False,
-        "model.condition": "low_res",
-        "model.factor": 4,
-        "model.classes": 1000,
-        "model.channels": 192,
-        "model.multipliers": (1, 1, 2, 2, 4, 4),
+        "data.image_size": (512, 512),
+        "model.resampling": "residual",
+        "model.attention_levels": (4, 5),
+        "model.head_channels": 64,
+    },
+    # Nichol & Dhariwal 2021, 64x64 to 256x256, T = 4000, 280 million parameters.
+    "imagenet256_sr_iddpm": _IMAGENET_SR
+    | {
         "model.attention_levels": (4, 5),
         "model.heads": 4,
-        "model.norm_epsilon": 1e-5,
-        "model.injection": "scale_shift",
-        "model.downsample_padding": "symmetric",
-        "model.embedding_order": "cos_sin",
-        "model.frequency_shift": 0,
         "diffusion.timesteps": 4000,
         "diffusion.beta_start": 1e-4 / 4,
         "diffusion.beta_end": 0.02 / 4,
-        "diffusion.variance": "learned_range",
-        "train.objective": "hybrid",
-        "train.augmentation": 0,
         "train.learning_rate": 3e-4,
-        "train.warmup_steps": 0,
-        "train.clip_norm": None,
-        "train.batch_size": 256,
-        "train.steps": 500_000,
-        "train.preview_images": 16,
-        "sample.batch_size": 16,
     },
     # Ho et al.'s CelebA-HQ 256x256 model, 113.7 million parameters, 500,000 steps.
     "celebahq256": _HO_256 | {"data.name": "celeb_a_hq/256", "train.steps": 500_000},

@@ -83,6 +83,11 @@ class ModelConfig:
     injection: str = key(
         "add", "how the time enters a residual block: added, or as scale and shift", choices=("add", "scale_shift")
     )
+    resampling: str = key(
+        "conv",
+        "between levels: a strided convolution and a convolution, or residual blocks that halve and double",
+        choices=("conv", "residual"),
+    )
     downsample_padding: str = key("same", "padding of the strided convolutions", choices=("same", "symmetric"))
     embedding_order: str = key("sin_cos", "order of the sinusoids", choices=("sin_cos", "cos_sin"))
     frequency_shift: int = key(1, "1: the last frequency is 1/10,000; 0: just above", low=0, high=1)

@@ -68,7 +68,7 @@ def _entries(network: UNet) -> Iterator[Entry]:
     """Every weight once."""
     yield from _layer("time_embedding.linear_1", network.embedding.dense_1, "dense")
     yield from _layer("time_embedding.linear_2", network.embedding.dense_2, "dense")
-    if network.conditions:
+    if "label" in network.conditions:
         yield "class_embedding.weight", network.label_embedding.table, "as it is"
     yield from _layer("conv_in", network.conv_in, "conv")
     for way, stages, scaled in (("down", network.down, network.downsample), ("up", network.up, network.upsample)):
@@ -79,7 +79,11 @@ def _entries(network: UNet) -> Iterator[Entry]:
                 if attention is not None:
                     yield from _attention(f"{prefix}.attentions.{j}", attention)
             if i < len(scaled):
-                yield from _layer(f"{prefix}.{way}samplers.0.conv", scaled[i].conv, "conv")
+                between = scaled[i]
+                if isinstance(between, ResidualBlock):
+                    yield from _residual(f"{prefix}.{way}samplers.0", between)
+                else:
+                    yield from _layer(f"{prefix}.{way}samplers.0.conv", between.conv, "conv")
     for i, residual in enumerate(network.middle):
         yield from _residual(f"mid_block.resnets.{i}", residual)
     if network.model.middle == "attention":

@@ -11,8 +11,16 @@ from tf_ddpm.config import Config
 from tf_ddpm.diffusers_format.refusals import refuse, refuse_others, translated
 from tf_ddpm.errors import UserError
 
-_DOWN = {"DownBlock2D": False, "AttnDownBlock2D": True}
-_UP = {"UpBlock2D": False, "AttnUpBlock2D": True}
+# Block -> whether it attends.
+_DOWN_ATTENDING, _UP_ATTENDING = "AttnDownBlock2D", "AttnUpBlock2D"
+_DOWN = {"DownBlock2D": False, "ResnetDownsampleBlock2D": False, _DOWN_ATTENDING: True}
+_UP = {"UpBlock2D": False, "ResnetUpsampleBlock2D": False, _UP_ATTENDING: True}
+_RESAMPLES = {  # of those that do not attend
+    "DownBlock2D": "conv",
+    "UpBlock2D": "conv",
+    "ResnetDownsampleBlock2D": "resnet",
+    "ResnetUpsampleBlock2D": "resnet",
+}
 
 
 # What diffusers takes where a config is silent.
@@ -29,6 +37,8 @@ _UNET_DEFAULTS = {
     "block_out_channels": [224, 448, 672, 896],
     "layers_per_block": 2,
     "downsample_padding": 1,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
     "dropout": 0.0,
     "attention_head_dim": 8,
     "norm_num_groups": 32,
@@ -44,8 +54,8 @@ _UNET_FIXED = {  # options with one value that we know
     "center_input_sample": (False,),
     "time_embedding_type": ("positional",),
     "mid_block_scale_factor": (1,),
-    "downsample_type": ("conv",),
-    "upsample_type": ("conv",),
+    "downsample_type": ("conv", "resnet"),
+    "upsample_type": ("conv", "resnet"),
     "act_fn": ("silu", "swish"),
     "class_embed_type": (None,),
     "mid_block_type": ("UNetMidBlock2D", None),
@@ -112,6 +122,7 @@ def model_words(unet: dict[str, Any], image_size: tuple[int, ...] | None = None)
         "model.norm_epsilon": unet["norm_eps"],
         "model.dropout": unet["dropout"],
         "model.injection": "scale_shift" if modulated else "add",
+        "model.resampling": _resampling(unet),
         "model.downsample_padding": "symmetric" if unet["downsample_padding"] else "same",
         "model.embedding_order": "cos_sin" if unet["flip_sin_to_cos"] else "sin_cos",
         "model.frequency_shift": unet["freq_shift"],
@@ -138,7 +149,8 @@ def unet_config(config: Config) -> dict[str, Any]:
     if middle_groups == 0 and not modulated:
         raise UserError("diffusers has no word for model.middle_groups=0 with model.injection=add")
     up_levels = model.attention_levels if model.up_attention_levels is None else model.up_attention_levels
-    levels = range(len(widths))
+    levels, residual = range(len(widths)), model.resampling == "residual"
+    plain = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if residual else ("DownBlock2D", "UpBlock2D")
     return {
         "_class_name": "UNet2DModel",
         "sample_size": height if height == width else [height, width],
@@ -149,15 +161,15 @@ def unet_config(config: Config) -> dict[str, Any]:
         "time_embedding_dim": model.time_width,
         "freq_shift": model.frequency_shift,
         "flip_sin_to_cos": model.embedding_order == "cos_sin",
-        "down_block_types": [("Attn" * (level in model.attention_levels)) + "DownBlock2D" for level in levels],
+        "down_block_types": [_DOWN_ATTENDING if level in model.attention_levels else plain[0] for level in levels],
         "mid_block_type": None if model.middle == "none" else "UNetMidBlock2D",
-        "up_block_types": [("Attn" * (level in up_levels)) + "UpBlock2D" for level in reversed(levels)],
+        "up_block_types": [_UP_ATTENDING if level in up_levels else plain[1] for level in reversed(levels)],
         "block_out_channels": list(widths),
         "layers_per_block": model.blocks,
         "mid_block_scale_factor": 1,
         "downsample_padding": 1 if model.downsample_padding == "symmetric" else 0,
-        "downsample_type": "conv",
-        "upsample_type": "conv",
+        "downsample_type": "resnet" if residual else "conv",
+        "upsample_type": "resnet" if residual else "conv",
         "dropout": model.dropout,
         "act_fn": "silu",
         "attention_head_dim": _head_dim(config, {*model.attention_levels, *up_levels}),
@@ -169,6 +181,21 @@ def unet_config(config: Config) -> dict[str, Any]:
         "class_embed_type": None,
         "num_class_embeds": (model.classes + int(model.null_class)) or None,
     }
+
+
+def _resampling(unet: dict[str, Any]) -> str:
+    """Our word for what leads from a level to the next one, which is the same between all of them.
+
+    Raises:
+      UserError: where it is not.
+    """
+    found = []
+    for name, kind in (("down_block_types", "downsample_type"), ("up_block_types", "upsample_type")):
+        # (The last block of either way has nothing behind it.)
+        found += [unet[kind] if "Attn" in block else _RESAMPLES[block] for block in unet[name][:-1]]
+    if len(set(found)) > 1:
+        refuse("UNet2DModel", "downsample_type", unet["downsample_type"], "expected the same between all levels")
+    return "residual" if "resnet" in found else "conv"
 
 
 def _head_dim(config: Config, attending: set[int]) -> int | None:

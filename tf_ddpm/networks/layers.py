@@ -49,6 +49,8 @@ class ResidualBlock(keras.layers.Layer):
       injection: how Dense(swish(time)) enters: `add` before the second norm (Ho et al. 2020), or
         `scale_shift`, which scales and shifts its outcome (Nichol & Dhariwal 2021, "adaptive group normalisation").
       xla: see `GroupNorm`.
+      resample: `down` halves the image before the first convolution and on the way past it, `up` doubles it (Dhariwal
+        & Nichol 2021, "BigGAN up/downsampling").
     """
 
     def __init__(
@@ -62,11 +64,12 @@ class ResidualBlock(keras.layers.Layer):
         injection: str = "add",
         epsilon: float = 1e-6,
         xla: bool = False,
+        resample: str = "none",
         **kwargs,
     ):
         super().__init__(**kwargs)
         dtype = self.dtype_policy
-        self.injection = injection
+        self.injection, self.resample = injection, resample
         self.norm_1 = GroupNorm(width_in, groups, True, epsilon, xla, name="norm_1", dtype=dtype)
         self.conv_1 = conv3x3(width_in, width, "conv_1", dtype)
         self.time = dense(time_width, width * (1 if injection == "add" else 2), "time", dtype)
@@ -77,8 +80,9 @@ class ResidualBlock(keras.layers.Layer):
         self.built = True
 
     def call(self, x: tf.Tensor, injected: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
-        """x [B, H, W, width_in], injected [B, ...] = `time`(swish(embedding)) -> [B, H, W, width]."""
-        h = self.conv_1(self.norm_1(x))
+        """x [B, H, W, width_in], injected [B, ...] = `time`(swish(embedding)) -> [B, H', W', width]."""
+        h, x = (self._resampled(part) for part in (self.norm_1(x), x))
+        h = self.conv_1(h)
         dropout = {"keep": self.dropout.keep(sides(h), address), "inverse_keep_rate": self.dropout.inverse_keep_rate}
         if self.injection == "add":
             h = self.norm_2(h, bias=injected, **dropout)
@@ -86,6 +90,15 @@ class ResidualBlock(keras.layers.Layer):
             scale, shift = tf.split(injected, 2, axis=1)
             h = self.norm_2(h, scale=scale, shift=shift, **dropout)
         return self.conv_2(h) + (x if self.shortcut is None else pointwise_dense(self.shortcut, x))
+
+    def _resampled(self, x: tf.Tensor) -> tf.Tensor:
+        if self.resample == "none":
+            return x
+        if self.resample == "down":
+            return tf.nn.avg_pool2d(x, 2, 2, "VALID")
+        batch, height, width, channels = sides(x)
+        twice = tf.tile(x[:, :, None, :, None], [1, 1, 2, 1, 2, 1])
+        return tf.reshape(twice, [batch, 2 * height, 2 * width, channels])
 
 
 class Attention(keras.layers.Layer):

@@ -97,7 +97,7 @@ class UNet(keras.Model):
         setattr(self, layer.name, layer)
         return layer
 
-    def _residual(self, width_in: int, width: int, name: str) -> layers.ResidualBlock:
+    def _residual(self, width_in: int, width: int, name: str, resample: str = "none") -> layers.ResidualBlock:
         self._blocks_made += 1
         block = layers.ResidualBlock(
             width_in,
@@ -109,6 +109,7 @@ class UNet(keras.Model):
             injection=self.model.injection,
             epsilon=self.model.norm_epsilon,
             xla=self._xla,
+            resample=resample,
             name=name,
             dtype=self.dtype_policy,
         )
@@ -144,9 +145,7 @@ class UNet(keras.Model):
             width = level_width
             skips += [width] * blocks
             if level + 1 < len(widths):
-                padding, name = self.model.downsample_padding, f"downsample_{level}"
-                layer = layers.Downsample(width, padding, name=name, dtype=self.dtype_policy)
-                self.downsample.append(self._attribute(layer))
+                self.downsample.append(self._resampling("down", width, f"downsample_{level}"))
                 skips.append(width)
         return skips
 
@@ -170,8 +169,16 @@ class UNet(keras.Model):
             self.up.append(self._stage("up", level, widths_in, level_width))
             width = level_width
             if level:
-                layer = layers.Upsample(width, name=f"upsample_{level}", dtype=self.dtype_policy)
-                self.upsample.append(self._attribute(layer))
+                self.upsample.append(self._resampling("up", width, f"upsample_{level}"))
+
+    def _resampling(self, way: str, width: int, name: str) -> keras.layers.Layer:
+        """What leads from a level to the next one."""
+        if self.model.resampling == "residual":
+            return self._residual(width, width, name, resample=way)
+        if way == "up":
+            return self._attribute(layers.Upsample(width, name=name, dtype=self.dtype_policy))
+        padding = self.model.downsample_padding
+        return self._attribute(layers.Downsample(width, padding, name=name, dtype=self.dtype_policy))
 
     def call(
         self,
@@ -236,6 +243,9 @@ class UNet(keras.Model):
             block = lambda h, injected: residual(h, injected, address)  # noqa: E731
             return (tf.recompute_grad(block) if self._remat else block)(h, injected)
 
+        def resampled(layer: keras.layers.Layer, h: tf.Tensor) -> tf.Tensor:
+            return run(layer, h, next(injected)) if isinstance(layer, layers.ResidualBlock) else layer(h)
+
         h = self.conv_in(tf.cast(x, self.compute_dtype))
         skips = [h]
         for level, stage in enumerate(self.down):
@@ -244,7 +254,7 @@ class UNet(keras.Model):
                 h = h if attention is None else attention(h)
                 skips.append(h)
             if level < len(self.downsample):
-                h = self.downsample[level](h)
+                h = resampled(self.downsample[level], h)
                 skips.append(h)
 
         for i, residual in enumerate(self.middle):
@@ -257,13 +267,20 @@ class UNet(keras.Model):
                 h = run(residual, tf.concat([h, skips.pop()], axis=-1), next(injected))
                 h = h if attention is None else attention(h)
             if level < len(self.upsample):
-                h = self.upsample[level](h)
+                h = resampled(self.upsample[level], h)
         return self.conv_out(tf.cast(self.norm_out(h), tf.float32))
 
     def _blocks(self) -> list[layers.ResidualBlock]:
         """The residual blocks in the order in which the image passes them."""
-        down, up = ([residual for stage in way for residual, _ in stage] for way in (self.down, self.up))
-        return [*down, *self.middle, *up]
+
+        def of(stages: list, between: list) -> list[layers.ResidualBlock]:
+            found = []
+            for level, stage in enumerate(stages):
+                found += [residual for residual, _ in stage]
+                found += [layer for layer in between[level : level + 1] if isinstance(layer, layers.ResidualBlock)]
+            return found
+
+        return [*of(self.down, self.downsample), *self.middle, *of(self.up, self.upsample)]
 
     def _check_image(self, x: tf.Tensor) -> None:
         height, width, channels = x.shape[1:]
