@@ -14,11 +14,10 @@ from export.traced_network import TracedNetwork
 from tf_ddpm import build
 from tf_ddpm.config.plans import Plan, StagedPlan
 from tf_ddpm.networks.backbone import Backbone
-from tf_ddpm.networks.tiling import Tiled
 from tf_ddpm.sampling import drawing
 from tf_ddpm.sampling.image_files import PNG_CHANNELS
 from tf_ddpm.sampling.run import Run
-from tf_ddpm.sampling.upscaler import OVERLAP, TILE
+from tf_ddpm.sampling.upscaler import tiled
 
 UPSCALE = "upscale"
 
@@ -46,8 +45,12 @@ class CascadeModule(Endpoints):
     ):
         *_, last = runs
         knowing = [run.config.model for run in runs if run.config.model.classes]
-        classes, null = max([model.classes for model in knowing], default=0), any(m.null_class for m in knowing)
-        enlarging = Enlarging(last.config.model.factor, last.config.train.augmentation, max_pixels)
+        # No class, and guidance, are for pipelines all of whose stages that know labels know that as well.
+        classes, null = max([model.classes for model in knowing], default=0), all(m.null_class for m in knowing)
+        null = null and bool(knowing)
+        model = last.config.model
+        unit = model.phase // model.factor
+        enlarging = Enlarging(model.factor, last.config.train.augmentation, unit, max_pixels)
         limits = Limits(max_batch, last.image_shape, 1, classes, null, enlarging)
         super().__init__(limits, plans[0].name if len(runs) > 1 else UPSCALE)
         self._runs, self._rounded = tuple(runs), rounded
@@ -55,7 +58,7 @@ class CascadeModule(Endpoints):
         self.network_variables = [weight.value for run in runs for weight in run.network.weights]
         self._networks = [self._traced(run, run.image_shape) for run in runs]
         any_size = (None, None, last.image_shape[-1])
-        self._tiled = Tiled(self._traced(last, any_size), TILE, OVERLAP, last.config.model.phase)
+        self._tiled = tiled(self._traced(last, any_size), last.config.model.phase)
         png = last.image_shape[-1] in PNG_CHANNELS and len(runs) > 1
         parts = [part for run in runs for part in endpoints.of_run(run)]
         self._publish(self._queues(plans), seconds, png, [*parts, plans, rounded, max_pixels])

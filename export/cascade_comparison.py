@@ -36,13 +36,16 @@ def compare(
     """
     last, several, limits = runs[-1], len(runs) > 1, module.limits
     factor, (height, width, channels) = last.config.model.factor, last.image_shape
-    seeds, shape = np.array(_SEEDS, np.int64), (len(_SEEDS), height // factor, width // factor, channels)
+    rows = min(len(_SEEDS), limits.max_batch)
+    seeds, label = np.array(_SEEDS[:rows], np.int64), np.zeros(rows, np.int32)
+    fits = max(1, min(rows, limits.most_pixels * factor**2 // (height * width)))  # to be enlarged by one request
+    shape = (fits, height // factor, width // factor, channels)
     small = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    label = np.zeros(len(seeds), np.int32)
     classes = ({"label": label} if limits.classes else {}) | (
         {"guidance": np.ones(len(seeds), np.float32)} if limits.null_class else {}
     )
-    requests = {UPSCALE: {"image": small, "augmentation": np.zeros(len(seeds), np.float32), "seed": seeds, **classes}}
+    of_fitting = {name: value[:fits] for name, value in ({"seed": seeds} | classes).items()}
+    requests = {UPSCALE: {"image": small, "augmentation": np.zeros(fits, np.float32), **of_fitting}}
     if several:
         requests["serving_default"] = {"seed": seeds, **classes}
     measured = "serving_default" if several else UPSCALE
@@ -60,15 +63,15 @@ def compare(
         batches = lambda runs: Pipeline(runs, rounded).batches(seeds, label)  # noqa: E731
         check("serving_default", lambda runs: np.concatenate([images for images, _ in batches(runs)]))
     one_row, each_more = answers["memory"]
-    rows = sum(lane.threads for lane in joining.LANES) * limits.max_batch if several else 0
+    waiting = sum(lane.threads for lane in joining.LANES) * limits.max_batch if several else 0
     pixels = limits.most_pixels * factor**2
-    return int(one_row + comparison.MARGIN * (rows + pixels / (height * width)) * each_more)
+    return int(one_row + comparison.MARGIN * (waiting + pixels / (height * width)) * each_more)
 
 
 def _enlarged(run: Run, small: np.ndarray, label: np.ndarray) -> np.ndarray:
     clean = dataclasses.replace(run.config.sample, augmentation=0)
     enlarge = Upscaler(Run(dataclasses.replace(run.config, sample=clean), run.network, run.checkpoint_step))
-    return np.stack([enlarge(small[i], seed, int(label[i])) for i, seed in enumerate(_SEEDS)])
+    return np.stack([enlarge(image, _SEEDS[i], int(label[i])) for i, image in enumerate(small)])
 
 
 def _used(run: Run, sample: SampleConfig, precision: str | None) -> Run:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def compare(run: Run, model: Path, aside: Path, plan: Plan, max_batch: int) -> i
     Raises:
       UserError: where the model does not load, or answers differently from the run.
     """
-    requests = _requests(run)
+    requests = _requests(run, _SEEDS[:max_batch])
     answers = asked(model, aside, requests, "denoise")
     known = requests["denoise"]
     _check_call(run, known["x_t"], known["t"], known.get("label"), answers["denoise/eps"])  # (guidance 1: as trained)
@@ -50,13 +50,13 @@ def compare(run: Run, model: Path, aside: Path, plan: Plan, max_batch: int) -> i
     return int(one_row + MARGIN * batches * max_batch * each_more)
 
 
-def _requests(run: Run) -> dict[str, dict[str, np.ndarray]]:
+def _requests(run: Run, chosen: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
     """Signature -> inputs."""
-    seeds, known = np.array(_SEEDS, np.int64), run.config.model
+    seeds, known = np.array(chosen, np.int64), run.config.model
     classes = {"label": run.labels(seeds, None)} if known.classes else {}
     weight = lambda value: {"guidance": np.full(len(seeds), value, np.float32)} if known.null_class else {}  # noqa: E731
     x_t = np.random.default_rng(0).normal(size=(len(seeds), *run.image_shape)).astype(np.float32)
-    t = np.array([0, run.config.diffusion.timesteps - 1], np.int32)
+    t = np.array([run.config.diffusion.timesteps - 1, 0][: len(seeds)], np.int32)
     return {
         "serving_default": {"seed": seeds, **classes, **weight(run.config.sample.guidance)},
         "denoise": {"x_t": x_t, "t": t, **classes, **weight(1.0)},
@@ -97,7 +97,8 @@ def _check_images(run: Run, plan: Plan, served: np.ndarray) -> None:
     settings = {**dataclasses.asdict(plan.sample), "guidance": run.config.sample.guidance}
     other = other_precision(run)
     elsewhere = lambda: Run(run.config, build.recast(run.network, other), run.checkpoint_step)  # noqa: E731
-    check_images(served, run.sample(_SEEDS, **settings), lambda: elsewhere().sample(_SEEDS, **settings), other)
+    seeds = _SEEDS[: len(served)]
+    check_images(served, run.sample(seeds, **settings), lambda: elsewhere().sample(seeds, **settings), other)
 
 
 def other_precision(run: Run) -> str:

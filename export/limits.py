@@ -17,11 +17,13 @@ class Enlarging:
 
     Args:
       factor: how many times. augmentation: the most noise that the network knows on them.
+      unit: what their sides are brought to a multiple of, so that the network's levels can halve them.
       max_pixels: of all enlarged images of a request together.
     """
 
     factor: int
     augmentation: int
+    unit: int
     max_pixels: int
 
 
@@ -112,11 +114,12 @@ class Limits:
             sent = {name: tf.identity(value) for name, value in inputs.items()}
         checks = [self._value(name, value) for name, value in sent.items()]
         if self.enlarging is not None and "image" in sent:
-            pixels = tf.reduce_prod(tf.shape(sent["image"], tf.int64)[:3])
+            rows, *sides = tf.unstack(tf.shape(sent["image"], tf.int64)[:3])
+            pixels = rows * encoded.padded_pixels(tf.stack([sides]), self.enlarging.unit)[0]
             text = f"image: expected at most {self.most_pixels} pixels in a request, got"
             checks.append(require(pixels <= self.most_pixels, text, pixels))
         if "encoded" in sent:
-            checks += encoded.checked(sent["encoded"], self.most_pixels)
+            checks += encoded.checked(sent["encoded"], self.most_pixels, required(self.enlarging, "enlarging").unit)
         with tf.control_dependencies([check for check in checks if check is not None]):
             return {name: tf.ensure_shape(tf.identity(value), specs[name].shape) for name, value in sent.items()}
 

@@ -56,6 +56,7 @@ def of_cascade(
         "null_class": module.limits.null_class,
         "enlarging": enlarging,
         "rounded_between_stages": rounded,
+        "checkpoint_step": runs[-1].checkpoint_step,
         "parameters": sum(run.network.count_params() for run in runs),
         "git_commit": _git_commit(),
         "stages": stages,

@@ -35,7 +35,7 @@ def export_run(
     plans: tuple[Plan, ...] | None = None,
     max_batch: int = 64,
     keep_versions: int | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
 ) -> Path:
     """Writes `export_dir`/<next free integer>, and the files that an operator needs beside it.
 
@@ -44,7 +44,8 @@ def export_run(
         one, with which it does.
       max_batch: the most rows of a request.
       keep_versions: how many versions stay, the newest among them; None: all.
-      max_pixels: of all enlarged images of a request, for a run that enlarges.
+      max_pixels: of all enlarged images of a request, for a run that enlarges; None: 512x512, or one image of the run
+        where that is larger.
 
     Returns:
       The version's folder.
@@ -68,7 +69,7 @@ def export_pipeline(
     plans: tuple[StagedPlan, ...],
     max_batch: int = 64,
     keep_versions: int | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
 ) -> Path:
     """`export_run` of runs that draw one after the other.
 
@@ -100,10 +101,15 @@ class _Cascade:
     """What of an export is that of a pipeline, or of a run that enlarges."""
 
     def __init__(
-        self, runs: Sequence[Run], rounded: bool, plans: tuple[StagedPlan, ...], max_batch: int, max_pixels: int
+        self, runs: Sequence[Run], rounded: bool, plans: tuple[StagedPlan, ...], max_batch: int, max_pixels: int | None
     ):
         self.runs, self._rounded, self._plans = tuple(runs), rounded, plans
-        self._max_batch, self._max_pixels = max_batch, max_pixels
+        height, width, _ = runs[-1].image_shape
+        self._max_batch, self._max_pixels = max_batch, max_pixels or max(MAX_PIXELS, height * width)
+        if self._max_pixels < height * width:
+            raise UserError(
+                f"max_pixels={max_pixels}: one image of this run has {height * width} pixels; expected at least that"
+            )
         self.label_names = next((run.label_names for run in runs if run.config.model.classes), ())
 
     def module(self, seconds: float) -> CascadeModule:

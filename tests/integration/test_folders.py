@@ -311,6 +311,17 @@ def test_what_is_held_out_is_never_trained_on_and_a_copy_goes_with_its_original(
     np.testing.assert_array_equal(again.images, parts[1].images)
 
 
+def test_a_picture_with_an_odd_ending_is_not_lost_when_some_are_held_out(tmp_path):
+    for i in range(6):
+        picture(tmp_path / "a" / f"{i}.png", 10 * i)
+    for i in range(3):
+        (tmp_path / "a" / f"{i}.png").rename(tmp_path / "a" / f"img_{i}.03")
+    parts = [datasets.load(folder(tmp_path, holdout=0.5, split=split)) for split in ("train", "holdout")]
+    assert sum(map(len, parts)) == 6
+    with pytest.raises(UserError, match="none of 6 files falls into it"):
+        datasets.load(folder(tmp_path, holdout=1e-9, split="holdout"))
+
+
 def test_nothing_is_held_out_unless_a_share_is_named(tmp_path):
     picture(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"data\.split=holdout: nothing is held out; expected data\.holdout=0\.1"):

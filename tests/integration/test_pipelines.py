@@ -115,9 +115,19 @@ def test_a_pipeline_is_found_again_by_its_file_with_its_settings(words, tmp_path
         again = pipelines.find(name, str(tmp_path / "both"))
         assert [stage.config for stage in again.stages] == [stage.config for stage in wanted.stages]
         assert again.sha256 == wanted.sha256 != found.sha256 and not again.rounded and again.receipts == {"kid": 1}
-    file.write_text("{}")
-    with pytest.raises(UserError, match="is no pipeline of this program"):
-        pipelines.find(str(file))
+    with pytest.raises(UserError, match="has its own directory"):
+        pipelines.find(str(file), str(tmp_path / "another"))
+    known = json.loads(file.read_text())
+    deep = "[" * 100_000 + "]" * 100_000
+    for wrong in ("{}", deep, json.dumps(known | {"stages": []}), json.dumps(known | {"rounded": "false"})):
+        file.write_text(wrong)
+        with pytest.raises(UserError, match="is no pipeline of this program"):
+            pipelines.find(str(file))
+
+
+def test_a_pipeline_takes_no_runs_directory_for_its_own(runs, words):
+    with pytest.raises(UserError, match="is a run's own directory"):
+        pipelines.find(words, str(runs / "base"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """A folder of pictures enlarged by a run."""
 
-import json
 import os
 
 import numpy as np
@@ -97,7 +96,9 @@ def test_stopped_it_goes_on_and_what_is_done_is_not_done_again(larger, pictures,
     upscale.upscale(larger, str(pictures), tmp_path / "out")
     assert len(done) == 7
     upscale.upscale(larger, str(pictures), tmp_path / "out", seed=1)  # other settings: all of them again
-    assert len(done) == 12 and json.loads((tmp_path / "out" / "upscaled.json").read_text())["facts"]["seed"] == 1
+    assert len(done) == 12
+    upscale.upscale(larger, str(pictures), tmp_path / "out", seed=1)
+    assert len(done) == 12
 
 
 def test_nothing_of_anybody_else_is_overwritten(larger, pictures, tmp_path):
@@ -108,10 +109,10 @@ def test_nothing_of_anybody_else_is_overwritten(larger, pictures, tmp_path):
         upscale.upscale(larger, str(pictures), out)
     assert content(out) == {"grey.png": b"mine"}
     (out / "grey.png").unlink()
-    (out / "upscaled.json").write_text('{"mine": 1}')
-    with pytest.raises(UserError, match=r"upscaled\.json is not what this program writes"):
+    (out / "upscaled.jsonl").write_text('{"mine": 1}')
+    with pytest.raises(UserError, match=r"upscaled\.jsonl is not what this program writes"):
         upscale.upscale(larger, str(pictures), out)
-    assert content(out) == {"upscaled.json": b'{"mine": 1}'}
+    assert content(out) == {"upscaled.jsonl": b'{"mine": 1}'}
 
 
 def test_what_cannot_be_done_is_said(larger, run_dir, pictures, tmp_path):
@@ -127,3 +128,25 @@ def test_what_cannot_be_done_is_said(larger, run_dir, pictures, tmp_path):
             upscale.upscale(larger, str(tmp_path / folder), tmp_path / "out")
     with pytest.raises(UserError, match="this run draws from noise alone"):
         upscale.upscale(load_run(run_dir), str(pictures), tmp_path / "out")
+
+
+def test_what_it_wrote_is_no_picture_to_enlarge_and_no_two_pictures_get_one_name(larger, tmp_path):
+    folder, rng = tmp_path / "pictures", np.random.default_rng(0)
+    (folder / "x.png").mkdir(parents=True)
+    for name in ("a.png", "a.jpg", "a.png.jpg", "x.jpg", "x.png/y.png"):
+        Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).save(folder / name)
+    for _ in range(2):
+        upscale.upscale(larger, str(folder), folder / "large")
+        large = sorted(str(path.relative_to(folder / "large")) for path in (folder / "large").rglob("*.png"))
+        files = [name for name in large if (folder / "large" / name).is_file()]
+        assert files == ["a.jpg.png", "a.png.jpg.png", "a.png.png", "x.jpg.png", "x.png/y.png.png"]
+    with pytest.raises(UserError, match="the folder of the pictures themselves"):
+        upscale.upscale(larger, str(folder), folder)
+
+
+def test_a_file_that_somebody_has_put_in_the_place_of_a_result_stays(larger, pictures, tmp_path):
+    out = upscale.upscale(larger, str(pictures), tmp_path / "out")
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(out / "grey.png")
+    with pytest.raises(UserError, match=r"grey\.png is there already"):
+        upscale.upscale(larger, str(pictures), out, seed=1)
+    assert Image.open(out / "grey.png").size == (3, 3)

@@ -99,6 +99,9 @@ def _check_measuring() -> None:
     idle = given((*_DRAWING, *_OF_FEATURES))
     if metrics() == ("bpd",) and idle:
         raise UserError(f"--{idle[0]} has no effect with --metrics=bpd; it belongs to fid, kid, pr, memorisation")
+    idle = given(("reference", "inception", "allow_few", "rounding"))
+    if set(metrics()) <= {"bpd", "enlarging"} and idle:
+        raise UserError(f"--{idle[0]} has no effect with --metrics={FLAGS.metrics}; it belongs to fid, kid, pr")
     if FLAGS.sweep is not None:
         _check_sweep()
     if FLAGS.images is not None:

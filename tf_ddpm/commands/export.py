@@ -36,6 +36,8 @@ def run(run_dir: str) -> None:
         _of_pipeline(pipeline)
         return
     config = wanted_config(run_dir)
+    if FLAGS.max_pixels is not None and not config.model.enlarges:
+        raise UserError(f"--max_pixels={FLAGS.max_pixels} is of a run or pipeline that enlarges images")
     one = bool(FLAGS.sampler or FLAGS.sampling_steps) or config.model.enlarges
     words = plans_lib.own(config) if one and FLAGS.plans is None else FLAGS.plans
     plans = plans_lib.parse(words, config)

@@ -108,7 +108,15 @@ ROWS = (
         "sample eval export",
         "What goes from stage to stage of a pipeline: images rounded as when saved (uint8, default), or not (float).",
     ),
-    Flag("seed", int, "sample eval figure report upscale", "Image i has the seed --seed + i.", 0, -(2**62), 2**62),
+    Flag(
+        "seed",
+        int,
+        "sample eval figure report upscale",
+        "Image i has the seed --seed + i; of upscale, every picture has it.",
+        0,
+        -(2**62),
+        2**62,
+    ),
     Flag(
         "label",
         str,
@@ -166,10 +174,10 @@ ROWS = (
         "max_pixels",
         int,
         "export",
-        "The most pixels of all enlarged images of a request, of a run or pipeline that enlarges.",
-        512 * 512,
-        1,
-        2**31 - 1,
+        "The most pixels of all enlarged images of a request, of a run or pipeline that enlarges. Default: 512 x 512, "
+        "or one image where that is larger.",
+        low=1,
+        high=2**31 - 1,
     ),
     Flag("keep_versions", int, "export", "How many versions stay. Default: all.", low=1),
     Flag(

@@ -59,8 +59,9 @@ def wanted_pipeline() -> PipelineConfig | None:
         )
     rounded = found.rounded if FLAGS.between is None else FLAGS.between == "uint8"
     used = dataclasses.replace(found, stages=stages, rounded=rounded)
+    wanted_label_of(used)
     if not (found.directory / pipelines.FILE).exists():
-        pipelines.write(used)
+        pipelines.write(found)  # as its runs draw: what this command wants otherwise is its own
     return used
 
 
@@ -72,7 +73,10 @@ def _used(stage: Stage, wanted: dict[str, object]) -> Stage:
         for name, value in wanted.items()
         if not (name == "augmentation" and not model.enlarges) and not (name == "guidance" and not model.null_class)
     }
-    return dataclasses.replace(stage, config=configuration.used(stage.config, flags.settings(), own))
+    try:
+        return dataclasses.replace(stage, config=configuration.used(stage.config, flags.settings(), own))
+    except UserError as error:
+        raise UserError(f"{stage.run_dir}: {error}") from None
 
 
 def wanted_label_of(pipeline: PipelineConfig) -> int | None:

@@ -41,7 +41,7 @@ def _of_pipeline(config: PipelineConfig) -> None:
     with devices.report_lost_workers():
         opened = open_pipeline(config, devices.strategy())
         for stage in opened.runs:
-            stage.agree(count, FLAGS.seed, label)
+            stage.agree(count, FLAGS.seed, label, config.rounded)
         tell(f"drawing {count} images with {config.name}, the weights of steps {opened.steps}")
         out = flags.out() or os.path.join(config.directory, "samples")
         tell(f"wrote {generate.generate(opened, out, count, FLAGS.seed, label)}")

@@ -123,6 +123,8 @@ def _check_enlarging(config: Config) -> None:
     if model.factor == 3:
         raise UserError("model.factor=3: expected 2 or 4")
     step = model.phase
+    if train.blur > 0 and config.data.image_size is not None and min(config.data.image_size) < 2 * model.factor:
+        raise UserError(f"train.blur={train.blur:g} needs smaller images of at least 2x2 pixels; expected 0")
     sides = {"data.image_size": config.data.image_size or (), "train.crop": (train.crop,) if train.crop else ()}
     for key, found in sides.items():
         if any(side % step for side in found):

@@ -45,15 +45,8 @@ def load(data: DataConfig) -> ImageSet:
             )
         root = finding.of_split(root, finding.with_held_out(data.split))
     unreachable: list[str] = []
-    found, ours = finding.files(root, unreachable, first_rules=rules.decoder == 1)
-    # Of what is held out and what is not the labels are the same, though one of them may lack some.
-    named = [one for one in found if finding.is_named_so(one[0])] if data.holdout else found
-    folders = {os.path.relpath(file.parent, root) for file, _, _ in named}
-    label_names = tuple(sorted(folders, key=finding.natural if rules.decoder > 1 else None))
-    number = {name: i for i, name in enumerate(label_names)}
-    found = _of_part(named, data, unreachable)
+    found, labels, label_names, ours = _labelled(root, data, rules, unreachable)
     files = [file for file, _, _ in found]
-    labels = [number[os.path.relpath(file.parent, root)] for file in files]
     size, channels = required(data.image_size, "data.image_size"), data.channels or 3
     strict = data.on_bad_file == "fail"
     if strict and unreachable:
@@ -61,7 +54,8 @@ def load(data: DataConfig) -> ImageSet:
     reader = Reader(rules)
     bad: list[str] = []
     rows = _decoded(reader, files, labels, size, channels, bad, strict)
-    images = collect(rows, len(files), (*size, channels), label_names, data, _key(found, data, rules), bad)
+    key = _key(found, data, rules, label_names)
+    images = collect(rows, len(files), (*size, channels), label_names, data, key, bad)
     images = images if data.holdout else _with_used_labels(images)
     images = dataclasses.replace(images, bad=(*unreachable, *images.bad))
     if not len(images):
@@ -71,6 +65,25 @@ def load(data: DataConfig) -> ImageSet:
         _refuse(f"{lost} of the {len(files)} files in {data.path} are no images")
     _tell(images, reader)
     return images
+
+
+def _labelled(
+    root: Path, data: DataConfig, rules: Rules, unreachable: list[str]
+) -> tuple[list[finding.Found], list[int], tuple[str, ...], int]:
+    """The files below `root` that `data` means, the label of each, the names of labels, and how many were drawn here.
+
+    Of what is held out and what is not the labels are the same, though one of them may lack some.
+    """
+    found, ours = finding.files(root, unreachable, first_rules=rules.decoder == 1)
+    naming = [one for one in found if finding.is_named_so(one[0])] if data.holdout else found
+    folders = {os.path.relpath(file.parent, root) for file, _, _ in naming}
+    label_names = tuple(sorted(folders, key=finding.natural if rules.decoder > 1 else None))
+    number = {name: i for i, name in enumerate(label_names)}
+    known = [one for one in found if os.path.relpath(one[0].parent, root) in number]
+    part = _of_part(known, data, unreachable)
+    if known and not part and data.holdout:
+        raise UserError(f"data.split={data.split}: none of {len(known)} files falls into it; change data.holdout")
+    return part, [number[os.path.relpath(file.parent, root)] for file, _, _ in part], label_names, ours
 
 
 def _of_part(found: list[finding.Found], data: DataConfig, unreachable: list[str]) -> list[finding.Found]:
@@ -95,9 +108,10 @@ def _why_none(images: ImageSet, seen: int) -> str:
     return "the folder is empty; expected images, for example PNG or JPEG"
 
 
-def _key(found: list[finding.Found], data: DataConfig, rules: Rules) -> str:
-    """Names what is decoded, and how."""
-    digest = hashlib.sha256(repr(found).encode("utf-8", "surrogateescape"))
+def _key(found: list[finding.Found], data: DataConfig, rules: Rules, label_names: tuple[str, ...]) -> str:
+    """Names what is decoded, and how; of a part of a folder, the names of labels do not follow from its files."""
+    named = (found, label_names) if data.holdout else found
+    digest = hashlib.sha256(repr(named).encode("utf-8", "surrogateescape"))
     (height, width), channels = required(data.image_size, "data.image_size"), data.channels or 3
     key = f"folder-{digest.hexdigest()[:16]}-{height}x{width}x{channels}"
     if rules.decoder == 1:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import provenance
 from tf_ddpm.sampling import small_images
+from tf_ddpm.sampling.small_images import SmallImages
 from tf_ddpm.sampling.source import Source
 
 METRIC = "enlarging"
@@ -31,9 +32,7 @@ def measure(source: Source, images: np.ndarray, seeds: np.ndarray) -> dict[str, 
     Raises:
       UserError: for a source that enlarges nothing.
     """
-    small = source.small
-    if small is None:
-        raise UserError(f"metrics={METRIC}: this run draws from noise alone; expected one that enlarges")
+    small = check(source)
     factor, given, real = source.runs[0].config.model.factor, small.low_res(seeds), small.real(seeds)
     bilinear = small_images.enlarged(given, factor)
     receipt = {
@@ -52,6 +51,17 @@ def measure(source: Source, images: np.ndarray, seeds: np.ndarray) -> dict[str, 
         }
         figures |= {f"{name}{key}": {"value": value, "receipt": receipt} for key, value in values.items()}
     return {name: figure for name, figure in figures.items() if figure["value"] is not None}
+
+
+def check(source: Source) -> SmallImages:
+    """What a source enlarges.
+
+    Raises:
+      UserError: where it enlarges nothing.
+    """
+    if source.small is None:
+        raise UserError(f"metrics={METRIC}: this run draws from noise alone; expected one that enlarges")
+    return source.small
 
 
 def _mean(metric: Any, images: np.ndarray, others: np.ndarray) -> float:

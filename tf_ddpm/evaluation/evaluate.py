@@ -32,8 +32,8 @@ class EvaluationRequest:
     Attributes:
       metrics: some of bpd, fid, kid, pr, memorisation, enlarging.
       num_images: how many to draw, and to take bits/dim of; None: 50,000 (for `enlarging` alone 512) and 64.
-      seed: of the first image. label: class of all images drawn; None: in turn.
-      images: a folder to measure instead of a run. reference: train, test, a folder or an .npz file.
+      seed: of the first image. label: class of all images drawn; None: in turn, or of the pictures that are enlarged.
+      images: a folder to measure instead of a run. reference: train, test, holdout, a folder or an .npz file.
       inception: the weights of the FID network; None: as TF_DDPM_INCEPTION says.
       allow_few: whether a FID of fewer images than features is given. rounded: images as uint8, as they are saved.
     """
@@ -75,6 +75,8 @@ def evaluate(
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
     strategy = devices.strategy()
     source = _opened(wanted, config, run_dir, pipeline, strategy)
+    if enlarging.METRIC in wanted.metrics:
+        enlarging.check(required(source, "the run"))
     found: dict[str, dict] = {}
     lines: list[str] = []
     of_features = _of_features(wanted, config)

@@ -109,7 +109,7 @@ def source_features(
     about = {
         **provenance.describe_source(source),
         "first_seed": seed,
-        "label": "in turn" if label is None and source.classes else label,
+        "label": _label_words(source, label),
         "rounding": "uint8" if rounded else "float",
     }
     weights = provenance.digest(*(np.asarray(part) for run in source.runs for part in run.network.get_weights()))
@@ -124,6 +124,12 @@ def source_features(
     rows, seconds = in_chunks(folder / key[:32], count, draw, "drawing", network.all_have)
     about |= {"images": count, "weights_sha256": weights, "seconds": round(seconds, 1)}
     return FeatureSet(rows["images"], rows["features"], feature_metrics.moments(rows["features"]), about)
+
+
+def _label_words(source: Source, label: int | None) -> int | str | None:
+    if label is not None or not source.classes:
+        return label
+    return "in turn" if source.small is None else "of the pictures"
 
 
 def load_statistics(path: str) -> FeatureSet:

@@ -68,8 +68,8 @@ def sweep(
             print(f"| {name} | {' | '.join(rows[point])} |\n| --- |{' --- |' * len(rows[point])}")
         figures = " | ".join(f"{figure['value']:.4g}" for figure in rows[point].values())
         print(f"| {point} | {figures} |", flush=True)
-    if pipelines and cluster.this_worker().is_chief:
-        _keep_best(dict(zip(points, pipelines, strict=True)), rows)
+    if pipeline is not None and cluster.this_worker().is_chief:
+        _keep_best(pipeline, rows)
     return path
 
 
@@ -83,14 +83,15 @@ def _pipeline_at(pipeline: PipelineConfig, point: int) -> PipelineConfig:
     return dataclasses.replace(pipeline, stages=tuple(stages))
 
 
-def _keep_best(by_point: dict[int, PipelineConfig], rows: dict[int, dict]) -> None:
+def _keep_best(pipeline: PipelineConfig, rows: dict[int, dict]) -> None:
+    """Writes the best augmentation into the pipeline's file, and nothing else of how it was measured."""
     name = next((name for name in _DECIDES if name in next(iter(rows.values()))), None)
     if name is None:
         return
     best = min(rows, key=lambda point: rows[point][name]["value"])
     measured = {str(point): row[name]["value"] for point, row in rows.items()}
     receipt = {"chosen_by": name, "measured": measured, "receipt": rows[best][name]["receipt"]}
-    kept = by_point[best]
+    kept = _pipeline_at(runs_pipelines.find(str(pipeline.directory)), best)
     kept = dataclasses.replace(kept, receipts=kept.receipts | {"augmentation": receipt})
     print(f"augmentation {best} is best by {name}; kept in {runs_pipelines.write(kept)}")
 

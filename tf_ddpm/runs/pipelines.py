@@ -73,6 +73,8 @@ def find(words: str, directory: str | None = None) -> PipelineConfig:
         file = path if path.name == FILE else path / FILE
         if not file.is_file():
             raise UserError(f"pipeline={words}: expected runs that follow each other, BASE,LARGER, or a {FILE}")
+        if directory is not None and os.path.realpath(directory) != os.path.realpath(file.parent):
+            raise UserError(f"run_dir={directory}: {words} has its own directory; leave one of them out")
         return _read(file)
     run_dirs = tuple(part.strip() for part in words.split(","))
     if "" in run_dirs:
@@ -80,6 +82,8 @@ def find(words: str, directory: str | None = None) -> PipelineConfig:
     own = Path(directory) if directory else Path(os.path.normpath(run_dirs[0])).parent / _name(run_dirs)
     found = PipelineConfig(own, tuple(Stage(run_dir, configuration.read(run_dir)) for run_dir in run_dirs))
     check(found)
+    if own_files.is_run(own):
+        raise UserError(f"{own} is a run's own directory; choose another run directory for the pipeline")
     if (own / FILE).exists():
         kept = _read(own / FILE)
         if [os.path.realpath(s.run_dir) for s in kept.stages] != [os.path.realpath(run_dir) for run_dir in run_dirs]:
@@ -123,9 +127,11 @@ def _read(file: Path) -> PipelineConfig:
         if text["made_by"] != own_files.MADE_BY or text["format_version"] > _FORMAT_VERSION:
             raise ValueError
         rows = [(str(row["run"]), dict(row["sample"])) for row in text["stages"]]
-        rounded, receipts = bool(text["rounded"]), dict(text["receipts"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{file} is no pipeline of this program; name its runs: BASE,LARGER") from None
+        rounded, receipts = text["rounded"], dict(text["receipts"])
+        if len(rows) < 2 or not isinstance(rounded, bool) or any("\0" in run for run, _ in rows):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{file} is no pipeline of this program; move it away, and name the runs") from None
     stages = []
     for run, sample in rows:
         run_dir = os.path.normpath(os.path.join(file.parent, run))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +26,17 @@ def save_image(image: np.ndarray, path: Path) -> Path:
     target = path.with_suffix(".png" if as_png else ".npy")
     with atomic_files.atomic_write(target) as beside, beside.open("wb") as file:
         if as_png:
-            _picture(image).save(file, format="PNG", pnginfo=own_files.png_mark())
+            file.write(png_bytes(image))
         else:
             np.save(file, image)
     return target
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    """The PNG of uint8 [H, W, C], with this program's mark."""
+    buffer = io.BytesIO()
+    _picture(image).save(buffer, format="PNG", pnginfo=own_files.png_mark())
+    return buffer.getvalue()
 
 
 def class_columns(classes: int) -> int | None:

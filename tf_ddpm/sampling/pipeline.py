@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import tensorflow as tf
 
 from tf_ddpm.runs.pipelines import PipelineConfig
 from tf_ddpm.sampling.run import Run, open_run
-from tf_ddpm.sampling.source import Batches, Source
+from tf_ddpm.sampling.source import Batches, Source, facts_of
 
 
 class Pipeline(Source):
@@ -28,10 +27,9 @@ class Pipeline(Source):
     def __init__(self, runs: Sequence[Run], rounded: bool = True, name: str = ""):
         self.runs, self.rounded, self.name = tuple(runs), rounded, name
         self.image_shape, self.batch_size = runs[-1].image_shape, runs[0].config.sample.batch_size
-        knowing = next((run for run in runs if run.config.model.classes), runs[0])
         self.small = None
-        self._knowing, self.label_names = knowing, knowing.label_names
-        self.classes = knowing.config.model.classes
+        self._knowing = [run for run in runs if run.config.model.classes] or [runs[0]]
+        self.label_names, self.classes = self._knowing[0].label_names, self._knowing[0].config.model.classes
 
     @property
     def steps(self) -> str:
@@ -39,8 +37,9 @@ class Pipeline(Source):
         return ", ".join(str(run.checkpoint_step) for run in self.runs)
 
     def labels(self, seeds: np.ndarray, label: int | str | Sequence[int] | None) -> np.ndarray:
-        """See `Source`: of the stages that know labels."""
-        return self._knowing.labels(seeds, label)
+        """See `Source`: all stages that know labels have to know it."""
+        found, *_ = [run.labels(seeds, label) for run in self._knowing]
+        return found
 
     def batches(self, seeds: np.ndarray, labels: np.ndarray, num_frames: int = 0, rounded: bool = True) -> Batches:
         """See `Source`; the frames are of the last stage's chain."""
@@ -61,12 +60,7 @@ class Pipeline(Source):
 
     def facts(self) -> dict[str, Any]:
         """See `Source`."""
-        stages = []
-        for run in self.runs:
-            steps = run.config.sample.steps or run.config.diffusion.timesteps
-            stages.append(
-                {**dataclasses.asdict(run.config.sample), "steps": steps, "checkpoint_step": run.checkpoint_step}
-            )
+        stages = [facts_of(run, run.config.sample) for run in self.runs]
         return {"pipeline": self.name, "rounded_between_stages": self.rounded, "stages": stages}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ _ROWS = 256  # at once
 class SmallImages:
     """Pictures made smaller by `factor`, one for each seed: in an order without meaning, again and again."""
 
-    def __init__(self, pictures: datasets.ImageSet, factor: int):
-        self._pictures, self._factor = pictures, factor
+    def __init__(self, pictures: datasets.ImageSet, factor: int, split: str):
+        self._pictures, self._factor, self._split = pictures, factor, split
         self._order = np.random.default_rng(0).permutation(len(pictures))
 
     def real(self, seeds: np.ndarray) -> np.ndarray:
@@ -29,7 +30,8 @@ class SmallImages:
 
     def low_res(self, seeds: np.ndarray) -> np.ndarray:
         """The same made smaller, uint8 [N, h, w, C]."""
-        return smaller(self.real(seeds), self._factor)
+        parts = [seeds[i : i + _ROWS] for i in range(0, len(seeds), _ROWS)]  # real ones are never held all at once
+        return np.concatenate([smaller(self.real(part), self._factor) for part in parts])
 
     def labels(self, seeds: np.ndarray) -> np.ndarray:
         """Their labels int32 [N]."""
@@ -38,34 +40,40 @@ class SmallImages:
     def facts(self) -> dict[str, Any]:
         """Which pictures they are."""
         digest = hashlib.sha256(repr(self._pictures.fingerprint()).encode()).hexdigest()
-        return {"pictures": len(self._pictures), "sha256": digest, "factor": self._factor}
+        return {"pictures": len(self._pictures), "split": self._split, "sha256": digest, "factor": self._factor}
 
     def _index(self, seeds: np.ndarray) -> np.ndarray:
         return self._order[seeds % len(self._pictures)]
 
 
 def of_data(config: Config, pictures: datasets.ImageSet | None = None) -> SmallImages:
-    """Those of a run's data: of what is held out if anything is.
+    """Those of a run's data: of what is held out of training if anything is.
 
     Args:
-      pictures: the training images, where they are there already; taken if nothing is held out.
+      pictures: the images of `data.split`, where they are there already; taken if nothing is held out of them.
 
     Raises:
       UserError: where the data cannot be read.
     """
-    if config.data.holdout:
-        pictures = datasets.load(dataclasses.replace(config.data, split="holdout"))
-    return SmallImages(pictures or datasets.load(config.data), config.model.factor)
+    data = config.data
+    if data.holdout and data.split == "train":
+        data, pictures = dataclasses.replace(data, split="holdout"), None
+    return SmallImages(pictures or datasets.load(data), config.model.factor, data.split)
 
 
 def smaller(images: np.ndarray, factor: int) -> np.ndarray:
     """uint8 [N, H, W, C] -> uint8 [N, H / factor, W / factor, C], the area's mean, rounded."""
-    parts = [images[i : i + _ROWS] for i in range(0, len(images), _ROWS)]
-    means = [resampling.area_mean(tf.constant(part, tf.float32), factor) for part in parts]
-    return np.concatenate([tf.cast(tf.round(mean), tf.uint8).numpy() for mean in means])
+    return _in_parts(images, lambda part: resampling.area_mean(part, factor))
 
 
 def enlarged(images: np.ndarray, factor: int) -> np.ndarray:
     """uint8 [N, h, w, C] -> uint8 [N, factor h, factor w, C], bilinear: what a network has to do better."""
-    large = resampling.enlarged(tf.constant(images, tf.float32), factor)
-    return tf.cast(tf.clip_by_value(tf.round(large), 0.0, 255.0), tf.uint8).numpy()
+    return _in_parts(images, lambda part: resampling.enlarged(part, factor))
+
+
+def _in_parts(images: np.ndarray, resampled: Callable[[tf.Tensor], tf.Tensor]) -> np.ndarray:
+    found = []
+    for i in range(0, len(images), _ROWS):
+        part = resampled(tf.constant(images[i : i + _ROWS], tf.float32))
+        found.append(tf.cast(tf.clip_by_value(tf.round(part), 0.0, 255.0), tf.uint8).numpy())
+    return np.concatenate(found)

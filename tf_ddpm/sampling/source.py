@@ -62,12 +62,21 @@ class RunSource(Source):
 
     def batches(self, seeds: np.ndarray, labels: np.ndarray, num_frames: int = 0, rounded: bool = True) -> Batches:
         """See `Source`."""
-        low_res = None if self.small is None else self.small.low_res(seeds)
-        return self.runs[0].batches(seeds, labels, self._settings, num_frames, rounded, low_res)
+        if self.small is None:
+            yield from self.runs[0].batches(seeds, labels, self._settings, num_frames, rounded)
+            return
+        for start in range(0, len(seeds), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            frames, small = 0 if start else num_frames, self.small.low_res(seeds[part])
+            yield from self.runs[0].batches(seeds[part], labels[part], self._settings, frames, rounded, small)
 
     def facts(self) -> dict[str, Any]:
         """See `Source`."""
-        run, settings = self.runs[0], self._settings
-        steps = settings.steps or run.config.diffusion.timesteps
-        facts = {**dataclasses.asdict(settings), "steps": steps, "checkpoint_step": run.checkpoint_step}
+        facts = facts_of(self.runs[0], self._settings)
         return facts | ({} if self.small is None else {"enlarges": self.small.facts()})
+
+
+def facts_of(run: Run, settings: SampleConfig) -> dict[str, Any]:
+    """How a run draws with its `settings`."""
+    steps = settings.steps or run.config.diffusion.timesteps
+    return {**dataclasses.asdict(settings), "steps": steps, "checkpoint_step": run.checkpoint_step}

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tf_ddpm import build
 from tf_ddpm.errors import UserError
+from tf_ddpm.networks.backbone import Backbone
 from tf_ddpm.networks.tiling import Tiled
 from tf_ddpm.runtime import devices
 from tf_ddpm.sampling import drawing
@@ -17,23 +18,32 @@ from tf_ddpm.sampling.run import Run
 TILE, OVERLAP = 256, 64  # pixels of the large image that the network sees at once, and what tiles have in common
 
 
+def tiled(network: Backbone, phase: int) -> Tiled:
+    """The network in tiles of 256 pixels, or of more where its levels halve more often than that allows."""
+    overlap = -(-OVERLAP // phase) * phase
+    return Tiled(network, max(-(-TILE // phase) * phase, 2 * overlap), overlap, phase)
+
+
 class Upscaler:
     """Enlarges pictures of any size, a large one in tiles.
 
     Args:
-      run: one that enlarges. tile, overlap: see `Tiled`, in pixels of the large picture.
+      run: one that enlarges. tile, overlap: see `Tiled`, in pixels of the large picture; None: as `tiled` has them.
 
     Raises:
       UserError: for a run that does not enlarge.
     """
 
-    def __init__(self, run: Run, tile: int = TILE, overlap: int = OVERLAP):
+    def __init__(self, run: Run, tile: int | None = None, overlap: int | None = None):
         if run.low_res_shape is None:
             raise UserError("this run draws from noise alone; expected one that enlarges (model.condition=low_res)")
         self._run, self.factor, settings = run, run.config.model.factor, run.config.sample
         self._phase = run.config.model.phase
         self._guidance, self._level = settings.guidance, settings.augmentation
-        self._draw = self._compiled(Tiled(run.network, tile, overlap, self._phase))
+        own = tiled(run.network, self._phase)
+        if tile is not None and overlap is not None:
+            own = Tiled(run.network, tile, overlap, self._phase)
+        self._draw = self._compiled(own)
 
     def __call__(self, image: np.ndarray, seed: int, label: int = -1) -> np.ndarray:
         """uint8 [h, w, C] -> uint8 [factor h, factor w, C]."""
