@@ -8,11 +8,13 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+import tensorflow as tf
+from PIL import Image, PngImagePlugin
 
-from export import check, saved_model
+from export import check, encoded, saved_model
 from tests.support.served import Served, decoded, grey
 from tests.support.tiny import make_tiny_config
+from tf_ddpm import build
 from tf_ddpm.config import plans
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs import pipelines
@@ -114,6 +116,8 @@ def test_images_of_any_size_and_a_bad_one_asked_at_once_are_each_answered_right(
         sizes = [decoded(row).shape for row in mixed["png_bytes"]]
         assert sizes == [(12, 18, 3), (14, 10, 3), (10, 10, 3)]
         assert grey(decoded(mixed["png_bytes"][0]), enlarge(image(6, 9), 0)) <= 1
+        jpeg = np.array(Image.open(io.BytesIO(files[1])))  # decoded as Pillow does it, to the last bit
+        assert grey(decoded(mixed["png_bytes"][1]), enlarge(jpeg, 1)) <= 1
         assert isinstance(cut, str) and "INVALID_ARGUMENT" in cut.upper().replace(" ", "_")
 
 
@@ -124,12 +128,12 @@ def test_augmentation_0_is_the_clean_path_and_more_changes_what_is_drawn(served)
     assert grey(clean["image"][0], mixed["image"][0]) == 0 and grey(clean["image"][1], mixed["image"][1]) > 0
 
 
-def bomb():
-    """A PNG that says it has 10^10 pixels, and is short."""
+def bomb(side=100_000):
+    """A PNG that says it is so large, and is short."""
     chunk = lambda kind, data: (  # noqa: E731
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     )
-    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
 
 
@@ -149,6 +153,7 @@ def animation():
         ("upscale_bytes", {"encoded": [b""]}, "expected PNG or JPEG"),
         ("upscale_bytes", {"encoded": [b"\x89PNG\r\n\x1a\n"]}, "expected PNG or JPEG"),
         ("upscale_bytes", {"encoded": [b"GIF89a" + bytes(40)]}, "expected PNG or JPEG"),
+        ("upscale_bytes", {"encoded": [bomb(2**31 - 1)]}, "expected at most 4096 pixels in a request"),
         ("upscale", {"image": image(1, 64, 65)}, "expected at most 4096 pixels in a request"),
         ("upscale", {"image": image(1, 0, 5)}, r"image: expected the shape [B, h, w, 3], got"),
         ("upscale", {"image": image(1, 4, 5)[..., :1]}, r"image: expected the shape [B, h, w, 3], got"),
@@ -171,9 +176,12 @@ def test_transparency_becomes_white_and_other_pngs_are_read_as_pillow_reads_them
     palette = Image.fromarray(image(6, 6)).quantize(16)
     buffer = io.BytesIO()
     palette.save(buffer, format="PNG")
-    files = np.array([png(clear), buffer.getvalue()], object)
-    pixels = np.stack([np.full((6, 6, 3), 255, np.uint8), np.array(palette.convert("RGB"))])
-    answer, plain = served.ask(("upscale_bytes", given(2, encoded=files)), ("upscale", given(2, image=pixels)))
+    about = PngImagePlugin.PngInfo()
+    about.add_text("Comment", "of acTL, tRNS and IDAT chunks")
+    files = [png(clear), buffer.getvalue(), png(image(6, 6), pnginfo=about)]
+    pixels = np.stack([np.full((6, 6, 3), 255, np.uint8), np.array(palette.convert("RGB")), image(6, 6)])
+    requests = [given(3, encoded=np.array(files, object)), given(3, image=pixels)]
+    answer, plain = served.ask(*zip(("upscale_bytes", "upscale"), requests, strict=True))
     assert grey([decoded(row) for row in answer["png_bytes"]], plain["image"]) <= 1
 
 
@@ -189,7 +197,7 @@ def test_the_check_passes_and_the_facts_are_told(served, monkeypatch, capsys):
     assert "fit to serve" in shown and "upscale_bytes" in shown
     info = served.info
     assert info["plans"]["ddpm_4_ddim_2"][1] == {"sampler": "ddim", "steps": 2, "eta": 0.0}
-    assert info["enlarging"] == {"factor": 2, "augmentation": 300, "max_pixels": MAX_PIXELS}
+    assert info["enlarging"] == {"factor": 2, "augmentation": 300, "unit": 1, "max_pixels": MAX_PIXELS}
     assert [stage["image_shape"] for stage in info["stages"]] == [[4, 4, 3], [8, 8, 3]]
 
 
@@ -205,3 +213,44 @@ def test_a_run_that_enlarges_is_exported_alone(pipeline, program, tmp_path):
     with pytest.raises(UserError, match="with one plan"):
         two = plans.parse("ddim-2,ddim-3", larger.config)
         saved_model.export_run(larger, tmp_path / "ddpm", two, MAX_BATCH)
+
+
+def test_the_sum_of_sizes_cannot_overflow_and_sides_count_as_the_network_sees_them():
+    def checked(files, most, unit):
+        @tf.function(autograph=False)
+        def size(files):
+            with tf.control_dependencies(encoded.checked(files, most, unit)):
+                return tf.size(files)
+
+        return size(tf.constant(files))
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected at most"):
+        checked([bomb(2**31 - 1)] * 64, (2**31 - 1) // 4, 1)
+    thin = png(image(1, 100))
+    assert checked([thin], 832, 8) == 1
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected at most 831 pixels"):
+        checked([thin], 831, 8)  # 8 x 104
+
+
+def test_no_class_is_asked_of_a_pipeline_only_if_all_of_its_stages_know_it(pipeline):
+    base, larger = (run.config.model for run in pipeline.runs)
+    assert base.null_class and not larger.classes
+    module = saved_model.CascadeModule(pipeline.runs, True, default_plans(pipeline), 4, MAX_PIXELS, 0.01)
+    assert module.limits.ranges()["label"] == (-1, 9) and "guidance" in module.limits.specs()
+    model = dataclasses.replace(larger, classes=10)
+    config = dataclasses.replace(pipeline.runs[1].config, model=model)
+    both = [pipeline.runs[0], Run(config, build.network(config, "float32"), 0)]
+    module = saved_model.CascadeModule(both, True, default_plans(pipeline), 4, MAX_PIXELS, 0.01)
+    assert module.limits.ranges()["label"] == (0, 9) and "guidance" not in module.limits.specs()
+
+
+def default_plans(pipeline):
+    return plans.parse_staged("ddim-2", [run.config for run in pipeline.runs])
+
+
+def test_an_export_of_one_row_at_a_time_is_made_and_one_that_could_enlarge_nothing_is_refused(pipeline, tmp_path):
+    larger = pipeline.runs[-1]
+    version = saved_model.export_run(larger, tmp_path / "ddpm", None, 1, max_pixels=64)
+    assert (version / "saved_model.pb").is_file()
+    with pytest.raises(UserError, match="max_pixels=63: one image of this run has 64 pixels"):
+        saved_model.export_run(larger, tmp_path / "ddpm", None, 1, max_pixels=63)

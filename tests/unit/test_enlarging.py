@@ -145,8 +145,16 @@ def test_the_network_sees_what_it_is_shown_and_how_noisy_it_is_and_at_first_igno
             r"data\.image_size=10,8: .* divisible by 4, for example 8,8",
         ),
         ({"sample__augmentation": 301}, "augmentation 301: this run was trained with up to 300"),
-        ({"model__condition": "none", "train__crop": 4}, r"train\.crop and train\.blur are of networks that enlarge"),
-        ({"model__condition": "none", "sample__augmentation": 4}, "this run enlarges no images; expected 0"),
+        ({"model__condition": "none"}, r"model\.factor is of networks that enlarge"),
+        (
+            {"model__condition": "none", "model__factor": 4, "train__crop": 4},
+            r"train\.crop is of networks that enlarge",
+        ),
+        ({"train__blur": 0.5, "data__image_size": (2, 2)}, "needs smaller images of at least 2x2 pixels"),
+        (
+            {"model__condition": "none", "model__factor": 4, "sample__augmentation": 4},
+            "this run enlarges no images; expected 0",
+        ),
         ({"data__holdout": 0.1}, r"data\.holdout is for data\.name=folder"),
     ],
 )

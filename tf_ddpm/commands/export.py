@@ -38,6 +38,8 @@ def run(run_dir: str) -> None:
     config = wanted_config(run_dir)
     if FLAGS.max_pixels is not None and not config.model.enlarges:
         raise UserError(f"--max_pixels={FLAGS.max_pixels} is of a run or pipeline that enlarges images")
+    if FLAGS.augmentation is not None and config.model.enlarges:
+        raise UserError("--augmentation is what a caller sends to a run that enlarges; a pipeline has one of its own")
     one = bool(FLAGS.sampler or FLAGS.sampling_steps) or config.model.enlarges
     words = plans_lib.own(config) if one and FLAGS.plans is None else FLAGS.plans
     plans = plans_lib.parse(words, config)

@@ -111,12 +111,16 @@ def _check_labels(config: Config) -> None:
         )
 
 
+_OF_ENLARGING = {"model": ("factor",), "train": ("crop", "blur", "augmentation", "clean_share")}
+
+
 def _check_enlarging(config: Config) -> None:
     """The keys of a network that enlarges images."""
     model, train, sample = config.model, config.train, config.sample
     if not model.enlarges:
-        if train.crop is not None or train.blur > 0:
-            raise UserError("train.crop and train.blur are of networks that enlarge: model.condition=low_res")
+        for key, section in ((key, part) for part, keys in _OF_ENLARGING.items() for key in keys):
+            if getattr(getattr(config, section), key) != getattr(getattr(Config(), section), key):
+                raise UserError(f"{section}.{key} is of networks that enlarge: model.condition=low_res")
         if sample.augmentation:
             raise UserError(f"augmentation {sample.augmentation}: this run enlarges no images; expected 0")
         return
