@@ -20,6 +20,9 @@ def enlarging(**changes):
     return make_tiny_config(**values | changes)
 
 
+ENLARGES_NOT = {"model__condition": "none", "model__factor": 4}
+
+
 def batch(count=6, side=8, channels=1, seed=0, step=3):
     image = np.random.default_rng(0).integers(0, 256, (count, side, side, channels), np.uint8)
     address = randomness.row_address(seed, tf.constant(step), tf.constant(0))
