@@ -23,7 +23,8 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
 
-from export import client, plans, protocols, saved_model
+from export import client, protocols, saved_model
+from tf_ddpm.config import plans
 from tf_ddpm.errors import UserError
 from tf_ddpm.sampling.run import load_run
 

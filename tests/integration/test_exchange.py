@@ -55,6 +55,11 @@ def edited(path, **changes):
 def test_every_presets_network_and_chain_survive_the_words_of_diffusers(preset):
     size = {"data.image_size": (32, 32), "data.channels": 3, "data.path": "pictures"}
     config = config_lib.with_values(presets.preset(preset), size)
+    if config.model.enlarges:
+        with pytest.raises(UserError, match="no pipeline for a run that enlarges"):
+            unet_words.unet_config(config)
+        plain = {"model.condition": "none", "train.augmentation": 300, "train.crop": None}
+        config = config_lib.with_values(config, plain)
     unet, scheduler = unet_words.unet_config(config), scheduler_words.scheduler_config(config)
     values = unet_words.model_words(unet) | scheduler_words.chain_words(scheduler, config.diffusion.learned_variance)
     values["train.label_dropout"] = 0.0
@@ -148,7 +153,8 @@ def test_the_null_class_is_told_by_our_own_words_or_by_the_user(tmp_path):
         ("unet/config.json", {"act_fn": "gelu"}, "UNet2DModel act_fn='gelu'"),
         ("unet/config.json", {"center_input_sample": True}, "center_input_sample=True"),
         ("unet/config.json", {"time_embedding_type": "fourier"}, "time_embedding_type='fourier'"),
-        ("unet/config.json", {"down_block_types": ["ResnetDownsampleBlock2D"] * 2}, "down_block_types='ResnetDown"),
+        ("unet/config.json", {"down_block_types": ["SkipDownBlock2D"] * 2}, "down_block_types='SkipDownBlock2D"),
+        ("unet/config.json", {"down_block_types": ["ResnetDownsampleBlock2D"] * 2}, "expected the same between all"),
         ("unet/config.json", {"up_block_types": ["UpBlock2D"]}, "up_block_types"),
         ("unet/config.json", {"cross_attention_dim": 768}, "cross_attention_dim=768"),
         ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type='timestep'"),

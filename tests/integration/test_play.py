@@ -15,9 +15,10 @@ import requests
 import tensorflow as tf
 from PIL import Image
 
-from export import bundle, plans, saved_model
+from export import bundle, saved_model
 from tests.support.serving_stand_in import StandIn
 from tests.support.tiny import make_tiny_config
+from tf_ddpm.config import plans
 from tf_ddpm.sampling.run import load_run
 from tf_ddpm.training import loop
 

@@ -46,8 +46,6 @@ def export_run(run: Run, out_dir: str | os.PathLike) -> Path:
       UserError: where diffusers has no word for the run, or `out_dir` is not free.
     """
     out_dir = Path(out_dir)
-    if run.low_res_shape is not None:
-        raise UserError("diffusers has no pipeline for a run that enlarges images (model.condition=low_res)")
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise UserError(f"{out_dir} is not empty; choose another folder")
     files = {

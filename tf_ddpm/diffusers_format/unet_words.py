@@ -142,6 +142,8 @@ def unet_config(config: Config) -> dict[str, Any]:
     """
     model, (height, width, channels) = config.model, config.data.image_shape
     widths = model.level_widths
+    if model.enlarges:
+        raise UserError("diffusers has no pipeline for a run that enlarges images (model.condition=low_res)")
     if widths[0] != model.channels:
         raise UserError(f"diffusers has no word for a first level of {widths[0]} after {model.channels} channels")
     modulated = model.injection == "scale_shift"
