@@ -31,7 +31,7 @@ def test_a_run_of_the_first_version_works_in_every_mode(name, tmp_path, monkeypa
         "export_diffusers": [],
         "import": [f"--diffusers_dir={name}/diffusers"],
     }
-    assert set(written) == set(MODES)
+    assert set(written) == set(MODES) - {"upscale"}  # of runs that enlarge
     for mode, flags in written.items():
         run_dir = "imported" if mode == "import" else name
         command = [sys.executable, str(ROOT / "main.py"), f"--mode={mode}", f"--run_dir={run_dir}", *flags]
