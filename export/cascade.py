@@ -113,6 +113,8 @@ class CascadeModule(Endpoints):
         if small is not None and level is not None:
             condition |= drawing.low_res_condition(run.codec, factor, tf.cast(small, tf.float32), level, noise)
         guidance = inputs.get("guidance") if config.model.null_class else None
+        if guidance is None and plan.sample.guidance != 1.0:  # callers do not send it
+            guidance = tf.fill(tf.shape(inputs["seed"]), plan.sample.guidance)
         network = network or self._networks[stage]
         denoiser = build.denoiser(config.diffusion, network, condition, guidance, sampler.chain.levels)
         return drawing.draw(sampler, denoiser, noise, run.codec, rounded=rounded)[0]

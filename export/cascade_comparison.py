@@ -53,7 +53,10 @@ def compare(
     other = comparison.other_precision(last)
 
     def used(precision: str | None = None) -> list[Run]:
-        return [_used(run, stage.sample, precision) for run, stage in zip(runs, plan.stages, strict=True)]
+        return [
+            _used(run, stage.sample, precision, sent=limits.null_class)
+            for run, stage in zip(runs, plan.stages, strict=True)
+        ]
 
     def check(name: str, draw: Callable[[list[Run]], np.ndarray]) -> None:
         comparison.check_images(answers[f"{name}/image"], draw(used()), lambda: draw(used(other)), other)
@@ -74,8 +77,8 @@ def _enlarged(run: Run, small: np.ndarray, label: np.ndarray) -> np.ndarray:
     return np.stack([enlarge(image, _SEEDS[i], int(label[i])) for i, image in enumerate(small)])
 
 
-def _used(run: Run, sample: SampleConfig, precision: str | None) -> Run:
-    """The run as a plan uses it, in another precision if it is given."""
-    config = dataclasses.replace(run.config, sample=dataclasses.replace(sample, guidance=1.0))
+def _used(run: Run, sample: SampleConfig, precision: str | None, sent: bool) -> Run:
+    """The run as a plan uses it, in another precision if it is given; `sent`: with the requests' guidance, 1."""
+    config = dataclasses.replace(run.config, sample=dataclasses.replace(sample, guidance=1.0) if sent else sample)
     network = run.network if precision is None else build.recast(run.network, precision)
     return Run(config, network, run.checkpoint_step)

@@ -150,3 +150,20 @@ def test_a_file_that_somebody_has_put_in_the_place_of_a_result_stays(larger, pic
     with pytest.raises(UserError, match=r"grey\.png is there already"):
         upscale.upscale(larger, str(pictures), out, seed=1)
     assert Image.open(out / "grey.png").size == (3, 3)
+
+
+def test_killed_before_a_picture_of_other_settings_is_written_it_makes_it_again(
+    larger, pictures, tmp_path, monkeypatch
+):
+    out = upscale.upscale(larger, str(pictures), tmp_path / "out")
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(upscale.atomic_files, "atomic_write", killed)
+        upscale.upscale(larger, str(pictures), out, seed=1)
+    upscale.upscale(larger, str(pictures), out, seed=1)
+    assert (
+        content(out)["a.b.png"] == content(upscale.upscale(larger, str(pictures), tmp_path / "new", seed=1))["a.b.png"]
+    )

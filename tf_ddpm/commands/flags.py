@@ -121,7 +121,7 @@ ROWS = (
         "label",
         str,
         "sample eval upscale",
-        "Class of the images: a number, a name, all (in turn, the default) or none.",
+        "Class of the images: a number, a name, all (in turn, the default) or none (the default of upscale).",
     ),
     Flag(
         "sampler",

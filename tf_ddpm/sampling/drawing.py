@@ -113,17 +113,24 @@ def compiled_draw(
     guides: bool = False,
     num_frames: int = 0,
     rounded: bool = True,
+    any_size: bool = False,
 ) -> Callable[..., tuple[tf.Tensor, ...]]:
     """`draw` as one graph of the tensors of `inputs_of`: (images,) or (images, frames).
 
     The label is looked at where the network has classes, the guidance if `guides` is set.
+
+    Args:
+      any_size: of a run that enlarges, whether it enlarges images of any size.
     """
     codec, model = build.codec(config), config.model
     state_shape = codec.state_shape(config.data.image_shape)
 
-    @tf.function(input_signature=inputs_of(config), autograph=False)
+    @tf.function(input_signature=inputs_of(config, any_size), autograph=False)
     def sample(seeds: tf.Tensor, label: tf.Tensor, guidance: tf.Tensor, *small: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        noise = image_noise(seeds, state_shape, stage_of(config))
+        shape: Sequence = state_shape
+        if any_size:
+            shape = [*tf.unstack(tf.shape(small[0])[1:3] * model.factor), state_shape[-1]]
+        noise = image_noise(seeds, shape, stage_of(config))
         condition = {"label": label} if model.classes else {}
         if small:
             low_res, level = small
@@ -136,12 +143,13 @@ def compiled_draw(
     return sample
 
 
-def inputs_of(config: Config) -> list[tf.TensorSpec]:
+def inputs_of(config: Config, any_size: bool = False) -> list[tf.TensorSpec]:
     """What `compiled_draw` takes: seed, label and guidance [B]; and, for a run that enlarges, the images [B, h, w, C]
     from 0 to 255 that it is to enlarge and the level of their augmentation [B]."""
     specs = [tf.TensorSpec([None], dtype, name) for name, dtype in _INPUTS.items()]
     if config.model.enlarges:
-        shape = low_res_shape(config)
+        height, width, channels = low_res_shape(config)
+        shape = (None, None, channels) if any_size else (height, width, channels)
         specs += [
             tf.TensorSpec([None, *shape], tf.float32, "low_res"),
             tf.TensorSpec([None], tf.int32, "augmentation"),

@@ -159,9 +159,13 @@ class _Work:
         return self._done.get(name) == _digest(pixels) and (self._out / name).is_file()
 
     def keep(self, name: str, pixels: np.ndarray, large: np.ndarray) -> None:
-        """Writes an enlarged picture; the record first, so that what is there is known to be this program's."""
+        """Writes an enlarged picture; the record first, so that what is there is known to be this program's.
+
+        What was made with other settings goes before it: killed in between, a picture is missing, and none is wrong.
+        """
         target, png = self._out / name, image_files.png_bytes(large)
         target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
         lines = [] if self._now else [{"made_by": own_files.MADE_BY, "facts": self._facts}]
         self._now, self._done[name], self._pngs[name] = True, _digest(pixels), hashlib.sha256(png).hexdigest()
         lines.append({"name": name, "picture": self._done[name], "png": self._pngs[name]})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import tensorflow as tf
 
@@ -43,7 +41,8 @@ class Upscaler:
         own = tiled(run.network, self._phase)
         if tile is not None and overlap is not None:
             own = Tiled(run.network, tile, overlap, self._phase)
-        self._draw = self._compiled(own)
+        sampler, guides = build.sampler(settings, run.chain), settings.guidance != 1.0
+        self._draw = drawing.compiled_draw(sampler, own, run.config, guides, any_size=True)
 
     def __call__(self, image: np.ndarray, seed: int, label: int = -1) -> np.ndarray:
         """uint8 [h, w, C] -> uint8 [factor h, factor w, C]."""
@@ -53,34 +52,6 @@ class Upscaler:
         padded = np.pad(image, [*beyond, (0, 0)], mode="edge")
         inputs = (np.array([seed], np.int64), np.array([label], np.int32), np.array([self._guidance], np.float32))
         with devices.within_memory("The picture is too large for this machine."):
-            large = self._draw(*map(tf.constant, inputs), tf.constant(padded[None]), tf.constant([self._level]))
+            small = tf.constant(padded[None], tf.float32), tf.constant([self._level])
+            (large,) = self._draw(*map(tf.constant, inputs), *small)
         return large.numpy()[0, : self.factor * height, : self.factor * width]
-
-    def _compiled(self, network: Tiled) -> Callable[..., tf.Tensor]:
-        run, config = self._run, self._run.config
-        sampler = build.sampler(config.sample, run.chain)
-        channels = config.data.image_channels
-
-        @tf.function(
-            input_signature=[
-                tf.TensorSpec([None], tf.int64),
-                tf.TensorSpec([None], tf.int32),
-                tf.TensorSpec([None]),
-                tf.TensorSpec([None, None, None, channels], tf.uint8),
-                tf.TensorSpec([None], tf.int32),
-            ],
-            autograph=False,
-        )
-        def draw(
-            seed: tf.Tensor, label: tf.Tensor, guidance: tf.Tensor, images: tf.Tensor, level: tf.Tensor
-        ) -> tf.Tensor:
-            height, width = tf.unstack(self.factor * tf.shape(images)[1:3])
-            noise = drawing.image_noise(seed, [height, width, channels], drawing.stage_of(config))
-            small = tf.cast(images, tf.float32)
-            shown = drawing.low_res_condition(run.codec, self.factor, small, level, noise)
-            condition = dict(shown) | ({"label": label} if config.model.classes else {})
-            weight = guidance if self._guidance != 1.0 else None
-            denoiser = build.denoiser(config.diffusion, network, condition, weight, sampler.chain.levels)
-            return drawing.draw(sampler, denoiser, noise, run.codec)[0]
-
-        return draw
