@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 
-from tf_ddpm.codecs.codec import Codec
-from tf_ddpm.codecs.pixels import Pixels
 from tf_ddpm.config import Config, DiffusionConfig, SampleConfig
 from tf_ddpm.diffusion import guidance as guidance_lib
 from tf_ddpm.diffusion import objectives, samplers, schedules
@@ -18,6 +17,7 @@ from tf_ddpm.diffusion.level_sampling import ImportanceLevels, LevelSampler, Uni
 from tf_ddpm.diffusion.levels import Level, Levels
 from tf_ddpm.diffusion.parametrisation import PARAMETRISATIONS
 from tf_ddpm.diffusion.sampler_facts import SAMPLERS
+from tf_ddpm.networks.autoencoder import AUTOENCODERS, Autoencoder
 from tf_ddpm.networks.backbone import Backbone, Condition
 from tf_ddpm.networks.unet import UNet
 
@@ -35,19 +35,35 @@ def shorter_chain(sample: SampleConfig, whole: Chain) -> Chain:
     return whole.respaced(schedules.strided_timesteps(len(whole), sample.steps, sample.spacing))
 
 
-def codec(config: Config) -> Codec:
-    """What stands between images and what is diffused."""
-    return Pixels()
+_DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+
+
+def autoencoder(config: Config, precision: str, judged: bool = False, xla: bool = False) -> Autoencoder:
+    """A new autoencoder for the images of `config.data`.
+
+    Args:
+      precision: as for `network`. judged, xla: see `Autoencoder`.
+    """
+    kind = AUTOENCODERS[config.autoencoder.kind]
+    return kind(config.autoencoder, config.data.image_channels, judged, xla, dtype=_DTYPES[precision])
+
+
+def trained_network(config: Config) -> keras.Model:
+    """A new network as `config.train` trains it: a U-Net, or an autoencoder."""
+    train = config.train
+    if config.autoencoder.trained:
+        return autoencoder(config, train.precision, config.autoencoder.adversarial > 0, train.jit != "off")
+    return network(config, train.precision, train.jit != "off", train.remat)
 
 
 def network(config: Config, precision: str, xla: bool = False, remat: bool = False) -> UNet:
-    """A new U-Net for the images of `config.data` (whose size and channels are known).
+    """A new U-Net for the images of `config.data` (whose size and channels are known), or for their latents.
 
     Args:
       precision: `float32`, or `bfloat16` with weights of float32. xla, remat: see `UNet`.
     """
-    channels = config.data.image_channels
-    dtype = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
+    channels = config.state_channels
+    dtype = _DTYPES[precision]
     outputs = channels * (2 if config.diffusion.learned_variance else 1)
     return UNet(config.model, channels, outputs, xla, remat, dtype=dtype)
 

@@ -12,6 +12,7 @@ from tests.support.gaussian import denoiser_of
 from tests.support.tiny import make_tiny_config, mirrored
 from tf_ddpm import build, randomness
 from tf_ddpm import config as config_lib
+from tf_ddpm.codecs.pixels import Pixels
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.diffusion import objectives
@@ -163,7 +164,7 @@ def test_loss_and_clipped_step_are_those_of_algorithm_1(tiny_config):
     before, _ = train(config, 1, 0)
     after, (metrics,) = train(config, 1, 1, clip_norm=clip_norm)
     batch = next(iter(batch_dataset(IMAGES, 8, config.train.seed, 0, True)))
-    x_0, address = build.codec(config).encode(batch["image"]), batch["address"]
+    x_0, address = Pixels().encode(batch["image"]), batch["address"]
     chain = build.chain(config.diffusion)
     t = randomness.row_integers(address, randomness.TIMESTEPS, 8, len(chain))
     eps = randomness.row_normal(address, randomness.NOISE, 8, [8, 8, 1])

@@ -17,7 +17,7 @@ PLAN = {
     "config": "errors diffusion",  # words alone: no TensorFlow
     "networks": "randomness config",  # they do not know what diffusion is
     "datasets": "errors randomness runtime config",
-    "build": "diffusion networks codecs config",
+    "build": "diffusion networks config",
     "runs": "errors runtime config datasets",  # never training
     "sampling": "errors randomness runtime diffusion networks codecs config datasets build runs",
     "tf_ddpm": "sampling",

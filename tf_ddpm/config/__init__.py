@@ -7,6 +7,7 @@
 `tf_ddpm/build.py` is the only place that turns words into objects.
 """
 
+from tf_ddpm.config.autoencoder import AutoencoderConfig, CodecConfig, LatentScale
 from tf_ddpm.config.file import from_json, portable, to_json
 from tf_ddpm.config.labels import check_label, parse_label
 from tf_ddpm.config.parsing import Key, changed, closest, get, keys, with_settings, with_values
@@ -24,7 +25,8 @@ from tf_ddpm.config.schema import (
 
 __all__ = [
     "DECODER", "FORMAT_VERSION",
-    "Config", "DataConfig", "DiffusionConfig", "Key", "ModelConfig", "SampleConfig", "TrainConfig",
+    "AutoencoderConfig", "CodecConfig", "Config", "DataConfig", "DiffusionConfig", "Key",
+    "LatentScale", "ModelConfig", "SampleConfig", "TrainConfig",
     "changed", "check_label", "closest", "from_json", "get", "keys", "parse_label", "portable", "to_json",
     "validated", "warnings", "with_settings", "with_values",
 ]  # fmt: skip

@@ -10,10 +10,16 @@ from tf_ddpm.config.rules import validated
 from tf_ddpm.config.schema import FORMAT_VERSION, Config, DataConfig
 from tf_ddpm.errors import UserError
 
+_LATER = ("codec", "autoencoder")
+
 
 def to_json(config: Config) -> str:
-    """The text of `config.json`."""
-    return json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(config)}, indent=2) + "\n"
+    """The text of `config.json`; a section that has come later is left out where it says nothing."""
+    sections = dataclasses.asdict(config)
+    for name in _LATER:
+        if getattr(config, name) == getattr(Config(), name):
+            del sections[name]
+    return json.dumps({"format_version": FORMAT_VERSION, **sections}, indent=2) + "\n"
 
 
 def from_json(text: str, where: str = "config.json") -> Config:
@@ -50,4 +56,6 @@ def portable(config: Config) -> Config:
     """`config` without the paths of this machine, for files that leave it."""
     name = None if config.data.name == "folder" else config.data.name
     paths = {f"data.{key}": getattr(DataConfig(), key) for key in ("path", "data_dir", "cache_dir")}
+    if config.codec.run is not None:
+        paths["codec.run"] = "-"
     return with_values(config, paths | {"data.name": name})

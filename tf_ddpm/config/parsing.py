@@ -106,6 +106,8 @@ def with_settings(config: Config, settings: Iterable[str]) -> Config:
         if key not in known:
             raise UserError(f"{' '.join(setting.split())}: unknown key {key!r}; did you mean: {closest_keys(key)}?")
         values[key] = _parsed(key, known[key], text.strip())
+    if values.get("codec.run"):
+        values.setdefault("sample.clip", "none")  # latents have no range to be kept in
     return with_values(config, values)
 
 

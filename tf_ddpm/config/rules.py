@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tf_ddpm.config import autoencoder_rules
 from tf_ddpm.config.schema import Config, DataConfig, DiffusionConfig, ModelConfig
 from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import UserError
@@ -20,7 +21,8 @@ def validated(config: Config) -> Config:
     _check_training_and_sampling(config)
     _check_labels(config)
     _check_enlarging(config)
-    _check_data(config.data, levels=len(config.model.level_widths))
+    autoencoder_rules.check(config)
+    _check_data(config)
     return config
 
 
@@ -118,8 +120,10 @@ def _check_enlarging(config: Config) -> None:
     """The keys of a network that enlarges images."""
     model, train, sample = config.model, config.train, config.sample
     if not model.enlarges:
+        known = ("train.crop",) if config.autoencoder.trained else ()
         for key, section in ((key, part) for part, keys in _OF_ENLARGING.items() for key in keys):
-            if getattr(getattr(config, section), key) != getattr(getattr(Config(), section), key):
+            other = getattr(getattr(config, section), key) != getattr(getattr(Config(), section), key)
+            if other and f"{section}.{key}" not in known:
                 raise UserError(f"{section}.{key} is of networks that enlarge: model.condition=low_res")
         if sample.augmentation:
             raise UserError(f"augmentation {sample.augmentation}: this run enlarges no images; expected 0")
@@ -147,7 +151,8 @@ def _check_enlarging(config: Config) -> None:
         )
 
 
-def _check_data(data: DataConfig, levels: int) -> None:
+def _check_data(config: Config) -> None:
+    data = config.data
     if data.holdout and data.name != "folder":
         raise UserError(f"data.holdout is for data.name=folder; data.name={data.name} has splits of its own")
     if data.name == "folder":
@@ -160,11 +165,17 @@ def _check_data(data: DataConfig, levels: int) -> None:
     usual = DataConfig.max_megapixels, DataConfig.truncated
     if data.decoder == 1 and (data.max_megapixels, data.truncated) != usual:
         raise UserError("data.max_megapixels and data.truncated are of data.decoder=2; this run reads pictures by 1")
-    factor = 2 ** (levels - 1)
+    levels = len(config.model.level_widths)
+    factor, wanting = 2 ** (levels - 1), f"{levels} levels need"
+    if config.autoencoder.trained:
+        factor = config.autoencoder.factor
+        wanting = f"an autoencoder of {len(config.autoencoder.widths)} levels needs"
+    elif config.codec.factor:
+        factor, wanting = factor * config.codec.factor, f"{levels} levels on latents need"
     if data.image_size is not None and any(side % factor for side in data.image_size):
         nearest = ",".join(str(max(factor, round(side / factor) * factor)) for side in data.image_size)
         raise UserError(
-            f"data.image_size={','.join(map(str, data.image_size))}: {levels} levels need sides "
+            f"data.image_size={','.join(map(str, data.image_size))}: {wanting} sides "
             f"divisible by {factor}, for example {nearest}"
         )
 

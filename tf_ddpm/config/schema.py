@@ -3,56 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from typing import Any, Literal
 
+from tf_ddpm.config.autoencoder import AutoencoderConfig, CodecConfig
+from tf_ddpm.config.fields import key, sampling_key
 from tf_ddpm.diffusion.sampler_facts import SAMPLERS
 from tf_ddpm.errors import required
 
-Freezes = Literal["checkpoint", "data", "never"]
-
 FORMAT_VERSION = 1
 DECODER = 2  # the newest rules by which picture files become pixels; 1: as up to November 2026 (`first_decoder`)
-
-
-def key(
-    default: Any,
-    text: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    choices: tuple[str, ...] | None = None,
-    freezes: Freezes = "checkpoint",
-    resolves: bool = False,
-    measures: bool = False,
-) -> Any:
-    """A key of the configuration.
-
-    Args:
-      default: its default. text: what it means.
-      low, high, above: its range; low and high belong to it. choices: the words that it may be.
-      freezes: when a run can no longer change it: once it has a checkpoint, once its data is known, or never.
-      resolves: whether the default means: as the run finds it when it begins.
-      measures: whether it may be another where a run is measured.
-    """
-    return dataclasses.field(
-        default=default,
-        metadata={
-            "help": text,
-            "low": low,
-            "high": high,
-            "above": above,
-            "choices": choices,
-            "freezes": freezes,
-            "resolves": resolves,
-            "measures": measures,
-        },
-    )
-
-
-sampling_key = functools.partial(key, freezes="never", measures=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,3 +303,19 @@ class Config:
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     sample: SampleConfig = SampleConfig()
+    codec: CodecConfig = CodecConfig()  # noqa: RUF009 (it is frozen)
+    autoencoder: AutoencoderConfig = AutoencoderConfig()  # noqa: RUF009
+
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of what is diffused: of the images, or of their latents."""
+        height, width, _ = self.data.image_shape
+        factor = 1 if self.codec.run is None else required(self.codec.factor, "codec.factor")
+        return height // factor, width // factor, self.state_channels
+
+    @property
+    def state_channels(self) -> int:
+        """The channels of `state_shape`."""
+        if self.codec.run is None:
+            return self.data.image_channels
+        return required(self.codec.channels, "codec.channels")

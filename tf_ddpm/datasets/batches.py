@@ -17,6 +17,7 @@ def batch_dataset(
     random_flip: bool,
     shards: int = 1,
     own: range | None = None,
+    encoded: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """An endless dataset of the shards of the global batches of `first_step`, `first_step` + 1, ...
 
@@ -28,6 +29,8 @@ def batch_dataset(
       batch_size: of the global batch, divisible by `shards`.
       random_flip: mirror each image with probability one half.
       own: those of the shards that are wanted here; None: all.
+      encoded: float32 [1 or 2, N, h, w, c], what stands for each image and for its mirror image: elements then have
+        `x_0` float32 [batch_size / shards, h, w, c] instead of `image`.
     """
     rows, own = batch_size // shards, own or range(shards)
     labels = tf.constant(images.labels, tf.int32)
@@ -36,12 +39,18 @@ def batch_dataset(
         step, shard = position // len(own), own.start + position % len(own)
         address = randomness.row_address(seed, step, shard * rows)
         chosen = _shuffled(step * batch_size + shard * rows + tf.range(rows, dtype=tf.int64), len(images), seed)
+        others = {"label": tf.gather(labels, chosen), "address": address}
+        flip = tf.zeros([rows], tf.int32)
+        if random_flip:
+            flip = randomness.row_integers(address, randomness.FLIPS, rows, 2)
+        if encoded is not None:
+            (x_0,) = tf.numpy_function(lambda *i: [encoded[i]], [flip, chosen], [tf.float32], stateful=False)
+            return {"x_0": tf.ensure_shape(x_0, [rows, *encoded.shape[2:]]), **others}
         (batch,) = tf.numpy_function(lambda index: [images.images[index]], [chosen], [tf.uint8], stateful=False)
         batch = tf.ensure_shape(batch, [rows, *images.image_shape])
         if random_flip:
-            flip = randomness.row_integers(address, randomness.FLIPS, rows, 2) == 1
-            batch = tf.where(flip[:, None, None, None], tf.reverse(batch, axis=[2]), batch)
-        return {"image": batch, "label": tf.gather(labels, chosen), "address": address}
+            batch = tf.where((flip == 1)[:, None, None, None], tf.reverse(batch, axis=[2]), batch)
+        return {"image": batch, **others}
 
     # (Repeated, it is known to be endless: workers need not agree before each batch that there is one.)
     positions = tf.data.Dataset.range(first_step * len(own), np.iinfo(np.int64).max).repeat()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -46,6 +47,7 @@ class ResidualBlock(keras.layers.Layer):
     """GroupNorm-swish-conv, time, GroupNorm-swish-dropout-conv, + shortcut.
 
     Args:
+      time_width: of the time's embedding; 0: the block is told of no time.
       injection: how Dense(swish(time)) enters: `add` before the second norm (Ho et al. 2020), or
         `scale_shift`, which scales and shifts its outcome (Nichol & Dhariwal 2021, "adaptive group normalisation").
       xla: see `GroupNorm`.
@@ -72,19 +74,21 @@ class ResidualBlock(keras.layers.Layer):
         self.injection, self.resample = injection, resample
         self.norm_1 = GroupNorm(width_in, groups, True, epsilon, xla, name="norm_1", dtype=dtype)
         self.conv_1 = conv3x3(width_in, width, "conv_1", dtype)
-        self.time = dense(time_width, width * (1 if injection == "add" else 2), "time", dtype)
+        self.time: Any = (
+            dense(time_width, width * (1 if injection == "add" else 2), "time", dtype) if time_width else None
+        )
         self.norm_2 = GroupNorm(width, groups, True, epsilon, xla, name="norm_2", dtype=dtype)
         self.dropout = Dropout(dropout, stream)
         self.conv_2 = conv3x3(width, width, "conv_2", dtype, scale=0.0)
         self.shortcut = dense(width_in, width, "shortcut", dtype) if width_in != width else None
         self.built = True
 
-    def call(self, x: tf.Tensor, injected: tf.Tensor, address: tf.Tensor | None = None) -> tf.Tensor:
+    def call(self, x: tf.Tensor, injected: tf.Tensor | None = None, address: tf.Tensor | None = None) -> tf.Tensor:
         """x [B, H, W, width_in], injected [B, ...] = `time`(swish(embedding)) -> [B, H', W', width]."""
         h, x = (self._resampled(part) for part in (self.norm_1(x), x))
         h = self.conv_1(h)
         dropout = {"keep": self.dropout.keep(sides(h), address), "inverse_keep_rate": self.dropout.inverse_keep_rate}
-        if self.injection == "add":
+        if injected is None or self.injection == "add":
             h = self.norm_2(h, bias=injected, **dropout)
         else:
             scale, shift = tf.split(injected, 2, axis=1)
@@ -141,20 +145,23 @@ class Downsample(keras.layers.Layer):
     """A 3x3 convolution with stride 2: half the height and width.
 
     Args:
-      padding: `same`, a pixel after the last as TensorFlow pads even sides (Ho et al. 2020), or `symmetric`, a
-        pixel on every side, as PyTorch does.
+      padding: `same`, a pixel after the last as TensorFlow pads even sides (Ho et al. 2020), `symmetric`, a pixel
+        on every side, as PyTorch does, or `after`, a pixel after the last of even and odd sides (which gives
+        floor(H/2)).
+      width_in: None: as `width`.
     """
 
-    def __init__(self, width: int, padding: str = "same", **kwargs):
+    def __init__(self, width: int, padding: str = "same", width_in: int | None = None, bias: bool = True, **kwargs):
         super().__init__(**kwargs)
-        self.symmetric = padding == "symmetric"
-        within = "valid" if self.symmetric else "same"
-        self.conv = conv3x3(width, width, "conv", self.dtype_policy, strides=2, padding=within)
+        before = {"same": None, "symmetric": 1, "after": 0}[padding]
+        self._pad = None if before is None else [before, 1]
+        within, dtype = "same" if self._pad is None else "valid", self.dtype_policy
+        self.conv = conv3x3(width_in or width, width, "conv", dtype, strides=2, padding=within, bias=bias)
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """[B, H, W, width] -> [B, H/2, W/2, width]."""
-        return self.conv(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]) if self.symmetric else x)
+        """[B, H, W, width_in] -> [B, H/2, W/2, width]."""
+        return self.conv(x if self._pad is None else tf.pad(x, [[0, 0], self._pad, self._pad, [0, 0]]))
 
 
 class Upsample(keras.layers.Layer):
@@ -168,17 +175,18 @@ class Upsample(keras.layers.Layer):
     # Row u of the 4x4 kernel is the sum of these rows of the 3x3 one; columns likewise.
     _SUMS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
 
-    def __init__(self, width: int, **kwargs):
+    def __init__(self, width: int, width_in: int | None = None, bias: bool = True, **kwargs):
         super().__init__(**kwargs)
-        self.conv = conv3x3(width, width, "conv", self.dtype_policy)
+        self.width = width
+        self.conv = conv3x3(width_in or width, width, "conv", self.dtype_policy, bias=bias)
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """[B, H, W, width] -> [B, 2H, 2W, width]."""
+        """[B, H, W, width_in] -> [B, 2H, 2W, width]."""
         batch, height, width, channels = sides(x)
         kernel = tf.cast(tf.convert_to_tensor(self.conv.kernel), tf.float32)
         sums = tf.constant(np.kron(self._SUMS, self._SUMS))  # [16, 9]
-        kernel = tf.reshape(sums @ tf.reshape(kernel, [9, -1]), [4, 4, channels, channels])
+        kernel = tf.reshape(sums @ tf.reshape(kernel, [9, -1]), [4, 4, channels, self.width])
         kernel = tf.cast(tf.transpose(kernel, [0, 1, 3, 2]), x.dtype)
-        y = tf.nn.conv2d_transpose(x, kernel, [batch, 2 * height, 2 * width, channels], 2, "SAME")
-        return tf.nn.bias_add(y, tf.convert_to_tensor(self.conv.bias))
+        y = tf.nn.conv2d_transpose(x, kernel, [batch, 2 * height, 2 * width, self.width], 2, "SAME")
+        return tf.nn.bias_add(y, tf.convert_to_tensor(self.conv.bias)) if self.conv.use_bias else y

@@ -36,10 +36,18 @@ def conv3x3(
     scale: float = 1.0,
     strides: int = 1,
     padding: str = "same",
+    bias: bool = True,
 ) -> keras.layers.Conv2D:
     """A 3x3 convolution, by default with TensorFlow's `SAME` padding (asymmetric where strides is 2)."""
     layer = keras.layers.Conv2D(
-        width, 3, strides, padding=padding, kernel_initializer=initializer(scale), name=name, dtype=dtype
+        width,
+        3,
+        strides,
+        padding=padding,
+        use_bias=bias,
+        kernel_initializer=initializer(scale),
+        name=name,
+        dtype=dtype,
     )
     layer.build((None, None, None, width_in))
     return layer
@@ -51,7 +59,7 @@ def pointwise_dense(layer: keras.layers.Dense, x: tf.Tensor) -> tf.Tensor:
     @tf.custom_gradient
     def product(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tuple:
         def gradient(dy: tf.Tensor) -> tuple:
-            rows, columns = (tf.reshape(part, [-1, part.shape[-1]]) for part in (x, dy))
+            rows, columns = (tf.reshape(part, [-1, side]) for part, side in zip((x, dy), kernel.shape, strict=True))
             dx = tf.reshape(tf.matmul(columns, kernel, transpose_b=True), tf.shape(x))
             return dx, tf.matmul(rows, columns, transpose_a=True), tf.raw_ops.BiasAddGrad(out_backprop=dy)
 

@@ -8,7 +8,15 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 MADE_BY = "tf_ddpm"
-_FILES = ("config.json", "data.json", "metrics.jsonl", "metrics.json", "report.html", "passed_over.txt")
+_FILES = (
+    "config.json",
+    "data.json",
+    "metrics.jsonl",
+    "metrics.json",
+    "report.html",
+    "passed_over.txt",
+    "latents.json",
+)
 _FOLDERS = (
     "checkpoints",
     "logs",
@@ -19,6 +27,7 @@ _FOLDERS = (
     "figures",
     "diffusers",
     "upscaled",
+    "autoencoder",
 )
 _PICTURES = ("closest_pairs.png", "sweep_checkpoint.png", "sweep_sampling_steps.png", "sweep_augmentation.png")
 _CURVES = ("sweep_checkpoint.json", "sweep_sampling_steps.json", "sweep_augmentation.json")

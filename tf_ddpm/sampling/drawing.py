@@ -9,6 +9,7 @@ import tensorflow as tf
 from tf_ddpm import build, randomness
 from tf_ddpm.codecs import resampling
 from tf_ddpm.codecs.codec import Codec
+from tf_ddpm.codecs.pixels import Pixels
 from tf_ddpm.config import Config
 from tf_ddpm.diffusion import augmentation, interpolation, samplers
 from tf_ddpm.diffusion.denoiser import Denoiser
@@ -72,8 +73,10 @@ def draw(
       [B, H, W, C], and the predicted images along the chain, uint8 [B, num_frames, H, W, C].
     """
     x_0, frames = samplers.sample_loop(sampler, denoiser, noise(0), lambda k: noise(k + 1), num_frames)
-    frames = tf.transpose(codec.decode(frames), [1, 0, 2, 3, 4])
-    return codec.decode(x_0) if rounded else codec.decode_unrounded(x_0), frames
+    images = codec.decode(x_0) if rounded else codec.decode_unrounded(x_0)
+    if not num_frames:
+        return images, tf.zeros([tf.shape(images)[0], 0, *images.shape[1:]], tf.uint8)
+    return images, tf.transpose(codec.decode(frames), [1, 0, 2, 3, 4])
 
 
 def vary(
@@ -114,6 +117,7 @@ def compiled_draw(
     num_frames: int = 0,
     rounded: bool = True,
     any_size: bool = False,
+    codec: Codec | None = None,
 ) -> Callable[..., tuple[tf.Tensor, ...]]:
     """`draw` as one graph of the tensors of `inputs_of`: (images,) or (images, frames).
 
@@ -121,8 +125,9 @@ def compiled_draw(
 
     Args:
       any_size: of a run that enlarges, whether it enlarges images of any size.
+      codec: of a run that diffuses latents; None: pixels.
     """
-    codec, model = build.codec(config), config.model
+    codec, model = codec or Pixels(), config.model
     state_shape = codec.state_shape(config.data.image_shape)
 
     @tf.function(input_signature=inputs_of(config, any_size), autograph=False)

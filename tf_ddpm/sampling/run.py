@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
 from tf_ddpm.codecs import resampling
+from tf_ddpm.codecs.codec import Codec
+from tf_ddpm.codecs.pixels import Pixels
 from tf_ddpm.config import Config, SampleConfig
 from tf_ddpm.diffusion.denoiser import Denoiser
 from tf_ddpm.diffusion.levels import Levels
@@ -26,6 +28,7 @@ from tf_ddpm.runs import checkpoints, configuration, kept_labels
 from tf_ddpm.runtime import cluster, devices
 from tf_ddpm.runtime.collectives import agree, over_replicas
 from tf_ddpm.runtime.paths import printable
+from tf_ddpm.sampling import first_stage
 from tf_ddpm.sampling.drawing import compiled_draw, low_res_condition, low_res_shape
 
 
@@ -35,6 +38,7 @@ class Run:
     Args:
       strategy: whose devices share the images of a batch; the network was made in its scope. None: one device.
       label_names: of the labels of its images, by label; empty: not known.
+      codec: of a run that diffuses latents; None: pixels.
     """
 
     def __init__(
@@ -44,12 +48,13 @@ class Run:
         checkpoint_step: int,
         strategy: tf.distribute.Strategy | None = None,
         label_names: tuple[str, ...] = (),
+        codec: Codec | None = None,
     ):
         self.config = config
         self.network = network
         self.checkpoint_step, self.label_names = checkpoint_step, label_names
         self._strategy = strategy if strategy is not None and strategy.num_replicas_in_sync > 1 else None
-        self.chain, self.codec = build.chain(config.diffusion), build.codec(config)
+        self.chain, self.codec = build.chain(config.diffusion), codec or Pixels()
         self._denoisers: dict[tuple[tuple[int, ...], int], Callable] = {}
         self._compiled: dict[tuple[SampleConfig, bool, int, bool], Callable] = {}
 
@@ -88,6 +93,11 @@ class Run:
         """
         condition = ({"label": label} if self.config.model.classes else {}) | dict(shown or {})
         return build.denoiser(self.config.diffusion, self.network, condition, guidance, levels)
+
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of what is diffused."""
+        return self.codec.state_shape(self.image_shape)
 
     @property
     def low_res_shape(self) -> tuple[int, int, int] | None:
@@ -233,7 +243,7 @@ class Run:
         key = (dataclasses.replace(settings, batch_size=1, guidance=1.0, augmentation=0), guides, num_frames, rounded)
         if key not in self._compiled:
             sampler = build.sampler(settings, self.chain)
-            draws = compiled_draw(sampler, self.network, self.config, guides, num_frames, rounded)
+            draws = compiled_draw(sampler, self.network, self.config, guides, num_frames, rounded, codec=self.codec)
             self._compiled[key] = self.over_devices(draws)
         return self._compiled[key]
 
@@ -276,7 +286,13 @@ def open_run(
       UserError: where there is no such checkpoint, or it cannot be read.
     """
     devices.share_gpus()
+    if config.autoencoder.trained:
+        raise UserError(
+            f"{run_dir} is the run of an autoencoder, which draws no images; train a run that diffuses its latents: "
+            f"codec.run={run_dir}"
+        )
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
+        codec = first_stage.codec_of(config, run_dir)
         network = build.network(config, "float32")
         step, share = checkpoints.restore_network(network, run_dir, step, config.sample.weights)
         if config.sample.precision != "float32":  # weights cast once, and not in every call
@@ -285,4 +301,4 @@ def open_run(
         train = config.train
         most = averaging.initial_share(step, train.ema_decay, train.ema_warmup) if share is None else share
         _warn_of_stale_average(most, "up to " if share is None else "")
-    return Run(config, network, step, strategy, kept_labels.label_names(run_dir))
+    return Run(config, network, step, strategy, kept_labels.label_names(run_dir), codec)

@@ -20,9 +20,9 @@ def of_batch(
     """x_0 float32 [B, h, w, c], and every condition of the network.
 
     Args:
-      names: of the network's conditions. batch: see `datasets.batches`.
+      names: of the network's conditions. batch: see `datasets.batches`; `x_0` instead of `image` is already encoded.
     """
-    x_0, address = codec.encode(batch["image"]), batch["address"]
+    x_0, address = batch["x_0"] if "x_0" in batch else codec.encode(batch["image"]), batch["address"]
     condition = {}
     if "label" in names:
         condition["label"] = _labels(batch["label"], address, config.train.label_dropout)
@@ -53,13 +53,13 @@ def _enlarging(
     # Enlarged before it is cropped: at the border of a part the network sees what it sees there in the whole.
     low_res = resampling.enlarged(small, factor)
     if train.crop is not None:
-        x_0, low_res = _cropped(train.crop, factor, address, x_0, low_res)
+        x_0, low_res = cropped(train.crop, factor, address, x_0, low_res)
     level = augmentation.drawn(address, rows, train.augmentation, train.clean_share)
     eps = randomness.row_normal(address, randomness.LOW_RES_NOISE, rows, low_res.shape[1:].as_list())
     return x_0, augmentation.noised(low_res, level, eps), level
 
 
-def _cropped(side: int, factor: int, address: tf.Tensor, *images: tf.Tensor) -> tuple[tf.Tensor, ...]:
+def cropped(side: int, factor: int, address: tf.Tensor, *images: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """The same random square of each of the `images` [B, H, W, C]; its corner is one of the smaller image's pixels."""
     rows = tf.shape(images[0])[0]
     for axis, stream in ((1, randomness.CROP_ROWS), (2, randomness.CROP_COLUMNS)):

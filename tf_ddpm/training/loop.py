@@ -7,21 +7,27 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from tf_ddpm import build, datasets
 from tf_ddpm import config as config_lib
-from tf_ddpm.config import Config, TrainConfig
+from tf_ddpm.codecs.codec import Codec
+from tf_ddpm.codecs.latents import Latents
+from tf_ddpm.config import Config, LatentScale, TrainConfig
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.errors import UserError, required
 from tf_ddpm.networks import averaging
-from tf_ddpm.runs import checkpoint_files, checkpoints, configuration, directory
+from tf_ddpm.runs import checkpoint_files, checkpoints, configuration, directory, latents
 from tf_ddpm.runtime import cluster, devices, interruption
 from tf_ddpm.runtime.collectives import agree, all_gather
 from tf_ddpm.runtime.paths import home_expanded, printable
 from tf_ddpm.runtime.preemption import Preemption
+from tf_ddpm.sampling import first_stage
+from tf_ddpm.training import autoencoding, encoded
 from tf_ddpm.training.optimizers import make_optimizer
 from tf_ddpm.training.previews import Preview
+from tf_ddpm.training.reconstructions import Reconstructions
 from tf_ddpm.training.run_log import NullLog, RunLog
 from tf_ddpm.training.state import TrainState
 from tf_ddpm.training.update import make_update, make_updates
@@ -32,6 +38,7 @@ _NEEDS_LESS = (
 )
 
 _SHOWN = 30  # labels
+_SCALE_IMAGES = 2000  # of which the scale of latents is estimated
 
 
 def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Strategy | None = None) -> TrainState:
@@ -79,11 +86,8 @@ def _run(
         agree(strategy, configuration=_without_paths(config), images=images.fingerprint())
     with strategy.scope():
         tf.keras.utils.set_random_seed(train.seed)
-        state = TrainState(
-            lambda: build.network(config, train.precision, xla=train.jit != "off", remat=train.remat),
-            make_optimizer(train),
-            build.level_sampler(config),
-        )
+        codec = first_stage.codec_of(config, run_dir)
+        state = _state(config)
     share = lambda updates: averaging.initial_share(updates, train.ema_decay, train.ema_warmup)  # noqa: E731
     keeper = checkpoints.CheckpointManager(run_dir, state, train.keep, train.keep_every, here.is_chief, share)
     keeper.restore()
@@ -91,6 +95,8 @@ def _run(
     if here.count > 1:
         agree(strategy, step_in_the_run_directory=step)
     if step >= train.steps:
+        if config.autoencoder.trained and here.is_chief and latents.read(run_dir) is None:
+            latents.write(run_dir, _scale(config, state, images or datasets.load(config.data), step))
         print(f"already at step {step} of {train.steps}: nothing to do; a larger train.steps takes it further")
         return state
     images = images or datasets.load(config.data)
@@ -99,17 +105,35 @@ def _run(
         if holds is not None:
             directory.make(run_dir, holds)
         directory.write(run_dir, config, images)
+        if config.codec.run is not None:
+            first_stage.copy_into(run_dir, config.codec.run)
         where = f"{strategy.num_replicas_in_sync} device(s)" + (f" of {here.count} workers" if here.count > 1 else "")
         print(f"training {run_dir} from step {step} to {train.steps} on {len(images)} images, {where}", flush=True)
         if config.model.classes:
             named = ", ".join(f"{i} {name}" for i, name in enumerate(images.label_names[:_SHOWN]))
             print(printable(f"labels: {named}{', ...' if len(images.label_names) > _SHOWN else ''}"), flush=True)
-    _Training(config, run_dir, strategy, state, keeper, images).run()
+    _Training(config, run_dir, strategy, state, keeper, images, codec).run()
     if here.count > 1:
         all_gather(strategy, step)  # no worker leaves while the chief still writes
     if here.is_chief:
         print(f"finished at step {state.updates}: {run_dir / 'previews'} shows what it learned")
     return state
+
+
+def _state(config: Config) -> TrainState:
+    make, optimizer = lambda: build.trained_network(config), make_optimizer(config.train)
+    if config.autoencoder.trained:
+        return TrainState(make, optimizer, further=autoencoding.further_metrics(config.autoencoder))
+    return TrainState(make, optimizer, build.level_sampler(config))
+
+
+def _scale(config: Config, state: TrainState, images: datasets.ImageSet, step: int) -> LatentScale:
+    """That of the latents of an autoencoder which is trained to its end."""
+    network = build.autoencoder(config, "float32", judged=config.autoencoder.adversarial > 0)
+    for weight, average in zip(network.weights, state.ema_network.weights, strict=True):
+        weight.assign(average)
+    some = np.unique(np.linspace(0, len(images) - 1, _SCALE_IMAGES).astype(np.int64))
+    return first_stage.estimate(network, images.images[some], step)
 
 
 def _check_batch(train: TrainConfig, replicas: int) -> None:
@@ -123,7 +147,10 @@ def _check_batch(train: TrainConfig, replicas: int) -> None:
 
 
 def _without_paths(config: Config) -> Config:
-    return config_lib.with_values(config, {"data.path": None, "data.data_dir": None, "data.cache_dir": "-"})
+    paths = {"data.path": None, "data.data_dir": None, "data.cache_dir": "-"}
+    if config.codec.run is not None:
+        paths["codec.run"] = "-"
+    return config_lib.with_values(config, paths)
 
 
 def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet | None]:
@@ -140,7 +167,7 @@ def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet |
             f"{run_dir} has checkpoints and no config.json, which describes their run; "
             "put it back, or take another run directory"
         )
-    config = _with_decoder(config)
+    config = first_stage.describe(_with_decoder(config))
     if config.data.name == "folder":
         directory.check_free(run_dir, home_expanded(required(config.data.path, "data.path"), "data.path"))
     images = datasets.load(config.data)
@@ -164,12 +191,24 @@ class _Training:
         state: TrainState,
         keeper: checkpoints.CheckpointManager,
         images: datasets.ImageSet,
+        codec: Codec,
     ):
         self._config, self._run_dir, self._strategy = config, run_dir, strategy
         self._state, self._keeper, self._images = state, keeper, images
         self._chief = cluster.this_worker().is_chief
         self._place = directory.DirectoryGuard(run_dir) if self._chief else None
-        self._preview = Preview(config, state, images, run_dir / "previews") if self._chief else None
+        self._codec, self._encoded = codec, None
+        if isinstance(codec, Latents) and config.codec.cached:
+            self._encoded = encoded.latents(codec, images, config.data)
+        self._preview = None
+        if self._chief:
+            folder = run_dir / "previews"
+            trains_autoencoder = config.autoencoder.trained
+            self._preview = (
+                Reconstructions(config, state, images, folder)
+                if trains_autoencoder
+                else Preview(config, state, images, folder, codec)
+            )
 
     def run(self) -> None:
         """Updates, logs, saves and draws until the last step, or until a signal."""
@@ -210,7 +249,7 @@ class _Training:
         return min(train.steps_per_call, train.steps - step, *due)
 
     def _make_updates(self):
-        update = make_update(self._state, self._config, self._strategy)
+        update = make_update(self._state, self._config, self._strategy, codec=self._codec)
         return make_updates(update, timed=devices.have_clock())
 
     def _batches(self, step: int) -> tf.distribute.DistributedDataset:
@@ -221,7 +260,7 @@ class _Training:
             each = shards // context.num_input_pipelines
             own = range(context.input_pipeline_id * each, (context.input_pipeline_id + 1) * each)
             flip = self._config.data.random_flip
-            return batch_dataset(self._images, train.batch_size, train.seed, step, flip, shards, own)
+            return batch_dataset(self._images, train.batch_size, train.seed, step, flip, shards, own, self._encoded)
 
         return self._strategy.distribute_datasets_from_function(of_process)
 
@@ -246,6 +285,8 @@ class _Training:
         if self._preview and (step % train.preview_every == 0 or last):
             sheet, drift = self._preview.draw(step)
             log.image(step, "preview", sheet, {"preview_colour_drift": drift})
+        if last and self._chief and self._config.autoencoder.trained:
+            latents.write(self._run_dir, _scale(self._config, state, self._images, step))
         if saves:
             self._keeper.save(step)
         log.resume()

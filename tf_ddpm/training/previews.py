@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
+from tf_ddpm.codecs.codec import Codec
 from tf_ddpm.config import Config
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.networks import averaging
@@ -29,12 +30,12 @@ class Preview:
     The network has the average of the weights, or the last ones where the average is still much of the initial ones.
     """
 
-    def __init__(self, config: Config, state: TrainState, images: ImageSet, folder: Path):
+    def __init__(self, config: Config, state: TrainState, images: ImageSet, folder: Path, codec: Codec | None = None):
         values = {"sampler": "ddim", "eta": 0.0, "steps": min(_STEPS, config.diffusion.timesteps)}
         settings = config_lib.with_values(config, {f"sample.{name}": value for name, value in values.items()}).sample
         self._state, self._told = state, False
         self._sample = drawing.compiled_draw(
-            build.sampler(settings, build.chain(config.diffusion)), state.network, config
+            build.sampler(settings, build.chain(config.diffusion)), state.network, config, codec=codec
         )
         seeds = tf.range(config.train.preview_images, dtype=tf.int64)
         self._seeds = [seeds[i : i + settings.batch_size] for i in range(0, len(seeds), settings.batch_size)]

@@ -25,7 +25,8 @@ class TrainState(tf.Module):
     Args:
       make_network: called here, and when `ema_network` is first asked for.
       optimizer: not yet built.
-      level_sampler: what draws the levels of an update, and may learn from its losses.
+      level_sampler: what draws the levels of an update, and may learn from its losses; None: it has no levels.
+      further: names of what is logged beside `METRICS`.
 
     Attributes:
       network: whose weights are those of the last update.
@@ -36,7 +37,8 @@ class TrainState(tf.Module):
         self,
         make_network: Callable[[], keras.Model],
         optimizer: Optimizer,
-        level_sampler: LevelSampler,
+        level_sampler: LevelSampler | None = None,
+        further: tuple[str, ...] = (),
     ):
         super().__init__()
         self._strategy = tf.distribute.get_strategy()
@@ -59,12 +61,36 @@ class TrainState(tf.Module):
             for name, value in (("bad_in_row", 0), ("skipped", 0), ("bad_step", -1))
         )
         # Sums of the metrics since they were last logged, and of how many updates: a run may stop in between.
-        self.sums = {name: tf.Variable(0.0, trainable=False, name=name) for name in METRICS}
+        self.further = further
+        self.sums = {name: tf.Variable(0.0, trainable=False, name=name) for name in (*METRICS, *further)}
         self.quarter_losses, self.quarter_counts = (
             tf.Variable(tf.zeros([QUARTERS]), trainable=False, name=name)
             for name in ("quarter_losses", "quarter_counts")
         )
         self.summed = tf.Variable(0, dtype=tf.int64, trainable=False, name="summed")
+
+    @property
+    def learns_levels(self) -> bool:
+        """Whether losses decide which levels are drawn."""
+        return self.level_sampler is not None and self.level_sampler.learns
+
+    def add_metrics(self, norm: tf.Tensor, totals: tf.Tensor) -> tf.Tensor:
+        """Adds those of an update, in its graph.
+
+        Args:
+          norm: of the gradient.
+          totals: the loss, what `further` names, and of a network that denoises the summed losses of each quarter of
+            the chain and how many they are.
+        """
+        quarters = QUARTERS if self.level_sampler is not None else 0
+        sizes = [1, *(1 for _ in self.further), quarters, quarters]
+        loss, *others, losses, counts = tf.split(totals, sizes)
+        for name, value in zip((*METRICS, *self.further), (loss, norm, *others), strict=True):
+            self.sums[name].assign_add(tf.reshape(value, []))
+        if quarters:
+            self.quarter_losses.assign_add(losses)
+            self.quarter_counts.assign_add(counts)
+        return self.summed.assign_add(1)
 
     def take_from(self, network: keras.Model, ema_network: keras.Model) -> None:
         """Sets the weights and their average to those of two networks, `self.network` itself perhaps."""
@@ -146,14 +172,14 @@ class TrainState(tf.Module):
         later = {
             "sums": self.sums,
             "summed": self.summed,
-            "quarter_losses": self.quarter_losses,
-            "quarter_counts": self.quarter_counts,
             "bad_in_row": self.bad_in_row,
             "skipped": self.skipped,
             "initial_share": self.initial_share,
         }
+        if self.level_sampler is not None:
+            later |= {"quarter_losses": self.quarter_losses, "quarter_counts": self.quarter_counts}
         parts |= {name: part for name, part in later.items() if saved is None or name in saved}
-        return tf.train.Checkpoint(**parts, **({"timesteps": self.level_sampler} if self.level_sampler.learns else {}))
+        return tf.train.Checkpoint(**parts, **({"timesteps": self.level_sampler} if self.learns_levels else {}))
 
 
 def flattened(tensors: Sequence) -> tf.Tensor:

@@ -6,15 +6,12 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from tf_ddpm import build, randomness
+from tf_ddpm.codecs.codec import Codec
 from tf_ddpm.config import Config, TrainConfig
 from tf_ddpm.diffusion import objectives
-from tf_ddpm.diffusion.levels import Level
-from tf_ddpm.errors import required
 from tf_ddpm.networks import averaging
-from tf_ddpm.networks.backbone import Condition
-from tf_ddpm.training import conditions
-from tf_ddpm.training.state import METRICS, QUARTERS, TrainState, flattened, network_variables, unflatten_into
+from tf_ddpm.training import autoencoding, denoising
+from tf_ddpm.training.state import METRICS, TrainState, network_variables, unflatten_into
 
 
 def make_update(
@@ -22,8 +19,9 @@ def make_update(
     config: Config,
     strategy: tf.distribute.Strategy,
     objective: objectives.Objective | None = None,
+    codec: Codec | None = None,
 ) -> Callable[[dict], dict[str, tf.Tensor]]:
-    """The compiled `train_step` (Ho et al. 2020, algorithm 1).
+    """The compiled `train_step`: of a network that denoises (Ho et al. 2020, algorithm 1), or of an autoencoder.
 
     The result does not depend on the number of replicas: levels, noise and dropout are functions of the row's address
     (and of the history of losses, where that draws the levels), the loss is the mean over the global batch, and the
@@ -31,12 +29,16 @@ def make_update(
 
     Args:
       objective: `(denoiser, x_0, level, eps) -> [B]`, from `objectives`; None: as the configuration says.
+      codec: of a run that diffuses latents; None: pixels.
 
     Returns:
       A function of a distributed batch (`datasets.batches`) that updates `state` and returns the float32 scalars
       `loss` and `gradient_norm`.
     """
-    differentiate = _differentiate(state, config, objective or build.objective(config, build.chain(config.diffusion)))
+    if config.autoencoder.trained:
+        differentiate = autoencoding.make_differentiate(state, config)
+    else:
+        differentiate = denoising.make_differentiate(state, config, objective, codec)
     change_weights = _change_weights(state, strategy, config.train)
 
     @tf.function(autograph=False)
@@ -44,19 +46,15 @@ def make_update(
         gradient, norm, totals, seen = strategy.run(differentiate, args=(batch,))
         norm = strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None)
         totals = strategy.reduce(tf.distribute.ReduceOp.SUM, totals, axis=None)
-        loss, quarter_losses, quarter_counts = tf.split(totals, [1, QUARTERS, QUARTERS])
-        loss = loss[0]
+        loss = totals[0]
 
         def change() -> tf.Tensor:
             change_weights(gradient, norm)
-            if state.level_sampler.learns:
+            sampler = state.level_sampler
+            if sampler is not None and sampler.learns:
                 step, losses = tf.unstack(strategy.experimental_local_results(seen)[0])
-                state.level_sampler.record(tf.cast(step, tf.int64), losses)
-            for name, value in zip(METRICS, (loss, norm), strict=True):
-                state.sums[name].assign_add(value)
-            state.quarter_losses.assign_add(quarter_losses)
-            state.quarter_counts.assign_add(quarter_counts)
-            return state.summed.assign_add(1)
+                sampler.record(tf.cast(step, tf.int64), losses)
+            return state.add_metrics(norm, totals)
 
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
         if config.train.max_bad_steps:
@@ -104,80 +102,6 @@ def make_updates(
         return metrics, waited
 
     return train_steps
-
-
-def _differentiate(state: TrainState, config: Config, objective: objectives.Objective) -> Callable[[dict], tuple]:
-    """A replica's part of the loss and its gradient.
-
-    Gives the gradient [N] of the global batch and its norm, this replica's share of [loss, summed losses of each
-    quarter of the chain, how many they are], and, where the losses draw the levels, every replica's steps and losses
-    [2, B].
-    """
-    train, codec, timesteps = config.train, build.codec(config), config.diffusion.timesteps
-
-    def of_rows(
-        x_0: tf.Tensor, level: Level, weight: tf.Tensor, eps: tf.Tensor, condition: Condition, address: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """This replica's share of the gradient and of the loss; its losses [B]."""
-        with tf.GradientTape() as tape:
-            denoiser = build.denoiser(config.diffusion, state.network, condition, address=address)
-            losses = objective(denoiser, x_0, level, eps)
-            loss = tf.reduce_sum(weight * losses) / train.batch_size
-        # (The sparse gradient of the table of labels becomes a dense one here.)
-        return flattened(tape.gradient(loss, network_variables(state.network))), loss, losses
-
-    if train.jit == "step":
-        of_rows = tf.function(of_rows, jit_compile=True, autograph=False)
-
-    def differentiate(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        x_0, condition = conditions.of_batch(config, state.network.conditions, codec, batch)
-        address, rows = batch["address"], tf.shape(x_0)[0]
-        level, weight = state.level_sampler.draw(address, x_0)
-        # Out of what XLA compiles: it would draw other numbers.
-        eps = randomness.row_normal(address, randomness.NOISE, rows, x_0.shape[1:].as_list())
-        weight = tf.broadcast_to(weight, [rows])
-        parts = (x_0, level, weight, eps, condition)
-        gradient, loss, losses = _in_parts(of_rows, train.accumulate, parts, address)
-        context = tf.distribute.get_replica_context()
-        gradient = context.all_reduce(tf.distribute.ReduceOp.SUM, gradient)
-        quarter = required(level.step, "the step") * QUARTERS // timesteps
-        by_quarter = [tf.math.unsorted_segment_sum(part, quarter, QUARTERS) for part in (losses, tf.ones_like(losses))]
-        seen = tf.zeros([])
-        if state.level_sampler.learns:
-            # Every replica's rows in their places, so that all know what the whole batch has shown.
-            first = tf.cast(address[2], tf.int32)
-            seen = tf.stack([tf.cast(level.step, tf.float32), losses])
-            seen = tf.pad(seen, [[0, 0], [first, train.batch_size - first - rows]])
-            seen = context.all_reduce(tf.distribute.ReduceOp.SUM, seen)
-        norm = tf.sqrt(2.0 * tf.nn.l2_loss(gradient))  # with no gradient * gradient in between
-        return gradient, norm, tf.concat([loss[None], *by_quarter], axis=0), seen
-
-    return differentiate
-
-
-def _in_parts(
-    of_rows: Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]], parts: int, rows: tuple, address: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """`of_rows` of all rows, so many at a time: sums of its gradients and losses, and the losses side by side."""
-    if parts == 1:
-        return of_rows(*rows, address)
-    each = tf.shape(rows[0])[0] // parts
-
-    def of_part(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        first = i * each
-        moved = address + tf.stack([0, 0, tf.cast(first, tf.int64)])
-        return of_rows(*tf.nest.map_structure(lambda part: part[first : first + each], rows), moved)
-
-    def body(i: tf.Tensor, gradient: tf.Tensor, loss: tf.Tensor, losses: tf.TensorArray) -> tuple:
-        more = of_part(i)
-        return i + 1, gradient + more[0], loss + more[1], losses.write(i, more[2])
-
-    first = of_part(tf.constant(0))
-    losses = tf.TensorArray(first[2].dtype, size=parts, element_shape=first[2].shape).write(0, first[2])
-    _, gradient, loss, losses = tf.while_loop(
-        lambda i, *_: i < parts, body, (1, first[0], first[1], losses), parallel_iterations=1
-    )
-    return gradient, loss, losses.concat()
 
 
 def _change_weights(

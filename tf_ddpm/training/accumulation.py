@@ -1,0 +1,32 @@
+"""A gradient computed in parts, to save memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+
+def in_parts(
+    of_rows: Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]], parts: int, rows: tuple, address: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """`of_rows` of all rows, so many at a time: sums of its gradients and losses, and the losses side by side."""
+    if parts == 1:
+        return of_rows(*rows, address)
+    each = tf.shape(rows[0])[0] // parts
+
+    def of_part(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        first = i * each
+        moved = address + tf.stack([0, 0, tf.cast(first, tf.int64)])
+        return of_rows(*tf.nest.map_structure(lambda part: part[first : first + each], rows), moved)
+
+    def body(i: tf.Tensor, gradient: tf.Tensor, loss: tf.Tensor, losses: tf.TensorArray) -> tuple:
+        more = of_part(i)
+        return i + 1, gradient + more[0], loss + more[1], losses.write(i, more[2])
+
+    first = of_part(tf.constant(0))
+    losses = tf.TensorArray(first[2].dtype, size=parts, element_shape=first[2].shape).write(0, first[2])
+    _, gradient, loss, losses = tf.while_loop(
+        lambda i, *_: i < parts, body, (1, first[0], first[1], losses), parallel_iterations=1
+    )
+    return gradient, loss, losses.concat()

@@ -1,0 +1,86 @@
+"""The latents of all images, encoded once: an update then takes no more than they cost to read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from tf_ddpm.codecs.latents import Latents
+from tf_ddpm.config import DataConfig
+from tf_ddpm.datasets.image_set import ImageSet
+from tf_ddpm.errors import UserError
+from tf_ddpm.runtime import atomic_files
+from tf_ddpm.runtime.paths import home_expanded
+
+_ROWS = 32  # at once
+
+
+def latents(codec: Latents, images: ImageSet, data: DataConfig) -> np.ndarray:
+    """What is diffused of each image, float32 [1 or 2, N, h, w, c]; the second are those of the mirror images.
+
+    They are kept in `data.cache_dir`, under a name that is made of the images, the autoencoder's weights and the
+    scale of its latents.
+
+    Raises:
+      UserError: where they cannot be kept there.
+    """
+    ways, shape = 1 + data.random_flip, codec.state_shape(images.image_shape)
+    path = home_expanded(data.cache_dir, "data.cache_dir") / f"latents-{_digest(codec, images)}-{ways}.npy"
+    whole = (ways, len(images), *shape)
+    try:
+        kept = _kept(path, whole)
+        if kept is not None:
+            return kept
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_files.atomic_write(path) as beside:
+            _write(beside, whole, codec, images)
+    except OSError as error:
+        size = np.prod(whole, dtype=np.float64) * 4 / 1e9
+        raise UserError(
+            f"cannot keep {size:.1f} GB of latents in data.cache_dir={data.cache_dir} ({error.strerror or error}); "
+            "choose another, or encode each image when it is used: codec.cached=false"
+        ) from None
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def encoder_of(codec: Latents) -> Callable[[tf.Tensor], tf.Tensor]:
+    """`codec.encode` as a graph."""
+    return tf.function(codec.encode, autograph=False)
+
+
+def _write(path: Path, whole: tuple[int, ...], codec: Latents, images: ImageSet) -> None:
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": whole})
+        encode = encoder_of(codec)
+        with tqdm(total=whole[0] * whole[1], desc="encoding images", unit="", leave=False, disable=None) as bar:
+            for mirrored in range(whole[0]):
+                for start in range(0, len(images), _ROWS):
+                    part = images.images[start : start + _ROWS]
+                    found = encode(tf.constant(part[:, :, ::-1] if mirrored else part)).numpy()
+                    file.write(found.astype("<f4").tobytes())
+                    bar.update(len(part))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _kept(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return found if found.shape == shape and found.dtype == np.float32 else None
+
+
+def _digest(codec: Latents, images: ImageSet) -> str:
+    found = hashlib.sha256(repr((images.fingerprint(), codec.shift, codec.scale)).encode())
+    for start in range(0, len(images), 1000):  # (the fingerprint looks at some of them)
+        found.update(np.ascontiguousarray(images.images[start : start + 1000]).data)
+    for weight in codec.first_stage.weights:
+        found.update(np.asarray(weight.value).tobytes())
+    return found.hexdigest()[:16]
