@@ -55,8 +55,9 @@ class CascadeModule(Endpoints):
         super().__init__(limits, plans[0].name if len(runs) > 1 else UPSCALE)
         self._runs, self._rounded = tuple(runs), rounded
         # See `ServingModule`.
-        self.network_variables = [weight.value for run in runs for weight in run.network.weights]
-        self._networks = [self._traced(run, run.image_shape) for run in runs]
+        weights = [weight for run in runs for weight in (*run.network.weights, *run.codec_weights)]
+        self.network_variables = [weight.value for weight in weights]
+        self._networks = [self._traced(run, run.state_shape) for run in runs]
         any_size = (None, None, last.image_shape[-1])
         self._tiled = tiled(self._traced(last, any_size), last.config.model.phase)
         png = last.image_shape[-1] in PNG_CHANNELS and len(runs) > 1
@@ -107,7 +108,7 @@ class CascadeModule(Endpoints):
         run = self._runs[stage]
         config, sampler = run.config, build.sampler(plan.sample, run.chain)
         factor, channels = config.model.factor, run.image_shape[-1]
-        shape = run.image_shape if small is None else [*tf.unstack(tf.shape(small)[1:3] * factor), channels]
+        shape = run.state_shape if small is None else [*tf.unstack(tf.shape(small)[1:3] * factor), channels]
         noise = drawing.image_noise(inputs["seed"], shape, drawing.stage_of(config))
         condition = {"label": inputs["label"]} if config.model.classes else {}
         if small is not None and level is not None:

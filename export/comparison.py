@@ -45,6 +45,11 @@ def compare(run: Run, model: Path, aside: Path, plan: Plan, max_batch: int) -> i
     known = requests["denoise"]
     _check_call(run, known["x_t"], known["t"], known.get("label"), answers["denoise/eps"])  # (guidance 1: as trained)
     _check_images(run, plan, answers["serving_default/image"])
+    return memory(answers, max_batch)
+
+
+def memory(answers: dict[str, np.ndarray], max_batch: int) -> int:
+    """The bytes that a server needs with a full batch on every batch thread: see `asked`."""
     one_row, each_more = answers["memory"]
     batches = sum(lane.threads for lane in joining.LANES)
     return int(one_row + MARGIN * batches * max_batch * each_more)
@@ -55,7 +60,7 @@ def _requests(run: Run, chosen: Sequence[int]) -> dict[str, dict[str, np.ndarray
     seeds, known = np.array(chosen, np.int64), run.config.model
     classes = {"label": run.labels(seeds, None)} if known.classes else {}
     weight = lambda value: {"guidance": np.full(len(seeds), value, np.float32)} if known.null_class else {}  # noqa: E731
-    x_t = np.random.default_rng(0).normal(size=(len(seeds), *run.image_shape)).astype(np.float32)
+    x_t = np.random.default_rng(0).normal(size=(len(seeds), *run.state_shape)).astype(np.float32)
     t = np.array([run.config.diffusion.timesteps - 1, 0][: len(seeds)], np.int32)
     return {
         "serving_default": {"seed": seeds, **classes, **weight(run.config.sample.guidance)},
@@ -96,7 +101,8 @@ def _check_call(run: Run, x_t: np.ndarray, t: np.ndarray, label: np.ndarray | No
 def _check_images(run: Run, plan: Plan, served: np.ndarray) -> None:
     settings = {**dataclasses.asdict(plan.sample), "guidance": run.config.sample.guidance}
     other = other_precision(run)
-    elsewhere = lambda: Run(run.config, build.recast(run.network, other), run.checkpoint_step)  # noqa: E731
+    recast = lambda: build.recast(run.network, other)  # noqa: E731
+    elsewhere = lambda: Run(run.config, recast(), run.checkpoint_step, first_stage=run.first_stage)  # noqa: E731
     seeds = _SEEDS[: len(served)]
     check_images(served, run.sample(seeds, **settings), lambda: elsewhere().sample(seeds, **settings), other)
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from export import joining
@@ -115,10 +116,15 @@ class Endpoints(tf.Module):
 
 def of_run(run: Run) -> list[object]:
     """What tells a run from others: its configuration and its weights."""
-    weights = hashlib.sha256()
-    for weight in run.network.weights:
-        weights.update(weight.numpy().tobytes())
-    return [config_lib.to_json(run.config), weights.hexdigest()]
+    return [config_lib.to_json(run.config), digest_of(run.network.weights), digest_of(run.codec_weights)]
+
+
+def digest_of(weights: Iterable[Any]) -> str:
+    """sha256 of weights."""
+    found = hashlib.sha256()
+    for weight in weights:
+        found.update(np.asarray(weight).tobytes())
+    return found.hexdigest()
 
 
 def _digest(parts: list[object]) -> str:

@@ -35,6 +35,7 @@ class Limits:
       max_batch: rows of a request, and of the requests that are joined.
       image_shape: (H, W, C). timesteps: T. classes: labels that are known, -1 apart. null_class: whether -1 is one.
       enlarging: where images are enlarged; `image` is one of any size then.
+      state_shape: (h, w, c) of what is diffused; None: of the images.
     """
 
     max_batch: int
@@ -43,6 +44,7 @@ class Limits:
     classes: int
     null_class: bool
     enlarging: Enlarging | None = None
+    state_shape: tuple[int, int, int] | None = None
 
     @classmethod
     def of_info(cls, info: dict) -> Limits:
@@ -53,19 +55,20 @@ class Limits:
             return cls(most, shape, 1, info["labels"], info["null_class"], enlarging)
         config = info["config"]
         model, timesteps = config["model"], config["diffusion"]["timesteps"]
-        return cls(most, shape, timesteps, model["classes"], model["null_class"])
+        state = tuple(info["state_shape"]) if "state_shape" in info else None
+        return cls(most, shape, timesteps, model["classes"], model["null_class"], None, state)
 
     def specs(self) -> dict[str, tf.TensorSpec]:
         """Every input that a signature may have, by name."""
-        shape = list(self.image_shape)
+        shape, state = list(self.image_shape), list(self.state_shape or self.image_shape)
         specs = {
             "seed": tf.TensorSpec([None], tf.int64),
             "seed_2": tf.TensorSpec([None], tf.int64),
             "mix": tf.TensorSpec([None], tf.float32),
             "strength": tf.TensorSpec([None], tf.float32),
-            "x_t": tf.TensorSpec([None, *shape], tf.float32),
+            "x_t": tf.TensorSpec([None, *state], tf.float32),
             "t": tf.TensorSpec([None], tf.int32),
-            "latent": tf.TensorSpec([None, *shape], tf.float32),
+            "latent": tf.TensorSpec([None, *state], tf.float32),
             "image": tf.TensorSpec([None, *shape], tf.uint8),
             "mask": tf.TensorSpec([None, *shape[:2], 1], tf.uint8),
         }

@@ -15,6 +15,7 @@ from export.endpoints import Endpoints
 from tf_ddpm import config as config_lib
 from tf_ddpm.config.plans import Plan, StagedPlan
 from tf_ddpm.errors import required
+from tf_ddpm.sampling.first_stage import FirstStage
 from tf_ddpm.sampling.run import Run
 
 
@@ -27,6 +28,17 @@ def of_run(run: Run, module: Endpoints, plans: tuple[Plan, ...], warm: list[str]
         "parameters": run.network.count_params(),
         "git_commit": _git_commit(),
         "config": _config(run),
+    }
+
+
+def of_first_stage(found: FirstStage, module: Endpoints, warm: list[str]) -> dict:
+    """What `model_info.json` says of an autoencoder."""
+    return _common(module, (), warm, ()) | {
+        "checkpoint_step": found.checkpoint_step,
+        "parameters": found.network.count_params(),
+        "git_commit": _git_commit(),
+        "config": json.loads(config_lib.to_json(config_lib.portable(found.config))),
+        "latents": dataclasses.asdict(found.scale),
     }
 
 
@@ -67,10 +79,11 @@ def _common(
     module: Endpoints, plans: Sequence[Plan | StagedPlan], warm: list[str], label_names: Sequence[str]
 ) -> dict[str, Any]:
     limits = module.limits
+    state = {} if limits.state_shape is None else {"state_shape": list(limits.state_shape)}
     return {
         "model_name": MODEL_NAME,
         "signatures": {name: module.inputs[name] for name in sorted(module.endpoints)},
-        "default_plan": plans[0].name,
+        "default_plan": plans[0].name if plans else module.default,
         "plans": {plan.name: plan.facts for plan in plans},
         "image_shape": list(limits.image_shape),
         "labels": limits.classes,
@@ -82,6 +95,7 @@ def _common(
             "batch_sizes": joining.allowed_batch_sizes(limits.max_batch),
         },
         "cold": sorted(set(module.endpoints) - set(warm)),
+        **state,
     }
 
 

@@ -7,14 +7,15 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from export import bundle, cascade_comparison, comparison, model_info, warmup
+from export import autoencoder, bundle, cascade_comparison, comparison, model_info, warmup
+from export.autoencoder import AutoencoderModule
 from export.cascade import CascadeModule
 from export.endpoints import Endpoints
 from export.signatures import ServingModule
@@ -23,6 +24,7 @@ from tf_ddpm.config.plans import Plan, StagedPlan
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs import checkpoint_files
 from tf_ddpm.runtime import atomic_files
+from tf_ddpm.sampling.first_stage import FirstStage
 from tf_ddpm.sampling.pipeline import Pipeline
 from tf_ddpm.sampling.run import Run
 
@@ -85,7 +87,10 @@ class _OneRun:
 
     def __init__(self, run: Run, plans: tuple[Plan, ...], max_batch: int):
         self._run, self._plans, self._max_batch = run, plans, max_batch
-        self.runs, self.label_names = (run,), run.label_names if run.config.model.classes else ()
+        self.label_names = run.label_names if run.config.model.classes else ()
+
+    def seconds(self) -> float:
+        return _seconds_of_a_call(self._run)
 
     def module(self, seconds: float) -> Endpoints:
         return ServingModule(self._run, self._plans, self._max_batch, seconds)
@@ -95,6 +100,28 @@ class _OneRun:
 
     def info(self, module: Endpoints, warm: list[str]) -> dict:
         return model_info.of_run(self._run, module, self._plans, warm)
+
+
+class _FirstStage:
+    """What of an export is that of an autoencoder."""
+
+    label_names: tuple[str, ...] = ()
+
+    def __init__(self, found: FirstStage, max_batch: int):
+        self._found, self._max_batch = found, max_batch
+
+    def seconds(self) -> float:
+        codec, shape = self._found.codec, self._found.config.data.image_shape
+        return _seconds_of(codec.images, tf.zeros([1, *codec.state_shape(shape)]))
+
+    def module(self, seconds: float) -> Endpoints:
+        return AutoencoderModule(self._found, self._max_batch, seconds)
+
+    def compare(self, module: Endpoints, model: Path, aside: Path) -> int:
+        return autoencoder.compare(self._found, model, aside, self._max_batch)
+
+    def info(self, module: Endpoints, warm: list[str]) -> dict:
+        return model_info.of_first_stage(self._found, module, warm)
 
 
 class _Cascade:
@@ -112,6 +139,9 @@ class _Cascade:
             )
         self.label_names = next((run.label_names for run in runs if run.config.model.classes), ())
 
+    def seconds(self) -> float:
+        return max(_seconds_of_a_call(run) for run in self.runs)
+
     def module(self, seconds: float) -> CascadeModule:
         return CascadeModule(self.runs, self._rounded, self._plans, self._max_batch, self._max_pixels, seconds)
 
@@ -122,7 +152,16 @@ class _Cascade:
         return model_info.of_cascade(self.runs, self._rounded, module, self._plans, warm, self.label_names)
 
 
-def _export(subject: _OneRun | _Cascade, export_dir: str | os.PathLike, keep_versions: int | None) -> Path:
+def export_first_stage(
+    found: FirstStage, export_dir: str | os.PathLike, max_batch: int = 64, keep_versions: int | None = None
+) -> Path:
+    """`export_run` of an autoencoder, with the signatures `encode_image` and `decode_latent`."""
+    return _export(_FirstStage(found, max_batch), export_dir, keep_versions)
+
+
+def _export(
+    subject: _OneRun | _Cascade | _FirstStage, export_dir: str | os.PathLike, keep_versions: int | None
+) -> Path:
     checkpoint_files.check_name(Path(export_dir).absolute())
     export_dir = Path(export_dir).absolute()
     try:
@@ -141,8 +180,8 @@ def _export(subject: _OneRun | _Cascade, export_dir: str | os.PathLike, keep_ver
     return version
 
 
-def _save(subject: _OneRun | _Cascade, target: Path) -> Any:
-    seconds = max(_seconds_of_a_call(run) for run in subject.runs)
+def _save(subject: _OneRun | _Cascade | _FirstStage, target: Path) -> Any:
+    seconds = subject.seconds()
     module = subject.module(seconds)
     tf.saved_model.save(module, str(target), signatures=module.endpoints)
     _share_default(target, module.default)
@@ -171,15 +210,16 @@ def _share_default(target: Path, plan: str) -> None:
 
 def _seconds_of_a_call(run: Run) -> float:
     """Of the network for one row, once it is warm."""
-    network, (height, width, _) = run.network, run.image_shape
+    network, (height, width, _) = run.network, run.state_shape
     x, none = tf.zeros([1, height, width, network.input_channels]), tf.zeros([1], tf.int32)
     condition = dict.fromkeys(network.conditions, none)
 
-    @tf.function(autograph=False)
-    def call(x: tf.Tensor) -> tf.Tensor:
-        return network.forward(x, network.modulation(network.embed_time(none), condition))
+    return _seconds_of(lambda x: network.forward(x, network.modulation(network.embed_time(none), condition)), x)
 
-    seconds = []
+
+def _seconds_of(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> float:
+    """Of a call, once it is warm."""
+    call, seconds = tf.function(function, autograph=False), []
     for _ in range(10):
         began = time.perf_counter()
         call(x).numpy()

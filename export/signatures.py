@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from export import endpoints
+from export import endpoints, traced_codec
 from export.endpoints import Compute, Endpoints, Queue
 from export.joining import Tensors
 from export.limits import Limits
 from export.traced_network import TracedNetwork
 from tf_ddpm import build
+from tf_ddpm.codecs import resampling
+from tf_ddpm.codecs.latents import Latents
 from tf_ddpm.config import plans as plans_lib
 from tf_ddpm.config.plans import Plan
 from tf_ddpm.diffusion import samplers
@@ -36,24 +38,36 @@ class ServingModule(Endpoints):
 
     def __init__(self, run: Run, plans: tuple[Plan, ...], max_batch: int, seconds: float):
         known = run.config.model
-        limits = Limits(max_batch, run.image_shape, run.config.diffusion.timesteps, known.classes, known.null_class)
+        latents = isinstance(run.codec, Latents)
+        limits = Limits(
+            max_batch,
+            run.image_shape,
+            run.config.diffusion.timesteps,
+            known.classes,
+            known.null_class,
+            state_shape=run.state_shape if latents else None,
+        )
         super().__init__(limits, plans[0].name)
-        self._run, self._codec = run, run.codec
-        self._shape = list(run.codec.state_shape(run.image_shape))
+        self._run = run
+        self._codec = traced_codec.of(run.codec, run.image_shape)
+        self._shape = list(run.state_shape)
         # TensorFlow's own variables and not Keras': of a Keras variable a SavedModel holds two, and the checkpoint
         # fills the other one. Python's loader puts that right; TF Serving's does not, and finds no weights.
-        self.network_variables = [weight.value for weight in run.network.weights]
+        self.network_variables = [weight.value for weight in (*run.network.weights, *run.codec_weights)]
         specs = limits.specs()
         condition = {name: specs[name] for name in run.network.conditions}
         self._network = TracedNetwork(run.network, specs["x_t"], condition, run.network.compute_dtype)
         self._latent_plan = plans_lib.of_latents(plans, run.config)
-        png = self._shape[-1] in PNG_CHANNELS
+        png = run.image_shape[-1] in PNG_CHANNELS
         self._publish(self._queues(plans), seconds, png, [*endpoints.of_run(run), plans])
 
     def _queues(self, plans: tuple[Plan, ...]) -> dict[str, Queue]:
         """What is drawn for each signature, but `png` and `serving_default`, which stand in the first plan's queue."""
         first, latent = plans[0], self._latent_plan
         calls = self._calls(first)
+        first_stage = {}
+        if isinstance(self._codec, Latents):
+            first_stage = traced_codec.queues(self._codec)
         return {plan.name: Queue(self._sampled(plan), self._calls(plan), "seed") for plan in plans} | {
             "progress": Queue(self._progress(first), calls, "seed"),
             "interpolate": Queue(self._interpolated(first), calls, "seed", "seed_2", "mix"),
@@ -62,6 +76,7 @@ class ServingModule(Endpoints):
             "decode": Queue(self._decode, self._calls(latent), "latent"),
             "encode": Queue(self._encode, latent.steps, "image"),
             "denoise": Queue(self._denoise, 1, "x_t", "t"),
+            **first_stage,
         }
 
     def _calls(self, plan: Plan) -> int:
@@ -119,14 +134,19 @@ class ServingModule(Endpoints):
         return compute
 
     def _inpaint(self, plan: Plan) -> Compute:
-        """Ancestral steps, which have no memory, on the plan's chain."""
+        """Ancestral steps, which have no memory, on the plan's chain.
+
+        Of latents those are kept whose pixels all are; at the end the kept pixels themselves take their places.
+        """
+        factor = self._run.image_shape[0] // self._shape[0]
 
         def compute(inputs: Tensors) -> Tensors:
             chain = build.shorter_chain(plan.sample, self._run.chain)
-            keep, given = tf.cast(inputs["mask"] == 255, tf.float32), self._codec.encode(inputs["image"])
+            kept, given = inputs["mask"] == 255, self._codec.encode(inputs["image"])
+            keep = resampling.all_kept(tf.cast(kept, tf.float32), factor)
             sampler = samplers.Inpainting(samplers.Ancestral(chain, plan.sample.clip), given, keep, _REPEATS)
             image, _ = self._draw(inputs, sampler, self._noise(inputs["seed"]))
-            return {"image": image}
+            return {"image": image if factor == 1 else tf.where(kept, inputs["image"], image)}
 
         return compute
 
@@ -135,8 +155,7 @@ class ServingModule(Endpoints):
         latent = inputs["latent"]  # a deterministic sampler asks for no noise
         denoiser = self._denoiser(inputs, sampler.chain.levels)
         x_0, _ = samplers.sample_loop(sampler, denoiser, latent, lambda _: tf.zeros_like(latent))
-        x_0 = tf.clip_by_value(x_0, -1.0, 1.0)
-        return {"image_float": x_0, "image": self._codec.decode(x_0)}
+        return traced_codec.images(self._codec, x_0)
 
     def _encode(self, inputs: Tensors) -> Tensors:
         chain = build.shorter_chain(self._latent_plan.sample, self._run.chain)

@@ -19,5 +19,8 @@ class Codec(Protocol):
     def decode(self, x: tf.Tensor) -> tf.Tensor:
         """float32 [B, h, w, c] -> uint8 [B, H, W, C]."""
 
+    def images(self, x: tf.Tensor) -> tf.Tensor:
+        """float32 [B, h, w, c] -> float32 [B, H, W, C] from -1 to 1, clipped."""
+
     def decode_unrounded(self, x: tf.Tensor) -> tf.Tensor:
         """The same as float32 from 0 to 255, not rounded."""

@@ -54,6 +54,10 @@ class Latents(tf.Module):
         """float32 [..., h, w, c] -> uint8 [..., H, W, C]."""
         return Pixels().decode(self._images(x))
 
+    def images(self, x: tf.Tensor) -> tf.Tensor:
+        """float32 [..., h, w, c] -> float32 [..., H, W, C] from -1 to 1, clipped."""
+        return tf.clip_by_value(self._images(x), -1.0, 1.0)
+
     def decode_unrounded(self, x: tf.Tensor) -> tf.Tensor:
         """float32 [..., h, w, c] -> float32 [..., H, W, C] from 0 to 255."""
         return Pixels().decode_unrounded(self._images(x))

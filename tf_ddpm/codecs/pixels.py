@@ -18,6 +18,10 @@ class Pixels:
         """float [..., H, W, C] -> uint8, rounded to the nearest and clipped."""
         return tf.cast(tf.clip_by_value(tf.round((x + 1.0) * 127.5), 0.0, 255.0), tf.uint8)
 
+    def images(self, x: tf.Tensor) -> tf.Tensor:
+        """float32 [..., H, W, C] -> the same, clipped to [-1, 1]."""
+        return tf.clip_by_value(x, -1.0, 1.0)
+
     def decode_unrounded(self, x: tf.Tensor) -> tf.Tensor:
         """float [..., H, W, C] -> float32 [0, 255], clipped and not rounded."""
         return tf.cast(tf.clip_by_value((x + 1.0) * 127.5, 0.0, 255.0), tf.float32)

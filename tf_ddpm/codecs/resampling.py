@@ -10,6 +10,11 @@ def area_mean(images: tf.Tensor, factor: int) -> tf.Tensor:
     return tf.nn.avg_pool2d(images, factor, factor, "VALID")
 
 
+def all_kept(keep: tf.Tensor, factor: int) -> tf.Tensor:
+    """Masks [B, H, W, 1] of 0 and 1 -> [B, H / factor, W / factor, 1]: 1 where all of a square's pixels are."""
+    return keep if factor == 1 else tf.floor(area_mean(keep, factor))
+
+
 def enlarged(images: tf.Tensor, factor: int) -> tf.Tensor:
     """[B, h, w, C] -> [B, factor h, factor w, C], bilinear.
 

@@ -9,6 +9,7 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.figures import FIGURES
 
 _DRAWING = ("sampler", "eta", "clip", "guidance", "label", "rounding")
+_OF_PICTURES = ("enlarging", "reconstruction")  # metrics against real pictures
 _OF_FEATURES = ("images", "reference", "inception", "allow_few", "sweep")
 
 
@@ -100,7 +101,7 @@ def _check_measuring() -> None:
     if metrics() == ("bpd",) and idle:
         raise UserError(f"--{idle[0]} has no effect with --metrics=bpd; it belongs to fid, kid, pr, memorisation")
     idle = given(("reference", "inception", "allow_few", "rounding"))
-    if set(metrics()) <= {"bpd", "enlarging"} and idle:
+    if set(metrics()) <= {"bpd", *_OF_PICTURES} and idle:
         raise UserError(f"--{idle[0]} has no effect with --metrics={FLAGS.metrics}; it belongs to fid, kid, pr")
     if FLAGS.sweep is not None:
         _check_sweep()
@@ -112,7 +113,7 @@ def _check_sweep() -> None:
     swept = [name for name in ("sampling_steps", "augmentation") if FLAGS.sweep.startswith(name)]
     for name in given(("out", "metrics_file", *swept)):
         raise UserError(f"--{name} has no effect with --sweep={FLAGS.sweep}, which writes sweep_*.json in the run")
-    wrong = [name for name in metrics() if name in ("bpd", "enlarging")]
+    wrong = [name for name in metrics() if name in ("bpd", *_OF_PICTURES)]
     if wrong:
         raise UserError(f"--sweep measures fid, kid, pr and memorisation; take {wrong[0]} out of --metrics")
 
@@ -120,7 +121,7 @@ def _check_sweep() -> None:
 def _check_images() -> None:
     if FLAGS.preset is not None:
         raise UserError("--preset names a run; --images have none: say the data with --set=data.name=NAME")
-    wrong = [f"metrics={name}" for name in metrics() if name in ("bpd", "enlarging")]
+    wrong = [f"metrics={name}" for name in metrics() if name in ("bpd", *_OF_PICTURES)]
     if wrong or FLAGS.sweep is not None:
         raise UserError(f"--images has no network: --{'sweep' if FLAGS.sweep else wrong[0]} needs a run")
     for name in given(dict.fromkeys((*_DRAWING, *sampling_flags(), "num_images", "seed"))):

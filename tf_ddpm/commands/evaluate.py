@@ -5,9 +5,16 @@ import os
 from tf_ddpm.commands import flags
 from tf_ddpm.commands.flags import FLAGS
 from tf_ddpm.commands.opening import tell, wanted_config, wanted_label, wanted_label_of, wanted_pipeline
+from tf_ddpm.config import Config
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs import configuration
 from tf_ddpm.runtime import cluster, quiet_tensorflow
+
+
+def _own_split(config: Config) -> str:
+    """With what a run is compared: what it was trained on; an autoencoder with what it has not seen, if any."""
+    held_out = config.autoencoder.trained and config.data.holdout and config.data.split == "train"
+    return "holdout" if held_out else config.data.split
 
 
 def run(run_dir: str) -> None:
@@ -36,7 +43,7 @@ def run(run_dir: str) -> None:
         FLAGS.seed,
         label,
         FLAGS.images,
-        FLAGS.reference or config.data.split,
+        FLAGS.reference or _own_split(config),
         FLAGS.inception,
         FLAGS.allow_few,
         FLAGS.rounding != "float",

@@ -7,6 +7,7 @@ from pathlib import Path
 from tf_ddpm.commands import flags
 from tf_ddpm.commands.flags import FLAGS
 from tf_ddpm.commands.opening import open_run, wanted_config, wanted_pipeline
+from tf_ddpm.config import Config
 from tf_ddpm.config import plans as plans_lib
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs.pipelines import PipelineConfig
@@ -40,6 +41,9 @@ def run(run_dir: str) -> None:
         raise UserError(f"--max_pixels={FLAGS.max_pixels} is of a run or pipeline that enlarges images")
     if FLAGS.augmentation is not None and config.model.enlarges:
         raise UserError("--augmentation is what a caller sends to a run that enlarges; a pipeline has one of its own")
+    if config.autoencoder.trained:
+        _of_first_stage(run_dir, config)
+        return
     one = bool(FLAGS.sampler or FLAGS.sampling_steps) or config.model.enlarges
     words = plans_lib.own(config) if one and FLAGS.plans is None else FLAGS.plans
     plans = plans_lib.parse(words, config)
@@ -49,6 +53,17 @@ def run(run_dir: str) -> None:
     out = flags.out() or os.path.join(run_dir, "serving", "ddpm")
     version = saved_model.export_run(opened, out, plans, FLAGS.max_batch, FLAGS.keep_versions, FLAGS.max_pixels)
     print(f"wrote {version}")
+
+
+def _of_first_stage(run_dir: str, config: Config) -> None:
+    if FLAGS.plans is not None:
+        raise UserError(f"--plans={FLAGS.plans}: this run is an autoencoder, which draws no images")
+    quiet_tensorflow.import_tensorflow()
+    from export import saved_model
+    from tf_ddpm.sampling.first_stage import open_first_stage
+
+    out, found = flags.out() or os.path.join(run_dir, "serving", "ddpm"), open_first_stage(run_dir, config)
+    print(f"wrote {saved_model.export_first_stage(found, out, FLAGS.max_batch, FLAGS.keep_versions)}")
 
 
 def _of_pipeline(config: PipelineConfig) -> None:

@@ -13,7 +13,7 @@ from tf_ddpm.diffusion.sampler_facts import SAMPLERS
 from tf_ddpm.figures import FIGURES
 
 FLAGS = flags.FLAGS
-METRICS = ("bpd", "fid", "kid", "pr", "memorisation", "enlarging")
+METRICS = ("bpd", "fid", "kid", "pr", "memorisation", "enlarging", "reconstruction")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """One door to data: `load` gives an `ImageSet`, `batches` makes training batches of it."""
 
+import dataclasses
+
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.errors import UserError, required
@@ -52,6 +54,11 @@ def load(data: DataConfig) -> ImageSet:
     if len(images) == 0:
         raise UserError(f"data.name={data.name}: the set is empty")
     return images
+
+
+def unseen(data: DataConfig) -> DataConfig:
+    """`data` as measured on: what is held out of training, if anything is."""
+    return dataclasses.replace(data, split="holdout") if data.holdout and data.split == "train" else data
 
 
 def load_pictures(path: str) -> ImageSet:

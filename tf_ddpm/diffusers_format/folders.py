@@ -7,15 +7,18 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from safetensors.numpy import save
 
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config
-from tf_ddpm.diffusers_format import reading, scheduler_words, tensors, unet_words
+from tf_ddpm.diffusers_format import autoencoder_words, reading, scheduler_words, tensors, unet_words
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs import checkpoint_files, checkpoints
 from tf_ddpm.runtime import atomic_files
+from tf_ddpm.sampling import first_stage
+from tf_ddpm.sampling.first_stage import FirstStage
 from tf_ddpm.sampling.run import Run
 
 
@@ -29,42 +32,79 @@ def import_run(diffusers_dir: str | os.PathLike, config: Config, run_dir: str | 
     checkpoint_files.check_name(run_dir)
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise UserError(f"{run_dir} is not empty; choose another directory for the imported run")
+    if config.autoencoder.trained:
+        own = _read_first_stage(Path(diffusers_dir), config)
+        return _published(run_dir, lambda aside: first_stage.write(aside, own))
     network = build.network(config, "float32")
     tensors.assign(network, reading.read_weights(diffusers_dir))
+    place = reading.first_stage_folder(Path(diffusers_dir))
+    found = None if place is None else _read_first_stage(place)
 
     def write(aside: Path) -> None:
         (aside / "config.json").write_text(config_lib.to_json(config), encoding="utf-8")
         checkpoints.save_imported(network, aside)
+        if found is not None:
+            (aside / first_stage.FOLDER).mkdir()
+            first_stage.write(aside / first_stage.FOLDER, found)
 
     return _published(run_dir, write)
 
 
+def _read_first_stage(folder: Path, config: Config | None = None) -> FirstStage:
+    own, scale = reading.read_autoencoder(folder)
+    network = build.autoencoder(config or own, "float32")
+    tensors.assign(network, reading.read_weights(folder))
+    return FirstStage(config or own, network, 0, scale)
+
+
 def export_run(run: Run, out_dir: str | os.PathLike) -> Path:
-    """Writes the run's EMA network and chain as a DDPMPipeline that diffusers loads.
+    """Writes the run's EMA network and chain as a DDPMPipeline that diffusers loads; of latents, as an LDMPipeline.
 
     Raises:
       UserError: where diffusers has no word for the run, or `out_dir` is not free.
     """
-    out_dir = Path(out_dir)
+    found = run.first_stage
+    latent = found is not None
+    # Its LDMPipeline asks for a scheduler that takes eta, and calls every autoencoder vqvae.
+    scheduler = "DDIMScheduler" if latent else "DDPMScheduler"
+    index: dict[str, object] = {
+        "_class_name": "LDMPipeline" if latent else "DDPMPipeline",
+        "scheduler": ["diffusers", scheduler],
+        "unet": ["diffusers", "UNet2DModel"],
+    }
+    files: dict[str, dict] = {
+        "unet/config.json": unet_words.unet_config(run.config),
+        "scheduler/scheduler_config.json": scheduler_words.scheduler_config(run.config) | {"_class_name": scheduler},
+    }
+    arrays = {"unet": tensors.to_arrays(run.network)}
+    if found is not None:
+        files["vqvae/config.json"] = autoencoder_words.autoencoder_config(found.config, found.scale)
+        index["vqvae"] = ["diffusers", files["vqvae/config.json"]["_class_name"]]
+        arrays["vqvae"] = tensors.to_arrays(found.network)
+    return _write_folder(Path(out_dir), {"model_index.json": index, **files}, arrays, run.config)
+
+
+def export_first_stage(found: FirstStage, out_dir: str | os.PathLike) -> Path:
+    """Writes an autoencoder as diffusers loads it: see `export_run`."""
+    files = {"config.json": autoencoder_words.autoencoder_config(found.config, found.scale)}
+    return _write_folder(Path(out_dir), files, {"": tensors.to_arrays(found.network)}, found.config)
+
+
+def _write_folder(
+    out_dir: Path, files: dict[str, dict], weights: dict[str, dict[str, np.ndarray]], config: Config
+) -> Path:
+    """Writes JSON by name, weights by the folder of their network, and our own configuration beside them."""
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise UserError(f"{out_dir} is not empty; choose another folder")
-    files = {
-        "model_index.json": {
-            "_class_name": "DDPMPipeline",
-            "scheduler": ["diffusers", "DDPMScheduler"],
-            "unet": ["diffusers", "UNet2DModel"],
-        },
-        "unet/config.json": unet_words.unet_config(run.config),
-        "scheduler/scheduler_config.json": scheduler_words.scheduler_config(run.config),
-    }
-    arrays = tensors.to_arrays(run.network)
 
     def write(aside: Path) -> None:
         for name, content in files.items():
             (aside / name).parent.mkdir(exist_ok=True)
             (aside / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        (aside / reading.OURS).write_text(config_lib.to_json(config_lib.portable(run.config)), encoding="utf-8")
-        (aside / "unet" / f"{reading.WEIGHTS}.safetensors").write_bytes(save(arrays, metadata={"format": "pt"}))
+        (aside / reading.OURS).write_text(config_lib.to_json(config_lib.portable(config)), encoding="utf-8")
+        for folder, arrays in weights.items():
+            file = aside / folder / f"{reading.WEIGHTS}.safetensors"
+            file.write_bytes(save(arrays, metadata={"format": "pt"}))
 
     return _published(out_dir, write)
 

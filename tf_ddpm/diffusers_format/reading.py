@@ -14,11 +14,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from tf_ddpm import config as config_lib
-from tf_ddpm.config import Config
-from tf_ddpm.diffusers_format import scheduler_words, unet_words
+from tf_ddpm.config import Config, LatentScale
+from tf_ddpm.diffusers_format import autoencoder_words, scheduler_words, unet_words
 from tf_ddpm.errors import UserError
 
 WEIGHTS = "diffusion_pytorch_model"  # the file's name without its ending
+_FIRST_STAGES = ("vqvae", "vae")  # names of an autoencoder in a pipeline
 _AVERAGE = "unet_ema"  # folder of the average in a checkpoint of diffusers' training script
 _RAW = ".non_ema"  # variant of the file with the weights of the last update
 _COMPILED = "_orig_mod."  # what torch.compile puts before a name
@@ -38,9 +39,14 @@ def read_config(diffusers_dir: str | os.PathLike, settings: Iterable[str] = ()) 
     """
     folder = Path(diffusers_dir)
     unet = _json(_unet_folder(folder) / "config.json")
+    if unet.get("_class_name") in autoencoder_words.KINDS:
+        return read_autoencoder(folder, settings)[0]
     if unet.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        raise UserError(f"{folder}: its network is a {unet['_class_name']!r:.60}; expected a UNet2DModel")
-    _check_pipeline(folder)
+        raise UserError(
+            f"{folder}: its network is a {unet['_class_name']!r:.60}; expected a UNet2DModel, or one of "
+            f"{', '.join(autoencoder_words.KINDS)}"
+        )
+    first_stage = first_stage_folder(folder)
     scheduler = _scheduler(folder)
     own = folder / OURS
     base = config_lib.from_json(_text(own), str(own)) if own.is_file() else None
@@ -49,12 +55,14 @@ def read_config(diffusers_dir: str | os.PathLike, settings: Iterable[str] = ()) 
         Config(), [s for s in settings if s.partition("=")[0].strip() == "data.image_size"]
     )
     model = unet_words.model_words(unet, asked.data.image_size)
+    if first_stage is not None:
+        model |= _latent_words(first_stage, model)
     learned = unet.get("out_channels", 3) != unet.get("in_channels", 3)
     # Without a scheduler: Ho et al. 2020's chain.
     taught = {"diffusion.variance": "learned_range", "train.objective": "hybrid"} if learned else {}
     chain = scheduler_words.chain_words(scheduler, learned) if scheduler else taught
     if base is None:
-        values = {"data.name": None} | chain | model
+        values = {"data.name": None} | chain | model | ({"sample.clip": "none"} if first_stage is not None else {})
     else:  # ours says more than they can: sampling, data, training, the null class
         values = {key: value for key, value in (chain | model).items() if not key.startswith(("sample.", "train."))}
         if base.model.null_class and values["model.classes"] == base.model.classes + 1:
@@ -65,6 +73,41 @@ def read_config(diffusers_dir: str | os.PathLike, settings: Iterable[str] = ()) 
         # The last class is the null class.
         changed = config_lib.with_values(changed, {"model.classes": max(changed.model.classes - 1, 0)})
     return config_lib.validated(changed)
+
+
+def _latent_words(first_stage: Path, model: dict[str, Any]) -> dict[str, Any]:
+    """What a U-Net's words mean where it diffuses the latents of the autoencoder in a folder."""
+    known = read_autoencoder(first_stage)[0]
+    channels, (height, width) = model["data.channels"], model["data.image_size"]
+    own = known.autoencoder
+    if channels != own.state_channels:
+        raise UserError(
+            f"{first_stage}: its latents have {own.state_channels} channels; the unet takes images of {channels}"
+        )
+    return {
+        "codec.run": str(first_stage),
+        "codec.factor": own.factor,
+        "codec.channels": channels,
+        "data.channels": known.data.image_channels,
+        "data.image_size": [height * own.factor, width * own.factor],
+    }
+
+
+def read_autoencoder(folder: str | os.PathLike, settings: Iterable[str] = ()) -> tuple[Config, LatentScale]:
+    """The configuration of the autoencoder whose config.json is in the folder, and the scale of its latents.
+
+    Raises:
+      UserError: where it is none, or has an option that cannot be honoured.
+    """
+    place = Path(folder)
+    words, scale = autoencoder_words.autoencoder_words(_json(place / "config.json"))
+    own = place / OURS
+    base = config_lib.from_json(_text(own), str(own)) if own.is_file() else None
+    values = words if base is not None else {"data.name": None} | words
+    if base is not None and words["autoencoder.kind"] == "tiny":
+        values.pop("data.image_size")  # which its words do not say
+    config = config_lib.with_values(base or Config(), values)
+    return config_lib.validated(config_lib.with_settings(config, settings)), scale
 
 
 def read_weights(diffusers_dir: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -116,18 +159,32 @@ def _unet_folder(folder: Path) -> Path:
     raise UserError(f"{folder}: expected a unet/config.json or config.json of diffusers in it")
 
 
-def _check_pipeline(folder: Path) -> None:
-    """Refuses a pipeline of more than a network and a scheduler: its network does not draw pixels."""
+def first_stage_folder(folder: Path) -> Path | None:
+    """Where the autoencoder of a pipeline is; None: it draws pixels.
+
+    Raises:
+      UserError: for a pipeline of more parts than are known here.
+    """
     if not (folder / "model_index.json").is_file():
-        return
+        return None
+    found = None
     for name, value in _json(folder / "model_index.json").items():
-        if not name.startswith("_") and name not in ("unet", "scheduler") and value not in (None, [None, None]):
-            raise UserError(f"{folder}: a pipeline with the part {name!r:.60}; expected unet and scheduler alone")
+        if name.startswith("_") or name in ("unet", "scheduler") or value in (None, [None, None]):
+            continue
+        if name not in _FIRST_STAGES:
+            raise UserError(
+                f"{folder}: a pipeline with the part {name!r:.60}; expected unet and scheduler, and for latents "
+                f"{' or '.join(_FIRST_STAGES)}"
+            )
+        found = folder / name
+    return found
 
 
 def notes(diffusers_dir: str | os.PathLike, config: Config) -> list[str]:
     """What a person should know of the import of `config`, a line each."""
-    folder, found = Path(diffusers_dir), []
+    folder, found = Path(diffusers_dir), list[str]()
+    if config.autoencoder.trained:
+        return found
     unet = _unet_folder(folder)
     if unet == folder / _AVERAGE:
         found.append(

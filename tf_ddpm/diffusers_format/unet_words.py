@@ -140,7 +140,7 @@ def unet_config(config: Config) -> dict[str, Any]:
     Raises:
       UserError: naming the key that diffusers has no word for.
     """
-    model, (height, width, channels) = config.model, config.data.image_shape
+    model, (height, width, channels) = config.model, config.state_shape
     widths = model.level_widths
     if model.enlarges:
         raise UserError("diffusers has no pipeline for a run that enlarges images (model.condition=low_res)")

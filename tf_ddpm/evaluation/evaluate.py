@@ -13,10 +13,12 @@ import tensorflow as tf
 from tf_ddpm import datasets
 from tf_ddpm.config import DECODER, Config
 from tf_ddpm.errors import UserError, required
-from tf_ddpm.evaluation import enlarging, likelihood, quality
+from tf_ddpm.evaluation import enlarging, likelihood, quality, reconstruction
 from tf_ddpm.evaluation.quality import FeatureNetwork, FeatureSet
+from tf_ddpm.evaluation.reconstruction import ReconstructionSource
 from tf_ddpm.runs.pipelines import PipelineConfig
 from tf_ddpm.runtime import atomic_files, cluster, devices
+from tf_ddpm.sampling.first_stage import open_first_stage
 from tf_ddpm.sampling.pipeline import open_pipeline
 from tf_ddpm.sampling.run import open_run
 from tf_ddpm.sampling.source import RunSource, Source
@@ -30,7 +32,7 @@ class EvaluationRequest:
     """What to measure.
 
     Attributes:
-      metrics: some of bpd, fid, kid, pr, memorisation, enlarging.
+      metrics: some of bpd, fid, kid, pr, memorisation, enlarging, reconstruction.
       num_images: how many to draw, and to take bits/dim of; None: 50,000 (for `enlarging` alone 512) and 64.
       seed: of the first image. label: class of all images drawn; None: in turn, or of the pictures that are enlarged.
       images: a folder to measure instead of a run. reference: train, test, holdout, a folder or an .npz file.
@@ -75,8 +77,9 @@ def evaluate(
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
     strategy = devices.strategy()
     source = _opened(wanted, config, run_dir, pipeline, strategy)
-    if enlarging.METRIC in wanted.metrics:
-        enlarging.check(required(source, "the run"))
+    _check_kind(wanted, source)
+    if isinstance(source, ReconstructionSource) and wanted.num_images is None:
+        wanted = dataclasses.replace(wanted, num_images=len(source.pictures))
     found: dict[str, dict] = {}
     lines: list[str] = []
     of_features = _of_features(wanted, config)
@@ -105,16 +108,40 @@ def evaluate(
         compared = _enlarged(wanted, required(source, "the run"), generated.pixels if of_features else None)
         lines += [f"{name:26s} {figure['value']:.6g}" for name, figure in compared.items()]
         found |= compared
+    if isinstance(source, ReconstructionSource) and reconstruction.METRIC in wanted.metrics:
+        again = reconstruction.measure(source, np.arange(wanted.seed, wanted.seed + _count(wanted)))
+        lines += [f"{name:20s} {figure['value']:.6g}" for name, figure in again.items()]
+        found |= again
     write(path, metrics | found)
     if cluster.this_worker().is_chief:
         print("\n".join(lines))
     return path
 
 
+def _check_kind(wanted: EvaluationRequest, source: Source | None) -> None:
+    """Whether what is wanted can be measured of this kind of run.
+
+    Raises:
+      UserError: where it cannot.
+    """
+    if enlarging.METRIC in wanted.metrics:
+        enlarging.check(required(source, "the run"))
+    is_autoencoder = isinstance(source, ReconstructionSource)
+    if reconstruction.METRIC in wanted.metrics and not is_autoencoder:
+        raise UserError(f"metrics={reconstruction.METRIC} is of an autoencoder's run; this run draws images")
+    if "bpd" in wanted.metrics and is_autoencoder:
+        raise UserError("metrics=bpd is of a run that draws images; this one is an autoencoder")
+
+
 def _of_features(wanted: EvaluationRequest, config: Config) -> tuple[str, ...]:
     """What is measured in features. Of a folder's few pictures, memorisation goes with each FID."""
     names = tuple(name for name in wanted.metrics if name in quality.METRICS)
-    few = config.data.name == "folder" and wanted.images is None and wanted.reference in _SPLITS
+    few = (
+        config.data.name == "folder"
+        and not config.autoencoder.trained
+        and wanted.images is None
+        and wanted.reference in _SPLITS
+    )
     return (*names, "memorisation") if few and "fid" in names and "memorisation" not in names else names
 
 
@@ -137,6 +164,9 @@ def _opened(
     if wanted.images is not None:
         return None
     source: Source
+    if config.autoencoder.trained:
+        data = dataclasses.replace(config.data, split=wanted.reference if wanted.reference in _SPLITS else "train")
+        return ReconstructionSource(open_first_stage(required(run_dir, "run_dir"), config), data)
     if pipeline is not None:
         source = open_pipeline(pipeline, strategy)
     else:

@@ -14,6 +14,7 @@ from tf_ddpm import build, datasets, randomness
 from tf_ddpm import config as config_lib
 from tf_ddpm.diffusion import bounds
 from tf_ddpm.diffusion.chain import Chain
+from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import provenance
 from tf_ddpm.sampling.run import Run
 
@@ -72,6 +73,11 @@ def bits_per_dim(run: Run, images: datasets.ImageSet, seed: int, steps: int | No
 
 def _compiled_terms(run: Run, chain: Chain) -> Callable[..., tuple[np.ndarray, ...]]:
     """(images uint8, label int32 [B], seeds int64 [B]) -> the terms of `objectives.Bound`, each [B, ...]."""
+    if run.codec_weights:
+        raise UserError(
+            "bits/dim are of pixels; this run diffuses latents, whose bound says nothing about pixels; expected "
+            "metrics such as fid and kid"
+        )
     shape = list(run.image_shape)
 
     @tf.function(

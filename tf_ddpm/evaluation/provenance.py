@@ -24,6 +24,7 @@ def describe_run(run: Run) -> dict:
     return {
         "checkpoint_step": run.checkpoint_step,
         "config_sha256": hashlib.sha256(config_lib.to_json(config_lib.portable(config)).encode()).hexdigest(),
+        **({} if not run.codec_weights else {"autoencoder_sha256": digest(*map(np.asarray, run.codec_weights))}),
         "prediction": config.diffusion.prediction,
         "variance": config.diffusion.variance,
         "timesteps": config.diffusion.timesteps,
@@ -33,6 +34,8 @@ def describe_run(run: Run) -> dict:
 def describe_source(source: Source) -> dict:
     """Which weights drew the images, and how."""
     facts = source.facts()
+    if not source.runs:
+        return facts
     if len(source.runs) == 1:
         return describe_run(source.runs[0]) | facts
     stages = [describe_run(run) | stage for run, stage in zip(source.runs, facts["stages"], strict=True)]

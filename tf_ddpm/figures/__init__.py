@@ -19,4 +19,6 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "sweep": (),
     "guidance": tuple(flag for flag in _DRAWN if flag != "guidance"),
     "cascade": ("augmentation", *_DRAWN),
+    "reconstruction": ("num_images", "weights", "seed"),
+    "latent": ("num_images", "weights", "seed"),
 }

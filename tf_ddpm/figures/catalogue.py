@@ -15,8 +15,9 @@ from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import likelihood
-from tf_ddpm.figures import cascade, experiments, plots, sweeps
+from tf_ddpm.figures import autoencoders, cascade, experiments, plots, sweeps
 from tf_ddpm.sampling import image_files
+from tf_ddpm.sampling.first_stage import FirstStage
 from tf_ddpm.sampling.run import Run
 
 _ROWS = 6  # of a sheet of images
@@ -273,16 +274,63 @@ def draw(name: str, subject: FigureContext, path: Path | None = None) -> list[Pa
       UserError: where the run lacks what a figure shows (of all: it is passed over, and said), or a picture cannot be
         written.
     """
+
+    def drawn(each: str) -> Callable[[], Figure]:
+        def make() -> Figure:
+            _check(each, subject)
+            return FIGURES[each](subject)
+
+        return make
+
+    return _saved(name, {each: drawn(each) for each in FIGURES}, subject.run_dir, path)
+
+
+def draw_first_stage(
+    name: str, found: FirstStage, run_dir: Path, count: int | None, seed: int, path: Path | None = None
+) -> list[Path]:
+    """`draw` of an autoencoder's run.
+
+    Args:
+      count: of pictures; None: a few.
+    """
+    wrong = [known for known in (name,) if known not in ("all", *autoencoders.FIGURES)]
+    if wrong:
+        raise UserError(
+            f"{name} is of a run that draws images; this one is an autoencoder: {', '.join(autoencoders.FIGURES)}"
+        )
+    data = datasets.unseen(found.config.data)
+
+    def drawn(each: str) -> Callable[[], Figure]:
+        return lambda: autoencoders.FIGURES[each](found, data, count or _ROWS, seed)
+
+    return _saved(name, {each: drawn(each) for each in autoencoders.FIGURES}, run_dir, path)
+
+
+def _of_first_stage(name: str) -> Callable[[FigureContext], Figure]:
+    def figure(subject: FigureContext) -> Figure:
+        run = subject.run
+        if run.first_stage is None:
+            raise UserError(f"{name} is of a run that diffuses latents (codec.run), or of an autoencoder's run")
+        data = datasets.unseen(run.config.data)
+        return autoencoders.FIGURES[name](run.first_stage, data, subject.num_images or _ROWS, subject.seed)
+
+    return figure
+
+
+FIGURES |= {name: _of_first_stage(name) for name in autoencoders.FIGURES}
+
+
+def _saved(name: str, figures: dict[str, Callable[[], Figure]], run_dir: Path, path: Path | None) -> list[Path]:
+    """See `draw`."""
     paths = []
-    for each in FIGURES if name == "all" else [name]:
-        target = path or subject.run_dir / "figures" / f"{each}.png"
+    for each in figures if name == "all" else [name]:
+        target = path or run_dir / "figures" / f"{each}.png"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write {target}: {error.strerror or error}") from None
         try:
-            _check(each, subject)
-            figure = FIGURES[each](subject)
+            figure = figures[each]()
         except UserError as error:
             if name != "all":
                 raise
@@ -294,5 +342,5 @@ def draw(name: str, subject: FigureContext, path: Path | None = None) -> list[Pa
             raise UserError(f"cannot write {target}: {error.strerror or error}") from None
         print(f"wrote {paths[-1]}", flush=True)
     if not paths:
-        raise UserError(f"{subject.run_dir}: no figure can be drawn of this run")
+        raise UserError(f"{run_dir}: no figure can be drawn of this run")
     return paths

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_ddpm import build, randomness
+from tf_ddpm.codecs import resampling
 from tf_ddpm.diffusion import interpolation, samplers
 from tf_ddpm.diffusion.chain import Chain
 from tf_ddpm.diffusion.denoiser import Denoiser
@@ -50,7 +51,7 @@ def sharing(run: Run, cuts: Sequence[int], count: int, seed: int) -> np.ndarray:
 
     Ho et al. 2020, figure 7. Only the noise is shared: until the cut all are drawn alike.
     """
-    whole, shape = own_chain(run), run.image_shape
+    whole, shape = own_chain(run), run.state_shape
     sampler = samplers.Ancestral(whole, run.config.sample.clip)
     own = np.tile(_seeds(seed + 1, count), len(cuts))
     alike = np.repeat(len(whole) - 1 - np.array(cuts), count)  # steps that lead to the cut
@@ -61,12 +62,12 @@ def sharing(run: Run, cuts: Sequence[int], count: int, seed: int) -> np.ndarray:
         labels = run.labels(np.array([seed]), None).repeat(len(own))
         return _drawn(run, sampler, _noise(common, 0, shape), noise, labels)
 
-    return _in_batches(run, draw, own, alike).reshape(len(cuts), count, *shape)
+    return _in_batches(run, draw, own, alike).reshape(len(cuts), count, *run.image_shape)
 
 
 def variations(run: Run, images: np.ndarray, labels: np.ndarray, cuts: Sequence[int], seed: int) -> np.ndarray:
     """`images` [N, ...] noised to each cut and drawn back from there by ancestral steps, [N, cuts, ...]."""
-    whole, shape = own_chain(run), run.image_shape
+    whole, shape = own_chain(run), run.state_shape
 
     def draw(images: np.ndarray, labels: np.ndarray, seeds: np.ndarray, cut: np.ndarray) -> np.ndarray:
         x_0 = run.codec.encode(tf.constant(images))
@@ -76,7 +77,7 @@ def variations(run: Run, images: np.ndarray, labels: np.ndarray, cuts: Sequence[
 
     each = [np.repeat(part, len(cuts), axis=0) for part in (images, labels, _seeds(seed, len(images)))]
     drawn = _in_batches(run, draw, *each, np.tile(np.array(cuts, np.int32), len(images)))
-    return drawn.reshape(len(images), len(cuts), *shape)
+    return drawn.reshape(len(images), len(cuts), *run.image_shape)
 
 
 def interpolations(run: Run, images: np.ndarray, labels: np.ndarray, moments: int) -> np.ndarray:
@@ -113,9 +114,12 @@ def inpainted(
     whole, seeds = own_chain(run), _seeds(seed, len(images))
     inner = samplers.Ancestral(whole, run.config.sample.clip)
     given = run.codec.encode(tf.constant(images))
-    sampler = samplers.Inpainting(inner, given, tf.constant(keep, tf.float32)[..., None], repeats)
-    noise = lambda k: _noise(seeds, k + 1, run.image_shape)  # noqa: E731
-    return _drawn(run, sampler, _noise(seeds, 0, run.image_shape), noise, labels)
+    kept = tf.constant(keep, tf.float32)[None, ..., None]
+    kept = resampling.all_kept(kept, run.image_shape[0] // run.state_shape[0])
+    sampler = samplers.Inpainting(inner, given, kept, repeats)
+    noise = lambda k: _noise(seeds, k + 1, run.state_shape)  # noqa: E731
+    drawn = _drawn(run, sampler, _noise(seeds, 0, run.state_shape), noise, labels)
+    return np.where(keep[..., None] == 1, images, drawn)
 
 
 def guided(run: Run, weights: Sequence[float], classes: int, seed: int) -> np.ndarray:

@@ -126,9 +126,17 @@ def codec_of(config: Config, run_dir: str | os.PathLike) -> Codec:
     Raises:
       UserError: where its autoencoder cannot be read.
     """
-    if config.codec.run is None:
-        return Pixels()
-    return open_first_stage(own_folder(config, run_dir)).codec
+    found = of_run(config, run_dir)
+    return Pixels() if found is None else found.codec
+
+
+def of_run(config: Config, run_dir: str | os.PathLike) -> FirstStage | None:
+    """The autoencoder of the run in `run_dir`; None: it diffuses pixels.
+
+    Raises:
+      UserError: where it cannot be read.
+    """
+    return None if config.codec.run is None else open_first_stage(own_folder(config, run_dir))
 
 
 def own_folder(config: Config, run_dir: str | os.PathLike) -> Path:

@@ -28,8 +28,9 @@ from tf_ddpm.runs import checkpoints, configuration, kept_labels
 from tf_ddpm.runtime import cluster, devices
 from tf_ddpm.runtime.collectives import agree, over_replicas
 from tf_ddpm.runtime.paths import printable
-from tf_ddpm.sampling import first_stage
+from tf_ddpm.sampling import first_stage as first_stages
 from tf_ddpm.sampling.drawing import compiled_draw, low_res_condition, low_res_shape
+from tf_ddpm.sampling.first_stage import FirstStage
 
 
 class Run:
@@ -38,7 +39,7 @@ class Run:
     Args:
       strategy: whose devices share the images of a batch; the network was made in its scope. None: one device.
       label_names: of the labels of its images, by label; empty: not known.
-      codec: of a run that diffuses latents; None: pixels.
+      first_stage: of a run that diffuses latents; None: it diffuses pixels.
     """
 
     def __init__(
@@ -48,13 +49,17 @@ class Run:
         checkpoint_step: int,
         strategy: tf.distribute.Strategy | None = None,
         label_names: tuple[str, ...] = (),
-        codec: Codec | None = None,
+        first_stage: FirstStage | None = None,
     ):
         self.config = config
         self.network = network
         self.checkpoint_step, self.label_names = checkpoint_step, label_names
         self._strategy = strategy if strategy is not None and strategy.num_replicas_in_sync > 1 else None
-        self.chain, self.codec = build.chain(config.diffusion), codec or Pixels()
+        self.codec: Codec
+        self.chain, self.codec = build.chain(config.diffusion), Pixels()
+        self.first_stage = first_stage
+        if first_stage is not None:
+            self.codec = first_stage.codec
         self._denoisers: dict[tuple[tuple[int, ...], int], Callable] = {}
         self._compiled: dict[tuple[SampleConfig, bool, int, bool], Callable] = {}
 
@@ -98,6 +103,11 @@ class Run:
     def state_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of what is diffused."""
         return self.codec.state_shape(self.image_shape)
+
+    @property
+    def codec_weights(self) -> list:
+        """All that its codec has learned; empty for pixels."""
+        return [] if self.first_stage is None else self.first_stage.network.weights
 
     @property
     def low_res_shape(self) -> tuple[int, int, int] | None:
@@ -292,7 +302,7 @@ def open_run(
             f"codec.run={run_dir}"
         )
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
-        codec = first_stage.codec_of(config, run_dir)
+        first_stage = first_stages.of_run(config, run_dir)
         network = build.network(config, "float32")
         step, share = checkpoints.restore_network(network, run_dir, step, config.sample.weights)
         if config.sample.precision != "float32":  # weights cast once, and not in every call
@@ -301,4 +311,4 @@ def open_run(
         train = config.train
         most = averaging.initial_share(step, train.ema_decay, train.ema_warmup) if share is None else share
         _warn_of_stale_average(most, "up to " if share is None else "")
-    return Run(config, network, step, strategy, kept_labels.label_names(run_dir), codec)
+    return Run(config, network, step, strategy, kept_labels.label_names(run_dir), first_stage)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -55,9 +54,9 @@ def of_data(config: Config, pictures: datasets.ImageSet | None = None) -> SmallI
     Raises:
       UserError: where the data cannot be read.
     """
-    data = config.data
-    if data.holdout and data.split == "train":
-        data, pictures = dataclasses.replace(data, split="holdout"), None
+    data = datasets.unseen(config.data)
+    if data != config.data:
+        pictures = None
     return SmallImages(pictures or datasets.load(data), config.model.factor, data.split)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,8 @@ class Reconstructions:
     """Grids of images and of what comes back of them, side by side: of what is held out of training if anything is."""
 
     def __init__(self, config: Config, state: TrainState, images: ImageSet, folder: Path):
-        data = config.data
-        if data.holdout and data.split == "train":
-            images = datasets.load(dataclasses.replace(data, split="holdout"))
+        data = datasets.unseen(config.data)
+        images = images if data == config.data else datasets.load(data)
         some = np.unique(np.linspace(0, len(images) - 1, config.train.preview_images).astype(np.int64))
         self._real, self._state, self._folder = images.images[some], state, folder
         self._rows = config.sample.batch_size

@@ -1,0 +1,56 @@
+"""An autoencoder whose parts are traced once for all signatures, and the signatures that are its own."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from export.endpoints import Queue
+from export.joining import Tensors
+from tf_ddpm.codecs.codec import Codec
+from tf_ddpm.codecs.latents import FirstStage, Latents
+from tf_ddpm.codecs.pixels import Pixels
+
+
+class _Traced(FirstStage):
+    """The parts of an autoencoder, each a compiled function."""
+
+    def __init__(self, first_stage: FirstStage, image_shape: tuple[int, int, int], latent_shape: tuple[int, int, int]):
+        def traced(function: object, shape: tuple[int, int, int]) -> tf.types.experimental.PolymorphicFunction:
+            return tf.function(function, input_signature=[tf.TensorSpec([None, *shape])], autograph=False)
+
+        self.factor, self.weights = first_stage.factor, first_stage.weights
+        self._encode, self._decode = traced(first_stage.encode, image_shape), traced(first_stage.decode, latent_shape)
+
+    def encode(self, images: tf.Tensor) -> tf.Tensor:
+        """See `FirstStage`."""
+        return self._encode(images)
+
+    def decode(self, latents: tf.Tensor) -> tf.Tensor:
+        """See `FirstStage`."""
+        return self._decode(latents)
+
+
+def of(codec: Codec, image_shape: tuple[int, int, int]) -> Codec:
+    """`codec` for images of one shape, its network traced once."""
+    if not isinstance(codec, Latents):
+        return codec
+    first_stage = _Traced(codec.first_stage, image_shape, codec.state_shape(image_shape))
+    return Latents(first_stage, codec.shift, codec.scale)
+
+
+def queues(codec: Latents) -> dict[str, Queue]:
+    """`encode_image` and `decode_latent`: an image to what is diffused (the mean, scaled), and back."""
+
+    def encode(inputs: Tensors) -> Tensors:
+        return {"latent": codec.encode(inputs["image"])}
+
+    def decode(inputs: Tensors) -> Tensors:
+        return images(codec, inputs["latent"])
+
+    return {"encode_image": Queue(encode, 1, "image"), "decode_latent": Queue(decode, 1, "latent")}
+
+
+def images(codec: Codec, x_0: tf.Tensor) -> Tensors:
+    """`image_float` from -1 to 1, and the same as bytes."""
+    found = codec.images(x_0)
+    return {"image_float": found, "image": Pixels().decode(found)}

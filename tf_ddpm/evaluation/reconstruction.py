@@ -1,0 +1,76 @@
+"""How well an autoencoder gives images back: PSNR and SSIM, and FID as of any images (Rombach et al. 2022, "rFID")."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_ddpm import config as config_lib
+from tf_ddpm import datasets
+from tf_ddpm.config import DataConfig
+from tf_ddpm.evaluation import image_metrics, provenance
+from tf_ddpm.sampling.first_stage import FirstStage
+from tf_ddpm.sampling.source import Batches, Source
+
+METRIC = "reconstruction"
+_VERSION = 1  # of how it is computed
+
+
+class ReconstructionSource(Source):
+    """What comes back of pictures: image i is that of picture i, again and again.
+
+    Args:
+      data: where the pictures are.
+    """
+
+    def __init__(self, found: FirstStage, data: DataConfig):
+        self.runs, self.classes, self.label_names, self.small = (), 0, (), None
+        self.image_shape, self.batch_size = found.config.data.image_shape, found.config.sample.batch_size
+        self._found, self._split, self.pictures = found, data.split, datasets.load(data)
+        codec = found.codec
+        self._again = tf.function(lambda images: codec.decode_unrounded(codec.encode(images)), autograph=False)
+
+    def labels(self, seeds: np.ndarray, label: int | str | Sequence[int] | None) -> np.ndarray:
+        """None of them has any."""
+        return np.zeros(len(seeds), np.int32)
+
+    def real(self, seeds: np.ndarray) -> np.ndarray:
+        """The pictures uint8 [N, H, W, C]."""
+        return self.pictures.images[seeds % len(self.pictures)]
+
+    def batches(self, seeds: np.ndarray, labels: np.ndarray, num_frames: int = 0, rounded: bool = True) -> Batches:
+        """See `Source`; there are no frames."""
+        for start in range(0, len(seeds), self.batch_size):
+            images = self._again(tf.constant(self.real(seeds[start : start + self.batch_size]))).numpy()
+            yield np.round(images).astype(np.uint8) if rounded else images, None
+
+    def facts(self) -> dict[str, Any]:
+        """See `Source`."""
+        config = self._found.config
+        text = config_lib.to_json(config_lib.portable(config)).encode()
+        return {
+            "autoencoder": config.autoencoder.kind,
+            "checkpoint_step": self._found.checkpoint_step,
+            "config_sha256": hashlib.sha256(text).hexdigest(),
+            "autoencoder_sha256": provenance.digest(*map(np.asarray, self._found.network.weights)),
+            "weights": config.sample.weights,
+            "pictures": {"split": self._split, "sha256": provenance.digest(self.pictures.images)},
+        }
+
+
+def measure(source: ReconstructionSource, seeds: np.ndarray) -> dict[str, dict]:
+    """`psnr` (dB) and `ssim` of what comes back, means over the images, each with `value` and `receipt`."""
+    labels = source.labels(seeds, None)
+    images = np.concatenate([part for part, _ in source.batches(seeds, labels)])
+    receipt = {
+        "metric_version": _VERSION,
+        "generated": source.facts() | {"first_image": int(seeds[0]), "images": len(images)},
+        "library": image_metrics.LIBRARY,
+        "versions": provenance.versions(),
+    }
+    found = image_metrics.against(images, source.real(seeds))
+    return {name: {"value": value, "receipt": receipt} for name, value in found.items()}
