@@ -11,7 +11,7 @@ import tensorflow as tf
 from tf_ddpm.config import AutoencoderConfig
 from tf_ddpm.networks import coding
 from tf_ddpm.networks.discriminator import PatchDiscriminator
-from tf_ddpm.networks.primitives import dense, pointwise_dense
+from tf_ddpm.networks.primitives import dense
 
 _LOG_VARIANCE = (-30.0, 20.0)  # is held between these
 
@@ -118,7 +118,7 @@ class AutoencoderKL(Autoencoder):
     def moments(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Mean and log-variance [B, h, w, c] of q(latent | image)."""
         h = self.encoder(images)
-        h = h if self.quant_conv is None else pointwise_dense(self.quant_conv, h)
+        h = h if self.quant_conv is None else self.quant_conv(h)
         mean, log_variance = tf.split(h, 2, axis=-1)
         return mean, tf.clip_by_value(log_variance, *_LOG_VARIANCE)
 
@@ -129,9 +129,7 @@ class AutoencoderKL(Autoencoder):
     def decode(self, latents: tf.Tensor) -> tf.Tensor:
         """See `Autoencoder`."""
         latents = tf.cast(latents, tf.float32)
-        return self.decoder(
-            latents if self.post_quant_conv is None else pointwise_dense(self.post_quant_conv, latents)
-        )
+        return self.decoder(latents if self.post_quant_conv is None else self.post_quant_conv(latents))
 
 
 def kl_divergence(mean: tf.Tensor, log_variance: tf.Tensor) -> tf.Tensor:
@@ -165,7 +163,7 @@ class VQModel(Autoencoder):
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:
         """See `Autoencoder`."""
-        return pointwise_dense(self.quant_conv, self.encoder(images))
+        return self.quant_conv(self.encoder(images))
 
     def nearest(self, latents: tf.Tensor) -> tf.Tensor:
         """[B, h, w, c] -> int64 [B, h, w], the nearest code of each.
@@ -187,7 +185,7 @@ class VQModel(Autoencoder):
 
     def decode_codes(self, codes: tf.Tensor) -> tf.Tensor:
         """[B, h, w, c] of the codebook -> [B, H, W, C]."""
-        return self.decoder(pointwise_dense(self.post_quant_conv, codes))
+        return self.decoder(self.post_quant_conv(codes))
 
 
 def straight_through(latents: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
