@@ -75,10 +75,8 @@ def test_the_network_that_judges_it_adds_weights_behind_its_own_and_changes_noth
 def test_every_weight_but_the_codebooks_is_taught_by_what_comes_back(make):
     network = make()
     with tf.GradientTape() as tape:
-        if hasattr(network, "codebook"):
-            again = network.decode_codes(network.encode(X))  # as straight through
-        else:
-            again = network(X)
+        # (Codes are passed by: see `straight_through`.)
+        again = network.decode_codes(network.encode(X)) if hasattr(network, "codebook") else network(X)
         loss = tf.reduce_mean(tf.square(again - X))
     gradients = tape.gradient(loss, network.trainable_variables)
     untaught = [w.path for w, g in zip(network.trainable_variables, gradients, strict=True) if g is None]

@@ -32,6 +32,15 @@ def make_tiny_config(**changes):
     return config_lib.validated(config_lib.with_values(config_lib.Config(), values))
 
 
+def make_tiny_autoencoder(**changes):
+    """The same for an autoencoder's run, which has no network that denoises."""
+    own = {"autoencoder.kind": "kl", "autoencoder.widths": (8, 16), "autoencoder.groups": 4}
+    values = {key: value for key, value in TINY.items() if key.startswith("train.")} | own
+    values |= {"autoencoder.latent_channels": 3, "train.preview_images": 4}
+    values |= {key.replace("__", "."): value for key, value in changes.items()}
+    return config_lib.validated(config_lib.with_values(config_lib.Config(), values))
+
+
 def mirrored(devices):
     """A MirroredStrategy of logical CPUs, as often as wanted in one process.
 

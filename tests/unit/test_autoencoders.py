@@ -24,7 +24,7 @@ _RNG = np.random.default_rng(0)
 
 
 def test_a_level_is_halved_with_a_pixel_of_padding_right_and_bottom_and_none_left_and_top():
-    """A kernel of ones counts the pixels that it sees: 3x3 everywhere but at the last row and column, where it has 2."""
+    """A kernel of ones counts the pixels that it sees: 3x3, and 3x2 at the last row and column."""
     layer = Downsample(1, "after")
     layer.conv.kernel.assign(np.ones((3, 3, 1, 1)))
     for side, count in ((6, 3), (7, 3)):  # of an odd side the last pixel has a whole window

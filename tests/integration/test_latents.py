@@ -1,0 +1,313 @@
+"""Autoencoders trained, and runs that diffuse their latents, from data to SavedModel."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from export import saved_model
+from tests.support.served import Served, decoded, grey
+from tests.support.tiny import make_tiny_autoencoder, make_tiny_config, mirrored
+from tf_ddpm import build, datasets
+from tf_ddpm import config as config_lib
+from tf_ddpm.config import plans
+from tf_ddpm.datasets.batches import batch_dataset
+from tf_ddpm.errors import UserError
+from tf_ddpm.evaluation import evaluate
+from tf_ddpm.figures import catalogue
+from tf_ddpm.figures.catalogue import FigureContext
+from tf_ddpm.runs import configuration, latents
+from tf_ddpm.sampling import first_stage
+from tf_ddpm.sampling.run import load_run
+from tf_ddpm.training import autoencoding, encoded, loop
+from tf_ddpm.training.optimizers import make_optimizer
+from tf_ddpm.training.state import TrainState
+from tf_ddpm.training.update import make_update
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two runs on digits: `autoencoder`, and `latent` of 4x4x3."""
+    folder = tmp_path_factory.mktemp("latents")
+    loop.run(make_tiny_autoencoder(), folder / "autoencoder")
+    loop.run(latent_config(folder), folder / "latent")
+    return folder
+
+
+def latent_config(folder, **changes):
+    values = {
+        "codec__run": str(folder / "autoencoder"),
+        "sample__clip": "none",
+        "sample__sampler": "ddim",
+        "sample__steps": 3,
+        "data__cache_dir": str(folder / "cache"),
+        "data__random_flip": True,
+        "train__preview_images": 4,
+    }
+    return make_tiny_config(**values | changes)
+
+
+def state_of(config, strategy):
+    with strategy.scope():
+        tf.keras.utils.set_random_seed(0)
+        make, optimizer = lambda: build.trained_network(config), make_optimizer(config.train)
+        if config.autoencoder.trained:
+            return TrainState(make, optimizer, further=autoencoding.further_metrics(config.autoencoder))
+        return TrainState(make, optimizer, build.level_sampler(config))
+
+
+def updated(config, devices, updates=3, codec=None, rows=None):
+    """The weights after some updates on so many logical devices, and the metrics' means."""
+    strategy = mirrored(devices)
+    state, images = state_of(config, strategy), datasets.load(config.data)
+    update = make_update(state, config, strategy, codec=codec)
+    train = config.train
+    batches = strategy.distribute_datasets_from_function(
+        lambda context: batch_dataset(
+            images,
+            train.batch_size,
+            train.seed,
+            0,
+            config.data.random_flip,
+            context.num_replicas_in_sync,
+            encoded=rows,
+        )
+    )
+    batches = iter(batches)
+    for _ in range(updates):
+        update(next(batches))
+    return tf.convert_to_tensor(state.weights).numpy(), state.take_means()
+
+
+SHAPE = {"data__image_size": (8, 8), "data__channels": 1}
+KINDS = {
+    "kl": {},
+    "kl, judged": {"autoencoder__adversarial": 0.5, "autoencoder__adversarial_channels": 8},
+    "vq": {"autoencoder__kind": "vq", "autoencoder__codes": 16},
+    "tiny": {"autoencoder__kind": "tiny"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_update_of_an_autoencoder_is_the_same_on_two_devices_and_in_parts(kind):
+    config = make_tiny_autoencoder(train__optimizer="sgd", **KINDS[kind], **SHAPE)
+    alone, means = updated(config, 1)
+    shared, same = updated(config, 2)
+    in_parts, _ = updated(config_lib.with_values(config, {"train.accumulate": 2}), 1)
+    scale = np.abs(alone).max()
+    np.testing.assert_allclose(shared, alone, atol=1e-5 * scale)
+    np.testing.assert_allclose(in_parts, alone, atol=1e-5 * scale)
+    assert set(means) == {"loss", "gradient_norm", *autoencoding.further_metrics(config.autoencoder)}
+    for name, value in means.items():
+        assert np.isclose(same[name], value, rtol=1e-3, atol=1e-5) and np.isfinite(value)
+
+
+def test_the_loss_is_the_weighted_sum_of_what_is_logged():
+    config = make_tiny_autoencoder(autoencoder__kl_weight=0.01, autoencoder__multiscale=0.5, **SHAPE)
+    _, means = updated(config, 1, updates=1)
+    expected = means["l1"] + 0.5 * means["multiscale_l1"] + 0.01 * means["kl"]
+    assert np.isclose(means["loss"], expected, rtol=1e-5)
+
+
+def test_the_network_that_judges_changes_nothing_before_its_start_and_something_after():
+    plain, _ = updated(make_tiny_autoencoder(**SHAPE), 1)
+    judged = KINDS["kl, judged"] | SHAPE
+    late, _ = updated(make_tiny_autoencoder(autoencoder__adversarial_start=100, **judged), 1)
+    early, _ = updated(make_tiny_autoencoder(**judged), 1)
+    own = len(plain)
+    np.testing.assert_allclose(late[:own], plain, rtol=1e-5, atol=1e-7)
+    first = state_of(make_tiny_autoencoder(**judged), mirrored(1)).weights.numpy()
+    np.testing.assert_array_equal(late[own:], first[own:])
+    assert np.abs(early[:own] - plain).max() > 1e-5 and np.abs(early[own:] - first[own:]).max() > 1e-5
+
+
+def test_a_trained_autoencoder_keeps_the_scale_of_its_latents(folder):
+    scale = latents.read(folder / "autoencoder")
+    assert scale.images == 1797 and scale.checkpoint_step == 8
+    found = first_stage.open_first_stage(folder / "autoencoder")
+    images = datasets.load(found.config.data).images
+    x = found.codec.encode(tf.constant(images)).numpy()
+    np.testing.assert_allclose(x.mean(axis=(0, 1, 2)), 0.0, atol=1e-3)
+    np.testing.assert_allclose(x.std(axis=(0, 1, 2)), 1.0, atol=1e-3)
+
+
+def test_a_finished_run_without_its_scale_has_it_again_from_the_same_command(folder, tmp_path):
+    shutil.copytree(folder / "autoencoder", tmp_path / "run")
+    before = (tmp_path / "run" / latents.FILE).read_text()
+    (tmp_path / "run" / latents.FILE).unlink()
+    with pytest.raises(UserError, match=r"has no latents\.json, which the end of its training writes"):
+        first_stage.open_first_stage(tmp_path / "run")
+    loop.run(make_tiny_autoencoder(), tmp_path / "run")
+    assert (tmp_path / "run" / latents.FILE).read_text() == before
+
+
+def test_a_run_of_latents_has_its_own_copy_of_the_autoencoder_and_needs_no_other(folder, tmp_path):
+    shutil.copytree(folder / "latent", tmp_path / "moved")
+    run = load_run(tmp_path / "moved")
+    assert run.state_shape == (4, 4, 3) and run.image_shape == (8, 8, 1)
+    np.testing.assert_array_equal(run.sample(range(3)), load_run(folder / "latent").sample(range(3)))
+    config = latent_config(tmp_path / "nowhere", train__steps=10)
+    saved = configuration.read(tmp_path / "moved")
+    wanted = config_lib.with_values(saved, {"train.steps": config.train.steps})
+    state = loop.run(wanted, tmp_path / "moved")
+    assert state.updates == 10
+
+
+def test_the_copy_is_the_autoencoder_to_the_last_bit(folder):
+    one, other = (first_stage.open_first_stage(folder / name) for name in ("autoencoder", "latent/autoencoder"))
+    for mine, theirs in zip(one.network.weights, other.network.weights, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert one.scale == other.scale
+
+
+def test_kept_latents_and_those_of_the_moment_give_the_same_update(folder):
+    config = first_stage.describe(latent_config(folder, train__optimizer="sgd", **SHAPE))
+    codec = first_stage.codec_of(config, folder / "latent")
+    rows = encoded.latents(codec, datasets.load(config.data), config.data)
+    assert rows.shape == (2, 1797, 4, 4, 3)
+    kept, means = updated(config, 1, codec=codec, rows=rows)
+    anew, same = updated(config, 1, codec=codec)
+    np.testing.assert_allclose(kept, anew, atol=1e-6 * np.abs(anew).max())
+    assert np.isclose(means["loss"], same["loss"], rtol=1e-5)
+
+
+def test_kept_latents_are_those_of_the_images_and_of_their_mirror_images_and_are_read_again(folder, monkeypatch):
+    config = first_stage.describe(latent_config(folder, **SHAPE))
+    codec, images = first_stage.codec_of(config, folder / "latent"), datasets.load(config.data)
+    rows = encoded.latents(codec, images, config.data)
+    for mirrored_, some in ((0, images.images[:5]), (1, images.images[:5, :, ::-1])):
+        np.testing.assert_allclose(rows[mirrored_, :5], codec.encode(tf.constant(some)), atol=1e-5)
+    monkeypatch.setattr(encoded, "_write", lambda *_: pytest.fail("encoded again"))
+    np.testing.assert_array_equal(encoded.latents(codec, images, config.data), rows)
+
+
+def test_other_data_or_another_autoencoder_are_refused_by_name(folder, tmp_path):
+    with pytest.raises(UserError, match=r"takes images of 1 channels; got data.channels=3"):
+        loop.run(latent_config(folder, data__channels=3), tmp_path / "colour")
+    with pytest.raises(UserError, match="is no autoencoder's run"):
+        loop.run(latent_config(folder, codec__run=str(folder / "latent")), tmp_path / "wrong")
+    with pytest.raises(UserError, match="no run in"):
+        loop.run(latent_config(folder, codec__run=str(folder / "nowhere")), tmp_path / "none")
+    with pytest.raises(UserError, match=r"codec\.run is .*, not"):
+        loop.run(latent_config(folder, codec__run=str(tmp_path)), folder / "latent")
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(UserError, match="is the run of an autoencoder, which draws no images"):
+        load_run(folder / "autoencoder")
+
+
+def measured(run_dir, *metrics):
+    config = configuration.read(run_dir)
+    request = evaluate.EvaluationRequest(metrics, 32, reference=config.data.split)
+    path = evaluate.evaluate(request, config, str(run_dir), run_dir / "metrics.json")
+    return json.loads(path.read_text())
+
+
+def test_what_comes_back_is_measured_with_a_receipt(folder):
+    found = measured(folder / "autoencoder", "reconstruction")
+    images = datasets.load(configuration.read(folder / "autoencoder").data).images[:32]
+    codec = first_stage.open_first_stage(folder / "autoencoder").codec
+    again = codec.decode(codec.encode(tf.constant(images))).numpy().astype(float)
+    errors = np.square(again - images).mean(axis=(1, 2, 3))
+    assert np.isclose(found["psnr"]["value"], np.mean(10 * np.log10(255**2 / errors)), rtol=1e-5)
+    receipt = found["psnr"]["receipt"]["generated"]
+    assert receipt["images"] == 32 and len(receipt["autoencoder_sha256"]) == 64
+
+
+def test_what_says_nothing_of_latents_is_refused_with_the_reason(folder):
+    with pytest.raises(UserError, match="bits/dim are of pixels; this run diffuses latents"):
+        measured(folder / "latent", "bpd")
+    with pytest.raises(UserError, match="metrics=bpd is of a run that draws images"):
+        measured(folder / "autoencoder", "bpd")
+    with pytest.raises(UserError, match="metrics=reconstruction is of an autoencoder's run"):
+        measured(folder / "latent", "reconstruction")
+
+
+def test_every_figure_is_drawn_of_a_run_of_latents_or_refused(folder, tmp_path):
+    drawn = {p.stem for p in catalogue.draw("all", FigureContext(load_run(folder / "latent"), tmp_path, num_images=3))}
+    assert drawn >= {"samples", "progressive", "inpainting", "interpolation", "reconstruction", "latent"}
+    assert not drawn & {"bound", "coding", "cascade"}
+    found = first_stage.open_first_stage(folder / "autoencoder")
+    assert len(catalogue.draw_first_stage("all", found, tmp_path, 3, 0)) == 2
+    with pytest.raises(UserError, match="this one is an autoencoder: reconstruction, latent"):
+        catalogue.draw_first_stage("samples", found, tmp_path, 3, 0)
+
+
+@pytest.fixture(scope="module")
+def served(folder, program):
+    run = load_run(folder / "latent")
+    version = saved_model.export_run(run, folder / "served" / "ddpm", plans.parse("ddim-3,ddpm-4", run.config), 8)
+    with Served(run, version, program, folder / "exchange") as served:
+        yield served
+
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to build the program that serves")
+
+
+@needs_compiler
+def test_a_server_draws_decoded_images_as_python_does_alone_and_together(served):
+    seeds = np.arange(5)
+    known = served.run.sample(range(5), sampler="ddim", steps=3)
+    answers = served.ask(("serving_default", {"seed": seeds}), ("png", {"seed": seeds}), ("png", {"seed": seeds[2:3]}))
+    default, pngs, alone = answers
+    assert grey(default["image"], known) <= 1
+    assert grey([decoded(row) for row in pngs["png_bytes"]], known[..., 0]) <= 1
+    assert grey(decoded(alone["png_bytes"][0]), decoded(pngs["png_bytes"][2])) <= 1
+
+
+@needs_compiler
+def test_a_server_encodes_images_and_decodes_latents(served):
+    images = datasets.load(served.run.config.data).images[:3]
+    (there,) = served.ask(("encode_image", {"image": images}))
+    np.testing.assert_allclose(there["latent"], served.run.codec.encode(tf.constant(images)), atol=1e-4)
+    (back,) = served.ask(("decode_latent", {"latent": there["latent"]}))
+    assert grey(back["image"], served.run.codec.decode(tf.constant(there["latent"]))) <= 1
+    np.testing.assert_allclose(back["image"], np.round((back["image_float"] + 1) * 127.5), atol=1)
+    (one,) = served.ask(("decode_latent", {"latent": there["latent"][1:2]}))
+    assert grey(one["image"][0], back["image"][1]) <= 1
+
+
+@needs_compiler
+def test_the_kept_pixels_of_an_inpainting_are_kept_to_the_bit_and_the_others_are_drawn(served):
+    images = datasets.load(served.run.config.data).images[:2]
+    mask = np.zeros((2, 8, 8, 1), np.uint8)
+    mask[:, :3] = 255  # cuts through latents of 2x2 pixels
+    inputs = {"image": images, "mask": mask, "seed": np.arange(2)}
+    answer, other = served.ask(("inpaint", inputs), ("inpaint", inputs | {"seed": np.arange(5, 7)}))
+    np.testing.assert_array_equal(answer["image"][:, :3], images[:, :3])
+    assert grey(answer["image"][:, 4:], other["image"][:, 4:]) > 0
+
+
+@needs_compiler
+def test_strength_0_of_a_variation_is_the_image_itself(served):
+    images = datasets.load(served.run.config.data).images[:2]
+    strength = np.array([0.0, 1.0], np.float32)
+    (answer,) = served.ask(("variation", {"image": images, "strength": strength, "seed": np.arange(2)}))
+    np.testing.assert_array_equal(answer["image"][0], images[0])
+
+
+@needs_compiler
+def test_an_autoencoder_alone_is_served_with_two_signatures(folder, program):
+    found = first_stage.open_first_stage(folder / "autoencoder")
+    version = saved_model.export_first_stage(found, folder / "served_alone" / "ddpm", 4)
+    images = datasets.load(found.config.data).images[:3]
+    with Served(found, version, program, folder / "exchange_alone") as served:
+        assert set(served.info["signatures"]) == {"encode_image", "decode_latent", "serving_default", "png"}
+        (there,) = served.ask(("encode_image", {"image": images}))
+        back, bad = served.ask(
+            ("decode_latent", {"latent": there["latent"]}), ("encode_image", {"image": np.repeat(images, 2, axis=0)})
+        )
+        np.testing.assert_allclose(there["latent"], found.codec.encode(tf.constant(images)), atol=1e-4)
+        assert grey(back["image"], found.codec.decode(found.codec.encode(tf.constant(images)))) <= 1
+        assert "batch: expected 1 to 4 rows, got] [6]" in bad
+
+
+def test_a_run_of_latents_is_drawn_in_a_lower_precision_too(folder):
+    run = load_run(folder / "latent")
+    low = load_run(folder / "latent", precision="bfloat16")
+    assert low.config.sample.precision == "bfloat16"
+    apart = run.sample(range(4)).astype(float) - low.sample(range(4))
+    assert np.sqrt(np.mean(apart**2)) < 32
+    assert dataclasses.is_dataclass(run.first_stage)
