@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.support.tiny import TWO_LEVELS, make_tiny_config
+from tests.support.tiny import DENOISERS, TWO_LEVELS, denoiser_preset, make_tiny_config
 from tf_ddpm import config as config_lib
-from tf_ddpm.config import presets
 from tf_ddpm.diffusers_format import folders, reading, scheduler_words, unet_words
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import evaluate
@@ -51,12 +50,15 @@ def edited(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.mark.parametrize("preset", presets.PRESETS)
+@pytest.mark.parametrize("preset", DENOISERS)
 def test_every_presets_network_and_chain_survive_the_words_of_diffusers(preset):
-    size = {"data.image_size": (32, 32), "data.channels": 3, "data.path": "pictures"}
-    config = config_lib.with_values(presets.preset(preset), size)
+    config = denoiser_preset(preset, data__image_size=(256, 256), data__channels=3, data__path="pictures")
     if config.model.enlarges:
         with pytest.raises(UserError, match="no pipeline for a run that enlarges"):
+            unet_words.unet_config(config)
+        return
+    if preset == "ldm_churches256":  # eight heads at every level
+        with pytest.raises(UserError, match=r"no word for model\.heads=8 at levels of \[192, 384, 768\] channels"):
             unet_words.unet_config(config)
         return
     unet, scheduler = unet_words.unet_config(config), scheduler_words.scheduler_config(config)
@@ -73,8 +75,9 @@ def test_every_presets_network_and_chain_survive_the_words_of_diffusers(preset):
         },
     )
     ours, theirs = (wiring(shrunk(each)) for each in (without_null, back))
-    attended = 256 // 4 if preset == "cifar10_iddpm" else None
-    assert theirs.pop("head_channels") == (attended and attended // 16) and ours.pop("head_channels") is None
+    attended = {"cifar10_iddpm": 256 // 4, "ldm_celebahq256": 32}.get(preset)
+    assert theirs.pop("head_channels") == (attended and attended // 16)
+    assert ours.pop("head_channels") == (2 if preset == "ldm_celebahq256" else None)
     assert {**theirs, "heads": ours["heads"]} == ours
 
 

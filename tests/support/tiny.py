@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from tf_ddpm import config as config_lib
+from tf_ddpm.config import presets
 
 TINY = {
     "model.channels": 8,
@@ -30,6 +31,16 @@ def make_tiny_config(**changes):
     """Keys are written with __ for the dot."""
     values = TINY | {key.replace("__", "."): value for key, value in changes.items()}
     return config_lib.validated(config_lib.with_values(config_lib.Config(), values))
+
+
+DENOISERS = [name for name in presets.PRESETS if not presets.preset(name).autoencoder.trained]
+
+
+def denoiser_preset(name, **values):
+    """A preset of a network that denoises, of whose autoencoder all is known."""
+    config = presets.preset(name)
+    latents = {} if config.codec.run is None else {"codec.factor": 4, "codec.channels": config.data.channels}
+    return config_lib.with_values(config, latents | {key.replace("__", "."): value for key, value in values.items()})
 
 
 def make_tiny_autoencoder(**changes):

@@ -23,10 +23,10 @@ PLAN = {
     "tf_ddpm": "sampling",
     "training": "errors randomness runtime diffusion networks codecs config datasets build runs sampling",
     "evaluation": "errors randomness runtime diffusion config datasets build runs sampling",
-    "figures": "errors randomness runtime diffusion datasets build sampling evaluation",
+    "figures": "errors randomness runtime diffusion codecs config datasets build sampling evaluation",
     "report": "errors runtime diffusion config sampling",
     "diffusers_format": "errors runtime networks config build runs sampling",
-    "export": "errors runtime diffusion networks config build runs sampling",  # never training or datasets
+    "export": "errors runtime diffusion networks codecs config build runs sampling",  # never training or datasets
     "commands": "errors runtime diffusion config datasets runs sampling training evaluation figures report"
     " diffusers_format export",
     "__main__": "commands",

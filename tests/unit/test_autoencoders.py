@@ -10,7 +10,6 @@ from tests.support.small_networks import randomised
 from tf_ddpm import config as config_lib
 from tf_ddpm.codecs.latents import Latents
 from tf_ddpm.config import AutoencoderConfig, Config
-from tf_ddpm.config.presets import PRESETS, preset
 from tf_ddpm.errors import UserError
 from tf_ddpm.networks import autoencoder as autoencoders
 from tf_ddpm.networks.autoencoder import AUTOENCODERS, AutoencoderKL, VQModel
@@ -189,4 +188,3 @@ def test_a_portable_configuration_names_no_path_of_an_autoencoder():
 def test_what_is_logged_of_an_update_has_a_name_for_each_part(kind):
     assert len(autoencoding.further_metrics(AutoencoderConfig(kind=kind))) == 3
     assert len(autoencoding.further_metrics(AutoencoderConfig(kind=kind, adversarial=0.5))) == 5
-    assert PRESETS and preset("digits").autoencoder.kind == "none"

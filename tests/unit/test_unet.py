@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tests.support import small_networks
 from tests.support.small_networks import randomised
+from tests.support.tiny import DENOISERS, denoiser_preset
 from tf_ddpm import build, randomness
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import presets
@@ -47,6 +48,26 @@ def test_paper_presets_have_the_published_number_of_parameters(preset, parameter
         assert sum(math.prod(weight.shape) for weight in network.weights) == parameters
 
 
+@pytest.mark.parametrize(
+    ("preset", "parameters"),
+    [  # published: LDM-4 274 million, LDM-8 294 million; Stable Diffusion's KL-f8 is of the same layout
+        ("autoencoder_celebahq256", 55_322_782),
+        ("ldm_celebahq256", 274_056_163),
+        ("autoencoder_churches256", 83_653_863),
+        ("ldm_churches256", 294_966_916),
+    ],
+)
+def test_presets_of_latent_diffusion_have_the_published_number_of_parameters(preset, parameters):
+    config = presets.preset(preset)
+    if config.codec.run is not None:
+        first = presets.preset(config.codec.run.removeprefix("runs/")).autoencoder
+        values = {"codec.factor": first.factor, "codec.channels": first.state_channels}
+        config = config_lib.validated(config_lib.with_values(config, values))
+    with keras.StatelessScope(initialize_variables=False):  # nothing is allocated
+        make = build.autoencoder if config.autoencoder.trained else build.network
+        assert sum(math.prod(weight.shape) for weight in make(config, "float32").weights) == parameters
+
+
 @pytest.mark.parametrize("size", [(8, 8), (4, 12), (16, 4)])
 @pytest.mark.parametrize("channels", [1, 2, 5])
 def test_images_of_any_shape_that_the_levels_can_halve_keep_it(size, channels):
@@ -73,11 +94,11 @@ def test_sizes_and_channels_that_do_not_fit_are_refused():
         small()(tf.zeros([1, 8, 8, 3]), tf.constant([0]))
 
 
-@pytest.mark.parametrize("preset", presets.PRESETS)
+@pytest.mark.parametrize("preset", DENOISERS)
 def test_every_residual_blocks_output_changes_with_t(preset):
-    config = presets.preset(preset)
+    config = denoiser_preset(preset, data__channels=1)
     with keras.StatelessScope(initialize_variables=False):  # nothing is allocated
-        network = build.network(config_lib.with_values(config, {"data.channels": 1}), "float32")
+        network = build.network(config, "float32")
         blocks = [layer for layer in network.layers if isinstance(layer, layers.ResidualBlock)]
         shapes = {tuple(block.conv_1.kernel.shape[2:]) for block in blocks}
     channels, groups = config.model.channels, config.model.groups

@@ -1,5 +1,6 @@
 """Named configurations, each a small delta from the defaults of `schema.py`."""
 
+from tf_ddpm.config.latent_presets import LATENT_PRESETS
 from tf_ddpm.config.parsing import closest, with_values
 from tf_ddpm.config.schema import Config
 from tf_ddpm.errors import UserError
@@ -279,6 +280,7 @@ PRESETS: dict[str, _Values] = {
     "celebahq256": _HO_256 | {"data.name": "celeb_a_hq/256", "train.steps": 500_000},
     # Ho et al.'s LSUN Church 256x256 model: the same network, 1,200,000 steps.
     "lsun256": _HO_256 | {"data.name": "lsun/church_outdoor", "train.steps": 1_200_000},
+    **LATENT_PRESETS,
 }
 
 

@@ -177,6 +177,8 @@ def first_stage_folder(folder: Path) -> Path | None:
                 f"{' or '.join(_FIRST_STAGES)}"
             )
         found = folder / name
+        if not (found / "config.json").is_file():
+            raise UserError(f"{folder}: a pipeline with the part {name!r}; expected {name}/config.json in it")
     return found
 
 

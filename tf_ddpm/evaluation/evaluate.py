@@ -104,14 +104,9 @@ def evaluate(
         lines += [f"{name:20s} {found[name]['value']:.6g}" for name in found if name != "bits_per_dim"]
         if "memorisation" in of_features:
             lines.append(f"closest pairs        {_pairs(generated, real, path)}")
-    if enlarging.METRIC in wanted.metrics:
-        compared = _enlarged(wanted, required(source, "the run"), generated.pixels if of_features else None)
-        lines += [f"{name:26s} {figure['value']:.6g}" for name, figure in compared.items()]
-        found |= compared
-    if isinstance(source, ReconstructionSource) and reconstruction.METRIC in wanted.metrics:
-        again = reconstruction.measure(source, np.arange(wanted.seed, wanted.seed + _count(wanted)))
-        lines += [f"{name:20s} {figure['value']:.6g}" for name, figure in again.items()]
-        found |= again
+    compared = _beside_real(wanted, source, generated.pixels if of_features else None)
+    lines += [f"{name:26s} {figure['value']:.6g}" for name, figure in compared.items()]
+    found |= compared
     write(path, metrics | found)
     if cluster.this_worker().is_chief:
         print("\n".join(lines))
@@ -143,6 +138,15 @@ def _of_features(wanted: EvaluationRequest, config: Config) -> tuple[str, ...]:
         and wanted.reference in _SPLITS
     )
     return (*names, "memorisation") if few and "fid" in names and "memorisation" not in names else names
+
+
+def _beside_real(wanted: EvaluationRequest, source: Source | None, drawn: np.ndarray | None) -> dict[str, dict]:
+    """What compares images with the real ones that they were made of."""
+    if isinstance(source, ReconstructionSource) and reconstruction.METRIC in wanted.metrics:
+        return reconstruction.measure(source, np.arange(wanted.seed, wanted.seed + _count(wanted)))
+    if enlarging.METRIC in wanted.metrics:
+        return _enlarged(wanted, required(source, "the run"), drawn)
+    return {}
 
 
 def _enlarged(wanted: EvaluationRequest, source: Source, drawn: np.ndarray | None) -> dict[str, dict]:
