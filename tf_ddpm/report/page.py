@@ -10,23 +10,28 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 from tf_ddpm import config as config_lib
+from tf_ddpm.config import Config
 from tf_ddpm.diffusion.sampler_facts import SAMPLERS
 from tf_ddpm.errors import UserError
 from tf_ddpm.report import charts
 from tf_ddpm.runtime import atomic_files
 from tf_ddpm.sampling import generate, image_files
+from tf_ddpm.sampling.first_stage import FirstStage
 from tf_ddpm.sampling.run import Run
 from tf_ddpm.sampling.source import RunSource
 
 _SAMPLES, _ANIMATED, _FRAMES = 64, 16, 30
 _PREVIEWS = 24  # of those that training has drawn, evenly spread
 _MOST_POINTS = 1500  # of a chart
+_OF_AUTOENCODERS = ("l1", "multiscale_l1", "kl", "commitment", "judged_real", "judged_fake")  # what they log
 
 
 def write_report(run: Run, run_dir: str | os.PathLike, seed: int = 0) -> Path:
@@ -38,29 +43,62 @@ def write_report(run: Run, run_dir: str | os.PathLike, seed: int = 0) -> Path:
     Raises:
       UserError: where a file of the run cannot be read, or the page cannot be written.
     """
-    run_dir = Path(run_dir)
-    path = run_dir / "report.html"
+    found = _gathered(Path(run_dir))  # all of it before the long work
+    samples, frames = _drawn(run, seed)
+    words = {
+        "facts": _facts(run),
+        "samples": _url(samples),
+        "drawn_with": _drawn_with(run, _SAMPLES),
+        "frames": [_url(image_files.grid(frame)) for frame in np.swapaxes(frames, 0, 1)],
+        "configuration": _configuration(run.config),
+    }
+    return _written(Path(run_dir), words | found)
+
+
+def write_first_stage_report(found: FirstStage, run_dir: str | os.PathLike, real: np.ndarray) -> Path:
+    """`write_report` of an autoencoder's run.
+
+    Args:
+      real: pictures uint8 [N, H, W, C], which are shown beside what comes back of them.
+    """
+    gathered, codec = _gathered(Path(run_dir)), found.codec
+    again = codec.decode(codec.encode(tf.constant(real))).numpy()
+    config, (height, width, channels) = found.config, found.config.data.image_shape
+    latent = " × ".join(map(str, codec.state_shape(config.data.image_shape)))
+    facts = {
+        "data": f"{config.data.name or 'imported'}, {height} × {width} × {channels}",
+        "weights": f"of step {found.checkpoint_step:,}, averaged",
+        "parameters": f"{found.network.count_params():,}",
+        "autoencoder": config.autoencoder.kind,
+        "latent": latent,
+    }
+    words = {
+        "facts": facts,
+        "samples": _url(image_files.grid(image_files.side_by_side(real, again))),
+        "drawn_with": f"{len(real)} pictures, each beside what comes back of it",
+        "frames": [],
+        "configuration": _configuration(config),
+    }
+    return _written(Path(run_dir), words | gathered)
+
+
+def _gathered(run_dir: Path) -> dict[str, Any]:
+    """What the run directory says of itself."""
     metrics = _metrics(run_dir)
-    found = {  # all of it before the long work
+    return {
         "charts": [*_training_charts(run_dir), *_bound_charts(metrics)],
         "previews": _previews(run_dir),
         "metrics": _metric_rows(metrics),
         "serving": _serving(run_dir),
     }
-    samples, frames = _drawn(run, seed)
+
+
+def _written(run_dir: Path, words: dict[str, Any]) -> Path:
+    path = run_dir / "report.html"
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    page = environment.get_template("page.html").render(
-        name=run_dir.resolve().name,
-        facts=_facts(run),
-        script=charts.script(),
-        samples=_url(samples),
-        drawn_with=_drawn_with(run, _SAMPLES),
-        frames=[_url(image_files.grid(frame)) for frame in np.swapaxes(frames, 0, 1)],
-        configuration=_configuration(run),
-        **found,
-    )
+    page = environment.get_template("page.html").render(name=run_dir.resolve().name, script=charts.script(), **words)
     try:
         atomic_files.write_text(path, page)
     except OSError as error:
@@ -75,6 +113,7 @@ def _facts(run: Run) -> dict[str, str]:
         "data": f"{config.data.name or 'imported'}, {height} × {width} × {channels}",
         "weights": f"of step {run.checkpoint_step:,}, averaged",
         "parameters": f"{run.network.count_params():,}",
+        **({} if run.first_stage is None else {"latent": " × ".join(map(str, run.state_shape))}),
         "chain": f"{config.diffusion.timesteps:,} steps, {config.diffusion.schedule}",
         "predicts": config.diffusion.prediction,
     }
@@ -115,6 +154,9 @@ def _training_charts(run_dir: Path) -> list[str]:
         by_quarter = {f"{i}. quarter": column(name) for i, name in enumerate(quarters, 1)}
         shown.append(charts.lines(steps, by_quarter, "Loss by quarter of the chain (1.: least noise)", "step", "y"))
     shown.append(charts.lines(steps, {"norm": column("gradient_norm")}, "Gradient's norm", "step", "y"))
+    for name in _OF_AUTOENCODERS:
+        if any(name in row for row in rows):
+            shown.append(charts.lines(steps, {name: column(name)}, name.replace("_", " "), "step"))
     if any("ema_distance" in row for row in rows):
         distance = {"distance": column("ema_distance")}
         shown.append(charts.lines(steps, distance, "Averaged weights to raw ones, relative", "step", "y"))
@@ -194,9 +236,9 @@ def _serving(run_dir: Path) -> dict | None:
         raise UserError(f"cannot read {newest}: {str(error)[:100]}") from None
 
 
-def _configuration(run: Run) -> list[dict]:
+def _configuration(own: Config) -> list[dict]:
     """Every key, and whether it is not the default."""
-    config, default = config_lib.portable(run.config), config_lib.Config()
+    config, default = config_lib.portable(own), config_lib.Config()
     return [
         {"key": key, "value": str(config_lib.get(config, key)), "changed": key in config_lib.changed(default, config)}
         for key in list(config_lib.keys())
