@@ -93,7 +93,11 @@ class _OneRun:
         return _seconds_of_a_call(self._run)
 
     def module(self, seconds: float) -> Endpoints:
-        return ServingModule(self._run, self._plans, self._max_batch, seconds)
+        run, codec_calls = self._run, 0
+        if run.first_stage is not None:
+            of_image = _seconds_of(run.codec.images, tf.zeros([1, *run.state_shape]))
+            codec_calls = max(1, round(of_image / seconds))
+        return ServingModule(run, self._plans, self._max_batch, seconds, codec_calls)
 
     def compare(self, module: Endpoints, model: Path, aside: Path) -> int:
         return comparison.compare(self._run, model, aside, self._plans[0], self._max_batch)

@@ -34,9 +34,10 @@ class ServingModule(Endpoints):
 
     Args:
       plans: the first is `serving_default`. max_batch: the most rows of a request. seconds: see `Endpoints`.
+      codec_calls: as how many calls of the network an image is decoded, or encoded.
     """
 
-    def __init__(self, run: Run, plans: tuple[Plan, ...], max_batch: int, seconds: float):
+    def __init__(self, run: Run, plans: tuple[Plan, ...], max_batch: int, seconds: float, codec_calls: int = 0):
         known = run.config.model
         latents = isinstance(run.codec, Latents)
         limits = Limits(
@@ -48,7 +49,7 @@ class ServingModule(Endpoints):
             state_shape=run.state_shape if latents else None,
         )
         super().__init__(limits, plans[0].name)
-        self._run = run
+        self._run, self._codec_calls = run, codec_calls
         self._codec = traced_codec.of(run.codec, run.image_shape)
         self._shape = list(run.state_shape)
         # TensorFlow's own variables and not Keras': of a Keras variable a SavedModel holds two, and the checkpoint
@@ -63,18 +64,18 @@ class ServingModule(Endpoints):
 
     def _queues(self, plans: tuple[Plan, ...]) -> dict[str, Queue]:
         """What is drawn for each signature, but `png` and `serving_default`, which stand in the first plan's queue."""
-        first, latent = plans[0], self._latent_plan
+        first, latent, codec = plans[0], self._latent_plan, self._codec_calls
         calls = self._calls(first)
         first_stage = {}
         if isinstance(self._codec, Latents):
-            first_stage = traced_codec.queues(self._codec)
+            first_stage = traced_codec.queues(self._codec, codec)
         return {plan.name: Queue(self._sampled(plan), self._calls(plan), "seed") for plan in plans} | {
             "progress": Queue(self._progress(first), calls, "seed"),
             "interpolate": Queue(self._interpolated(first), calls, "seed", "seed_2", "mix"),
             "variation": Queue(self._varied(first), calls, "image", "strength", "seed"),
-            "inpaint": Queue(self._inpaint(first), first.steps * _REPEATS, "image", "mask", "seed"),
+            "inpaint": Queue(self._inpaint(first), first.steps * _REPEATS + 2 * codec, "image", "mask", "seed"),
             "decode": Queue(self._decode, self._calls(latent), "latent"),
-            "encode": Queue(self._encode, latent.steps, "image"),
+            "encode": Queue(self._encode, latent.steps + codec, "image"),
             "denoise": Queue(self._denoise, 1, "x_t", "t"),
             **first_stage,
         }
@@ -82,7 +83,7 @@ class ServingModule(Endpoints):
     def _calls(self, plan: Plan) -> int:
         """Calls of the network for a row of the plan."""
         sampler = self._sampler(plan)
-        return len(sampler.chain) * sampler.calls
+        return len(sampler.chain) * sampler.calls + self._codec_calls
 
     def _denoiser(self, inputs: Tensors, levels: Levels | None) -> Denoiser:
         """Under the request's condition; see `build.denoiser`."""

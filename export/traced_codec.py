@@ -38,8 +38,12 @@ def of(codec: Codec, image_shape: tuple[int, int, int]) -> Codec:
     return Latents(first_stage, codec.shift, codec.scale)
 
 
-def queues(codec: Latents) -> dict[str, Queue]:
-    """`encode_image` and `decode_latent`: an image to what is diffused (the mean, scaled), and back."""
+def queues(codec: Latents, calls: int = 1) -> dict[str, Queue]:
+    """`encode_image` and `decode_latent`: an image to what is diffused (the mean, scaled), and back.
+
+    Args:
+      calls: see `Queue`.
+    """
 
     def encode(inputs: Tensors) -> Tensors:
         return {"latent": codec.encode(inputs["image"])}
@@ -47,7 +51,7 @@ def queues(codec: Latents) -> dict[str, Queue]:
     def decode(inputs: Tensors) -> Tensors:
         return images(codec, inputs["latent"])
 
-    return {"encode_image": Queue(encode, 1, "image"), "decode_latent": Queue(decode, 1, "latent")}
+    return {"encode_image": Queue(encode, calls, "image"), "decode_latent": Queue(decode, calls, "latent")}
 
 
 def images(codec: Codec, x_0: tf.Tensor) -> Tensors:

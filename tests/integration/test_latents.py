@@ -172,6 +172,8 @@ def test_kept_latents_and_those_of_the_moment_give_the_same_update(folder):
     anew, same = updated(config, 1, codec=codec)
     np.testing.assert_allclose(kept, anew, atol=1e-6 * np.abs(anew).max())
     assert np.isclose(means["loss"], same["loss"], rtol=1e-5)
+    shared, _ = updated(config, 2, codec=codec)
+    np.testing.assert_allclose(shared, anew, atol=1e-5 * np.abs(anew).max())
 
 
 def test_kept_latents_are_those_of_the_images_and_of_their_mirror_images_and_are_read_again(folder, monkeypatch):

@@ -153,6 +153,9 @@ def test_the_scale_survives_its_file_and_a_damaged_file_is_one_line(tmp_path):
             {"autoencoder.kind": "kl", "data.image_size": (10, 8)},
             "an autoencoder of 3 levels needs sides divisible by 4",
         ),
+        ({"autoencoder.kind": "kl", "train.crop": 6}, "needs sides divisible by 4, for example 8"),
+        ({"autoencoder.kind": "kl", "train.crop": 64, "data.image_size": (32, 32)}, "at most its smaller side"),
+        ({"autoencoder.kind": "kl", "sample.precision": "bfloat16"}, "encodes and decodes in float32"),
         ({"codec.run": "runs/a"}, "latents have no range to be kept in; expected sample.clip=none"),
         ({"codec.factor": 2}, "codec.factor and codec.channels are of runs that diffuse latents"),
         (

@@ -35,6 +35,7 @@ def check(config: Config) -> None:
     if config.autoencoder.trained:
         _check_alone(config)
         _check_autoencoder(config.autoencoder)
+        _check_crop(config)
     else:
         given = _changed(config, "autoencoder")
         if given:
@@ -62,7 +63,9 @@ def _check_alone(config: Config) -> None:
     given = [name for name in _changed(config, "train") if name in _OF_DENOISERS]
     if given:
         raise UserError(f"train.{given[0]} is of networks that denoise; this run trains an autoencoder")
-    given = [name for name in _changed(config, "sample") if name not in ("batch_size", "weights", "precision")]
+    if config.sample.precision != "float32":
+        raise UserError(f"sample.precision={config.sample.precision}: an autoencoder encodes and decodes in float32")
+    given = [name for name in _changed(config, "sample") if name not in ("batch_size", "weights")]
     if given:
         raise UserError(f"sample.{given[0]}: this run is an autoencoder, which draws no images")
 
@@ -88,6 +91,18 @@ def _check_autoencoder(autoencoder: AutoencoderConfig) -> None:
     for level in autoencoder.attention_levels:
         if level >= len(widths):
             raise UserError(f"autoencoder.attention_levels has {level}, but the last level is {len(widths) - 1}")
+
+
+def _check_crop(config: Config) -> None:
+    crop, factor = config.train.crop, config.autoencoder.factor
+    if crop is not None and crop % factor:
+        nearest = max(factor, round(crop / factor) * factor)
+        raise UserError(
+            f"train.crop={crop}: an autoencoder of {len(config.autoencoder.widths)} levels needs sides divisible by "
+            f"{factor}, for example {nearest}"
+        )
+    if crop is not None and config.data.image_size is not None and crop > min(config.data.image_size):
+        raise UserError(f"train.crop={crop} is larger than data.image_size: expected at most its smaller side")
 
 
 def _check_latents(config: Config) -> None:

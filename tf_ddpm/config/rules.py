@@ -194,10 +194,14 @@ def warnings(config: Config) -> list[str]:
             "model.null_class=true with train.label_dropout=0: the null class, and so guidance, is not trained"
         )
     attends = config.model.attention_levels or config.model.middle == "attention"
+    without = "model.attention_levels=none with model.middle=residual"
+    if config.autoencoder.trained:
+        attends = config.autoencoder.attention_levels or config.autoencoder.middle_attention
+        without = "autoencoder.attention_levels=none with autoencoder.middle_attention=false"
     if config.train.crop is not None and attends:
         found.append(
             f"train.crop={config.train.crop}: attention learns from parts of images and then sees whole ones; "
-            "model.attention_levels=none with model.middle=residual has none"
+            f"{without} has none"
         )
     if 0 < config.train.decay_steps < config.train.steps:
         found.append(

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config, LatentScale
 from tf_ddpm.diffusers_format import autoencoder_words, scheduler_words, unet_words
+from tf_ddpm.diffusers_format.refusals import refuse
 from tf_ddpm.errors import UserError
 
 WEIGHTS = "diffusion_pytorch_model"  # the file's name without its ending
@@ -61,6 +62,8 @@ def read_config(diffusers_dir: str | os.PathLike, settings: Iterable[str] = ()) 
     # Without a scheduler: Ho et al. 2020's chain.
     taught = {"diffusion.variance": "learned_range", "train.objective": "hybrid"} if learned else {}
     chain = scheduler_words.chain_words(scheduler, learned) if scheduler else taught
+    if first_stage is not None and chain.get("sample.clip", "none") != "none":
+        refuse("scheduler", "clip_sample", True, "expected false: latents have no range that they could be clipped to")
     if base is None:
         values = {"data.name": None} | chain | model | ({"sample.clip": "none"} if first_stage is not None else {})
     else:  # ours says more than they can: sampling, data, training, the null class

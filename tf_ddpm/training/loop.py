@@ -86,7 +86,7 @@ def _run(
         agree(strategy, configuration=_without_paths(config), images=images.fingerprint())
     with strategy.scope():
         tf.keras.utils.set_random_seed(train.seed)
-        codec = first_stage.codec_of(config, run_dir)
+        codec = first_stage.codec_of(config, run_dir)  # in the scope, so that each device has its own
         state = _state(config)
     share = lambda updates: averaging.initial_share(updates, train.ema_decay, train.ema_warmup)  # noqa: E731
     keeper = checkpoints.CheckpointManager(run_dir, state, train.keep, train.keep_every, here.is_chief, share)
