@@ -75,7 +75,7 @@ def draw(
     x_0, frames = samplers.sample_loop(sampler, denoiser, noise(0), lambda k: noise(k + 1), num_frames)
     images = codec.decode(x_0) if rounded else codec.decode_unrounded(x_0)
     if not num_frames:
-        return images, tf.zeros([tf.shape(images)[0], 0, *images.shape[1:]], tf.uint8)
+        return images, tf.cast(images[:, tf.newaxis][:, :0], tf.uint8)
     return images, tf.transpose(codec.decode(frames), [1, 0, 2, 3, 4])
 
 
