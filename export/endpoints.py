@@ -116,7 +116,8 @@ class Endpoints(tf.Module):
 
 def of_run(run: Run) -> list[object]:
     """What tells a run from others: its configuration and its weights."""
-    return [config_lib.to_json(run.config), digest_of(run.network.weights), digest_of(run.codec_weights)]
+    first_stage = None if run.first_stage is None else run.first_stage.sha256
+    return [config_lib.to_json(run.config), digest_of(run.network.weights), first_stage]
 
 
 def digest_of(weights: Iterable[Any]) -> str:

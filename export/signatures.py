@@ -147,7 +147,7 @@ class ServingModule(Endpoints):
             keep = resampling.all_kept(tf.cast(kept, tf.float32), factor)
             sampler = samplers.Inpainting(samplers.Ancestral(chain, plan.sample.clip), given, keep, _REPEATS)
             image, _ = self._draw(inputs, sampler, self._noise(inputs["seed"]))
-            return {"image": image if factor == 1 else tf.where(kept, inputs["image"], image)}
+            return {"image": tf.where(kept, inputs["image"], image) if isinstance(self._codec, Latents) else image}
 
         return compute
 

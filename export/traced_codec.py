@@ -19,6 +19,7 @@ class _Traced(FirstStage):
             return tf.function(function, input_signature=[tf.TensorSpec([None, *shape])], autograph=False)
 
         self.factor, self.weights = first_stage.factor, first_stage.weights
+        self.autoencoder = first_stage.autoencoder
         self._encode, self._decode = traced(first_stage.encode, image_shape), traced(first_stage.decode, latent_shape)
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:

@@ -144,6 +144,15 @@ def test_a_finished_run_without_its_scale_has_it_again_from_the_same_command(fol
     assert (tmp_path / "run" / latents.FILE).read_text() == before
 
 
+def test_a_scale_of_other_weights_than_the_checkpoints_is_refused_until_the_training_ends(folder, tmp_path):
+    shutil.copytree(folder / "autoencoder", tmp_path / "run")
+    latents.write(tmp_path / "run", dataclasses.replace(latents.read(tmp_path / "run"), checkpoint_step=4))
+    with pytest.raises(UserError, match=r"latents\.json is of step 4, and the weights are of step 8: train the run"):
+        first_stage.open_first_stage(tmp_path / "run")
+    loop.run(make_tiny_autoencoder(), tmp_path / "run")
+    assert first_stage.open_first_stage(tmp_path / "run").scale.checkpoint_step == 8
+
+
 def test_a_run_of_latents_has_its_own_copy_of_the_autoencoder_and_needs_no_other(folder, tmp_path):
     shutil.copytree(folder / "latent", tmp_path / "moved")
     run = load_run(tmp_path / "moved")
@@ -160,7 +169,7 @@ def test_the_copy_is_the_autoencoder_to_the_last_bit(folder):
     one, other = (first_stage.open_first_stage(folder / name) for name in ("autoencoder", "latent/autoencoder"))
     for mine, theirs in zip(one.network.weights, other.network.weights, strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    assert one.scale == other.scale
+    assert (one.scale.shift, one.scale.scale, one.sha256) == (other.scale.shift, other.scale.scale, other.sha256)
 
 
 def test_kept_latents_and_those_of_the_moment_give_the_same_update(folder):
@@ -191,7 +200,7 @@ def test_other_data_or_another_autoencoder_are_refused_by_name(folder, tmp_path)
         loop.run(latent_config(folder, data__channels=3), tmp_path / "colour")
     with pytest.raises(UserError, match="is no autoencoder's run"):
         loop.run(latent_config(folder, codec__run=str(folder / "latent")), tmp_path / "wrong")
-    with pytest.raises(UserError, match="no run in"):
+    with pytest.raises(UserError, match=r"there is no run; train an autoencoder first \(presets autoencoder_\.\.\.\)"):
         loop.run(latent_config(folder, codec__run=str(folder / "nowhere")), tmp_path / "none")
     with pytest.raises(UserError, match=r"codec\.run is .*, not"):
         loop.run(latent_config(folder, codec__run=str(tmp_path)), folder / "latent")

@@ -8,7 +8,7 @@ import tensorflow as tf
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, LDMPipeline, UNet2DModel, VQModel
 
-from tf_ddpm import build
+from tf_ddpm import build, datasets
 from tf_ddpm.diffusers_format import autoencoder_words, folders, reading, tensors
 from tf_ddpm.errors import UserError
 from tf_ddpm.networks.autoencoder import VQModel as OurVQModel
@@ -282,6 +282,29 @@ def test_a_latent_run_goes_to_diffusers_and_back_bit_for_bit(tmp_path):
     folders.import_run(tmp_path / "back", reading.read_config(tmp_path / "back"), tmp_path / "again")
     for ours, same in zip(run.network.weights, load_run(tmp_path / "again").network.weights, strict=True):
         np.testing.assert_array_equal(ours, same)
+
+
+def test_the_scale_of_each_channel_goes_into_the_weights_of_an_exported_pipeline(tmp_path):
+    """Their pipeline divides by one number, and draws what the run draws."""
+    from tests.support.tiny import make_tiny_autoencoder, make_tiny_config
+    from tf_ddpm.training import loop
+
+    loop.run(make_tiny_autoencoder(), tmp_path / "autoencoder")
+    own = {"codec__run": str(tmp_path / "autoencoder"), "data__cache_dir": str(tmp_path / "cache")}
+    own |= {"diffusion__schedule": "linear", "train__preview_images": 4, "sample__clip": "none"}
+    loop.run(make_tiny_config(**own), tmp_path / "latent")
+    run = load_run(tmp_path / "latent")
+    assert len(set(run.first_stage.scale.scale)) > 1
+    theirs = LDMPipeline.from_pretrained(folders.export_run(run, tmp_path / "theirs"))
+    latents = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
+    expected = stepwise(theirs, latents, 5)[-1]
+    assert error(ours_stepwise(run, latents, 5)[-1], expected) < 1e-4
+    images = datasets.load(run.config.data).images[:3]
+    with torch.no_grad():
+        image = theirs.vqvae.decode(to_torch(expected) / theirs.vqvae.config.scaling_factor).sample.clamp(-1, 1)
+        encoded = theirs.vqvae.encode(to_torch(images / 127.5 - 1.0).float()).latent_dist
+    assert error(run.codec.images(tf.constant(expected)), to_numpy(image)) < 1e-4
+    assert error(run.codec.encode(tf.constant(images)), to_numpy(encoded.mean)) < 1e-4
 
 
 @pytest.mark.parametrize(

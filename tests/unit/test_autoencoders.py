@@ -122,6 +122,10 @@ def test_the_scale_of_latents_is_numpys_mean_and_deviation_and_brings_them_to_0_
     np.testing.assert_allclose(scale.shift, found.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(scale.scale, 1 / found.std(axis=0), rtol=1e-5)
     assert (scale.images, scale.checkpoint_step) == (70, 5)
+    own = randomised(VQModel(dataclasses.replace(SMALL, kind="vq"), 1))
+    one = first_stage.estimate(own, images, 5)
+    size = np.sqrt(np.square(own.encode(tf.constant(images / 127.5 - 1.0, tf.float32)).numpy()).mean())
+    assert one.shift == (0.0, 0.0) and len(set(one.scale)) == 1 and np.isclose(one.scale[0], 1 / size, rtol=1e-4)
     x = Latents(network, scale.shift, scale.scale).encode(tf.constant(images)).numpy()
     np.testing.assert_allclose(x.mean(axis=(0, 1, 2)), 0.0, atol=1e-4)
     np.testing.assert_allclose(x.std(axis=(0, 1, 2)), 1.0, atol=1e-4)
@@ -147,6 +151,7 @@ def test_the_scale_survives_its_file_and_a_damaged_file_is_one_line(tmp_path):
         ({"autoencoder.kind": "kl", "codec.run": "runs/a"}, "codec.run is of networks that denoise"),
         ({"autoencoder.kind": "kl", "autoencoder.codes": 5}, "autoencoder.codes is for autoencoder.kind=vq, not kl"),
         ({"autoencoder.kind": "vq", "autoencoder.kl_weight": 1.0}, "kl_weight is for autoencoder.kind=kl, not vq"),
+        ({"autoencoder.kind": "tiny", "autoencoder.groups": 4}, "autoencoder.groups is for autoencoder.kind=kl or vq"),
         ({"autoencoder.kind": "kl", "autoencoder.widths": (12, 16)}, "does not divide a width of 12 channels"),
         ({"autoencoder.kind": "kl", "autoencoder.attention_levels": (3,)}, "the last level is 2"),
         (

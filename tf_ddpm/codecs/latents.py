@@ -14,10 +14,11 @@ class FirstStage(Protocol):
     """Images float32 [B, H, W, C] from -1 to 1 to latents float32 [B, h, w, c], and back.
 
     Attributes:
-      factor: H / h. weights: all that it has learned.
+      factor: H / h. autoencoder: how it is wired. weights: all that it has learned.
     """
 
     factor: int
+    autoencoder: object
     weights: Sequence
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:

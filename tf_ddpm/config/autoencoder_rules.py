@@ -18,9 +18,10 @@ _OF_DENOISERS = (
     "clean_share",
     "blur",
 )
+_OF_NORMALISED = ("groups", "norm_epsilon", "attention_levels", "middle_attention", "decoder")
 _OF_KINDS = {
-    "kl": ("quant_conv", "post_quant_conv", "kl_weight", "decoder"),
-    "vq": ("codes", "code_channels", "commitment", "decoder"),
+    "kl": (*_OF_NORMALISED, "quant_conv", "post_quant_conv", "kl_weight"),
+    "vq": (*_OF_NORMALISED, "codes", "code_channels", "commitment"),
     "tiny": (),
 }
 _OF_SOME = {name for names in _OF_KINDS.values() for name in names}

@@ -136,6 +136,8 @@ def _parsed(name: str, key: Key, text: str) -> Any:
             return None
         if key.kind is bool:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        if key.kind is tuple and text.lower() in ("none", "null"):
+            return ()
         if key.kind is tuple:
             return tuple(int(part) for part in text.strip("()[]").split(",") if part.strip())
         if key.kind is str and not text:

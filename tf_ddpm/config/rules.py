@@ -196,7 +196,8 @@ def warnings(config: Config) -> list[str]:
     attends = config.model.attention_levels or config.model.middle == "attention"
     without = "model.attention_levels=none with model.middle=residual"
     if config.autoencoder.trained:
-        attends = config.autoencoder.attention_levels or config.autoencoder.middle_attention
+        own = config.autoencoder
+        attends = own.kind != "tiny" and (own.attention_levels or own.middle_attention)
         without = "autoencoder.attention_levels=none with autoencoder.middle_attention=false"
     if config.train.crop is not None and attends:
         found.append(

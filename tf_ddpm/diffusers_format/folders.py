@@ -12,8 +12,8 @@ from safetensors.numpy import save
 
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
-from tf_ddpm.config import Config
-from tf_ddpm.diffusers_format import autoencoder_words, reading, scheduler_words, tensors, unet_words
+from tf_ddpm.config import Config, LatentScale
+from tf_ddpm.diffusers_format import autoencoder_words, folding, reading, scheduler_words, tensors, unet_words
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs import checkpoint_files, checkpoints
 from tf_ddpm.runtime import atomic_files
@@ -65,6 +65,8 @@ def export_run(run: Run, out_dir: str | os.PathLike) -> Path:
     """
     found = run.first_stage
     latent = found is not None
+    if latent and run.config.diffusion.learned_variance:
+        raise UserError("diffusers' LDMPipeline has no scheduler for a network that learns the variance")
     # Its LDMPipeline asks for a scheduler that takes eta, and calls every autoencoder vqvae.
     scheduler = "DDIMScheduler" if latent else "DDPMScheduler"
     index: dict[str, object] = {
@@ -78,9 +80,13 @@ def export_run(run: Run, out_dir: str | os.PathLike) -> Path:
     }
     arrays = {"unet": tensors.to_arrays(run.network)}
     if found is not None:
-        files["vqvae/config.json"] = autoencoder_words.autoencoder_config(found.config, found.scale)
+        scale, weights = found.scale, tensors.to_arrays(found.network)
+        if not folding.is_one_number(scale):
+            weights = folding.folded(weights, scale)
+            scale = LatentScale((0.0,) * len(scale.shift), (1.0,) * len(scale.scale))
+        files["vqvae/config.json"] = autoencoder_words.autoencoder_config(found.config, scale)
         index["vqvae"] = ["diffusers", files["vqvae/config.json"]["_class_name"]]
-        arrays["vqvae"] = tensors.to_arrays(found.network)
+        arrays["vqvae"] = weights
     return _write_folder(Path(out_dir), {"model_index.json": index, **files}, arrays, run.config)
 
 

@@ -125,7 +125,9 @@ def _check_kind(wanted: EvaluationRequest, source: Source | None) -> None:
     if reconstruction.METRIC in wanted.metrics and not is_autoencoder:
         raise UserError(f"metrics={reconstruction.METRIC} is of an autoencoder's run; this run draws images")
     if "bpd" in wanted.metrics and is_autoencoder:
-        raise UserError("metrics=bpd is of a run that draws images; this one is an autoencoder")
+        raise UserError(
+            "metrics=bpd is of a run that draws images; of an autoencoder expected reconstruction, fid or kid"
+        )
 
 
 def _of_features(wanted: EvaluationRequest, config: Config) -> tuple[str, ...]:
@@ -169,7 +171,9 @@ def _opened(
         return None
     source: Source
     if config.autoencoder.trained:
-        data = dataclasses.replace(config.data, split=wanted.reference if wanted.reference in _SPLITS else "train")
+        data, own_splits = datasets.unseen(config.data), (*_SPLITS, config.data.split)
+        if wanted.reference in own_splits:
+            data = dataclasses.replace(data, split=wanted.reference)
         return ReconstructionSource(open_first_stage(required(run_dir, "run_dir"), config), data)
     if pipeline is not None:
         source = open_pipeline(pipeline, strategy)

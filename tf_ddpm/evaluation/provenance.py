@@ -24,7 +24,7 @@ def describe_run(run: Run) -> dict:
     return {
         "checkpoint_step": run.checkpoint_step,
         "config_sha256": hashlib.sha256(config_lib.to_json(config_lib.portable(config)).encode()).hexdigest(),
-        **({} if not run.codec_weights else {"autoencoder_sha256": digest(*map(np.asarray, run.codec_weights))}),
+        **({} if run.first_stage is None else {"autoencoder_sha256": run.first_stage.sha256}),
         "prediction": config.diffusion.prediction,
         "variance": config.diffusion.variance,
         "timesteps": config.diffusion.timesteps,

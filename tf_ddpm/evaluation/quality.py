@@ -113,6 +113,7 @@ def source_features(
         "rounding": "uint8" if rounded else "float",
     }
     weights = provenance.digest(*(np.asarray(part) for run in source.runs for part in run.network.get_weights()))
+    weights = weights if source.runs else about["autoencoder_sha256"]
     key = provenance.digest(about, weights, network.sha256, CHUNK, _VERSION, provenance.versions())
 
     def draw(start: int, stop: int) -> dict[str, np.ndarray]:

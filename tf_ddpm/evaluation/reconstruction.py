@@ -56,7 +56,7 @@ class ReconstructionSource(Source):
             "autoencoder": config.autoencoder.kind,
             "checkpoint_step": self._found.checkpoint_step,
             "config_sha256": hashlib.sha256(text).hexdigest(),
-            "autoencoder_sha256": provenance.digest(*map(np.asarray, self._found.network.weights)),
+            "autoencoder_sha256": self._found.sha256,
             "weights": config.sample.weights,
             "pictures": {"split": self._split, "sha256": provenance.digest(self.pictures.images)},
         }

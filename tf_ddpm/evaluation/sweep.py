@@ -40,6 +40,8 @@ def sweep(
     Raises:
       UserError: for a curve that is not known, and as `evaluate.evaluate`.
     """
+    if config.autoencoder.trained:
+        raise UserError(f"sweep={words}: this run is an autoencoder, which draws no images")
     name, points = _points(words, run_dir)
     metrics = tuple(metric for metric in wanted.metrics if metric != "bpd")
     # Wrong values are found before anything is drawn.

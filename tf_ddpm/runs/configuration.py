@@ -20,6 +20,7 @@ from tf_ddpm.config import (
 from tf_ddpm.config.presets import preset
 from tf_ddpm.errors import NotTrainedError, UserError
 from tf_ddpm.runs import checkpoint_files
+from tf_ddpm.runtime.paths import home_expanded
 
 
 def read(run_dir: str | os.PathLike) -> Config:
@@ -79,6 +80,8 @@ def resumed(saved: Config, wanted: Config, begun: bool = True) -> Config:
         old, new, known = get(saved, key), get(wanted, key), keys()[key]
         if known.resolves and new == known.default:
             continue  # as the run has found it when it began
+        if key == "codec.run" and old and new and _same_place(old, new):
+            continue
         section = key.partition(".")[0]
         imported = saved.data.name is None and section in ("data", "train")  # it begins its training
         still_open = imported and key not in ("data.image_size", "data.channels")
@@ -94,6 +97,10 @@ def resumed(saved: Config, wanted: Config, begun: bool = True) -> Config:
             + "\nResume with its own values, or start a new run in another directory."
         )
     return validated(with_values(saved, values))
+
+
+def _same_place(*paths: str) -> bool:
+    return len({os.path.realpath(home_expanded(path, "codec.run")) for path in paths}) == 1
 
 
 def data_config(settings: Iterable[str]) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from pathlib import Path
 
@@ -15,13 +16,15 @@ from tf_ddpm.codecs.codec import Codec
 from tf_ddpm.codecs.latents import Latents
 from tf_ddpm.codecs.pixels import Pixels
 from tf_ddpm.config import Config, LatentScale
-from tf_ddpm.errors import UserError
+from tf_ddpm.errors import NotTrainedError, UserError
 from tf_ddpm.networks.autoencoder import Autoencoder
 from tf_ddpm.runs import checkpoints, configuration, latents
 from tf_ddpm.runtime import atomic_files
+from tf_ddpm.runtime.paths import home_expanded
 
 FOLDER = "autoencoder"  # of a run that diffuses latents: its own copy
 _ROWS = 32  # at once
+_VERSION = 1  # of how latents are computed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,20 @@ class FirstStage:
     def codec(self) -> Latents:
         """From images to its latents, and back."""
         return Latents(self.network, self.scale.shift, self.scale.scale)
+
+    @property
+    def sha256(self) -> str:
+        """Of all that its latents depend on."""
+        return digest(self.codec)
+
+
+def digest(codec: Latents) -> str:
+    """sha256 of the autoencoder's weights and wiring, and of the scale of its latents."""
+    network = codec.first_stage
+    found = hashlib.sha256(repr((_VERSION, network.autoencoder, codec.shift, codec.scale)).encode())
+    for weight in network.weights:
+        found.update(np.asarray(weight).tobytes())
+    return found.hexdigest()
 
 
 def open_first_stage(run_dir: str | os.PathLike, config: Config | None = None, step: int | None = None) -> FirstStage:
@@ -59,6 +76,11 @@ def open_first_stage(run_dir: str | os.PathLike, config: Config | None = None, s
             f"{run_dir} has no {latents.FILE}, which the end of its training writes; it is at step {step} of "
             f"{config.train.steps}: resume it (a smaller train.steps ends it sooner)"
         )
+    if scale.checkpoint_step != step:
+        raise UserError(
+            f"{Path(run_dir) / latents.FILE} is of step {scale.checkpoint_step}, and the weights are of step {step}: "
+            "train the run to its end (a smaller train.steps ends it sooner)"
+        )
     if len(scale.shift) != config.autoencoder.state_channels:
         raise UserError(f"{Path(run_dir) / latents.FILE} is of latents of {len(scale.shift)} channels")
     return FirstStage(config, network, step, scale)
@@ -73,7 +95,13 @@ def describe(config: Config) -> Config:
     named = config.codec.run
     if named is None:
         return config
-    known = configuration.read(named)
+    named = os.path.abspath(home_expanded(named, "codec.run"))
+    try:
+        known = configuration.read(named)
+    except NotTrainedError:
+        raise UserError(
+            f"codec.run={named}: there is no run; train an autoencoder first (presets autoencoder_...)"
+        ) from None
     if not known.autoencoder.trained:
         raise UserError(f"codec.run={named} is no autoencoder's run (autoencoder.kind=none)")
     channels = known.data.image_channels
@@ -82,6 +110,7 @@ def describe(config: Config) -> Config:
             f"codec.run={named} takes images of {channels} channels; got data.channels={config.data.channels}"
         )
     values = {
+        "codec.run": named,
         "codec.factor": known.autoencoder.factor,
         "codec.channels": known.autoencoder.state_channels,
         "data.channels": channels,
@@ -116,7 +145,7 @@ def write(folder: Path, found: FirstStage) -> None:
       OSError, UserError: where the disk does not take it.
     """
     (folder / "config.json").write_text(config_lib.to_json(config_lib.portable(found.config)), encoding="utf-8")
-    latents.write(folder, found.scale)
+    latents.write(folder, dataclasses.replace(found.scale, checkpoint_step=0))
     checkpoints.save_imported(found.network, folder)
 
 
@@ -146,7 +175,11 @@ def own_folder(config: Config, run_dir: str | os.PathLike) -> Path:
 
 
 def estimate(network: Autoencoder, images: np.ndarray, step: int) -> LatentScale:
-    """The scale of the latents of `images` uint8 [N, H, W, C]: mean and standard deviation of each channel."""
+    """The scale of the latents of `images` uint8 [N, H, W, C].
+
+    Of `kl` the mean and the standard deviation of each channel. Of the others one number, and no shift: what lies
+    nearest to a code, and what a bounded decoder sees, then keeps its place, and other programs have a word for it.
+    """
     encode = tf.function(lambda part: network.encode(Pixels().encode(part)), autograph=False)
     count = 0
     total = squares = np.zeros(1)
@@ -155,5 +188,7 @@ def estimate(network: Autoencoder, images: np.ndarray, step: int) -> LatentScale
         found = found.reshape(-1, found.shape[-1])
         count, total, squares = count + len(found), total + found.sum(axis=0), squares + np.square(found).sum(axis=0)
     mean = total / count
+    if network.autoencoder.kind != "kl":
+        mean, squares = np.zeros_like(mean), np.full_like(squares, squares.mean())
     std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
     return LatentScale(tuple(map(float, mean)), tuple(float(1.0 / s) for s in std), len(images), step)

@@ -17,6 +17,7 @@ from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.errors import UserError
 from tf_ddpm.runtime import atomic_files
 from tf_ddpm.runtime.paths import home_expanded
+from tf_ddpm.sampling import first_stage
 
 _ROWS = 32  # at once
 
@@ -78,9 +79,7 @@ def _kept(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _digest(codec: Latents, images: ImageSet) -> str:
-    found = hashlib.sha256(repr((images.fingerprint(), codec.shift, codec.scale)).encode())
+    found = hashlib.sha256(repr((images.fingerprint(), first_stage.digest(codec))).encode())
     for start in range(0, len(images), 1000):  # (the fingerprint looks at some of them)
         found.update(np.ascontiguousarray(images.images[start : start + 1000]).data)
-    for weight in codec.first_stage.weights:
-        found.update(np.asarray(weight.value).tobytes())
     return found.hexdigest()[:16]

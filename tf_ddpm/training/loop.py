@@ -93,9 +93,11 @@ def _run(
     keeper.restore()
     step = state.updates
     if here.count > 1:
-        agree(strategy, step_in_the_run_directory=step)
+        autoencoder = first_stage.digest(codec) if isinstance(codec, Latents) else None
+        agree(strategy, step_in_the_run_directory=step, autoencoder=autoencoder)
     if step >= train.steps:
-        if config.autoencoder.trained and here.is_chief and latents.read(run_dir) is None:
+        kept = latents.read(run_dir) if config.autoencoder.trained else None
+        if config.autoencoder.trained and here.is_chief and (kept is None or kept.checkpoint_step != step):
             latents.write(run_dir, _scale(config, state, images or datasets.load(config.data), step))
         print(f"already at step {step} of {train.steps}: nothing to do; a larger train.steps takes it further")
         return state
