@@ -87,7 +87,7 @@ KINDS = {
     "kl": {},
     "kl, judged": {"autoencoder__adversarial": 0.5, "autoencoder__adversarial_channels": 8},
     "vq": {"autoencoder__kind": "vq", "autoencoder__codes": 16},
-    "tiny": {"autoencoder__kind": "tiny"},
+    "tiny": {"autoencoder__kind": "tiny", "autoencoder__groups": 8},  # as the default, which says nothing of it
 }
 
 
