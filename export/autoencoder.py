@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from export import comparison, endpoints, traced_codec
+from export import comparison, traced_codec
 from export.endpoints import Endpoints
 from export.limits import Limits
-from tf_ddpm import config as config_lib
-from tf_ddpm.codecs.latents import Latents
 from tf_ddpm.errors import UserError
 from tf_ddpm.sampling.first_stage import FirstStage
 from tf_ddpm.sampling.image_files import PNG_CHANNELS
@@ -28,10 +26,8 @@ class AutoencoderModule(Endpoints):
         limits = Limits(max_batch, shape, 1, 0, False, state_shape=codec.state_shape(shape))
         super().__init__(limits, _DEFAULT)
         self.network_variables = [weight.value for weight in found.network.weights]
-        traced = traced_codec.of(codec, shape)
-        assert isinstance(traced, Latents)
-        identity = [config_lib.to_json(found.config), endpoints.digest_of(found.network.weights), found.scale]
-        self._publish(traced_codec.queues(traced), seconds, shape[-1] in PNG_CHANNELS, identity)
+        queues = traced_codec.queues(traced_codec.of_latents(codec, shape))
+        self._publish(queues, seconds, shape[-1] in PNG_CHANNELS, [shape, found.sha256])
 
 
 def compare(found: FirstStage, model: Path, aside: Path, max_batch: int) -> int:

@@ -81,4 +81,4 @@ def _used(run: Run, sample: SampleConfig, precision: str | None, sent: bool) -> 
     """The run as a plan uses it, in another precision if it is given; `sent`: with the requests' guidance, 1."""
     config = dataclasses.replace(run.config, sample=dataclasses.replace(sample, guidance=1.0) if sent else sample)
     network = run.network if precision is None else build.recast(run.network, precision)
-    return Run(config, network, run.checkpoint_step)
+    return Run(config, network, run.checkpoint_step, first_stage=run.first_stage)

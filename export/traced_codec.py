@@ -32,9 +32,12 @@ class _Traced(FirstStage):
 
 
 def of(codec: Codec, image_shape: tuple[int, int, int]) -> Codec:
-    """`codec` for images of one shape, its network traced once."""
-    if not isinstance(codec, Latents):
-        return codec
+    """`codec` for images of one shape, its network traced once if it has one."""
+    return of_latents(codec, image_shape) if isinstance(codec, Latents) else codec
+
+
+def of_latents(codec: Latents, image_shape: tuple[int, int, int]) -> Latents:
+    """See `of`."""
     first_stage = _Traced(codec.first_stage, image_shape, codec.state_shape(image_shape))
     return Latents(first_stage, codec.shift, codec.scale)
 

@@ -19,8 +19,9 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import evaluate
 from tf_ddpm.figures import catalogue
 from tf_ddpm.figures.catalogue import FigureContext
-from tf_ddpm.runs import configuration, latents
+from tf_ddpm.runs import configuration, latents, pipelines
 from tf_ddpm.sampling import first_stage
+from tf_ddpm.sampling.pipeline import open_pipeline
 from tf_ddpm.sampling.run import load_run
 from tf_ddpm.training import autoencoding, encoded, loop
 from tf_ddpm.training.optimizers import make_optimizer
@@ -322,3 +323,19 @@ def test_a_run_of_latents_is_drawn_in_a_lower_precision_too(folder):
     apart = run.sample(range(4)).astype(float) - low.sample(range(4))
     assert np.sqrt(np.mean(apart**2)) < 32
     assert dataclasses.is_dataclass(run.first_stage)
+
+
+def test_a_run_of_latents_is_the_first_stage_of_a_pipeline_in_python_and_exported(folder, tmp_path):
+    larger = {"model__condition": "low_res", "model__factor": 2, "train__crop": 8, "data__image_size": (16, 16)}
+    loop.run(
+        make_tiny_config(sample__sampler="ddim", sample__steps=2, train__preview_images=4, **larger),
+        tmp_path / "larger",
+    )
+    pipeline = open_pipeline(pipelines.find(f"{folder / 'latent'},{tmp_path / 'larger'}", str(tmp_path / "both")))
+    known = np.concatenate([images for images, _ in pipeline.batches(np.arange(2), np.zeros(2, np.int32))])
+    plan = plans.parse_staged("ddim-3+ddim-2", [run.config for run in pipeline.runs])
+    version = saved_model.export_pipeline(pipeline, tmp_path / "ddpm", plan, 2)
+    signatures = tf.saved_model.load(str(version)).signatures
+    answer = signatures["serving_default"](seed=tf.range(2, dtype=tf.int64))["image"]
+    assert answer.shape == (2, 16, 16, 1) and grey(answer, known) <= 1
+    assert grey(signatures["base"](seed=tf.range(2, dtype=tf.int64))["image"], pipeline.runs[0].sample(range(2))) <= 1

@@ -305,6 +305,9 @@ def test_the_scale_of_each_channel_goes_into_the_weights_of_an_exported_pipeline
         encoded = theirs.vqvae.encode(to_torch(images / 127.5 - 1.0).float()).latent_dist
     assert error(run.codec.images(tf.constant(expected)), to_numpy(image)) < 1e-4
     assert error(run.codec.encode(tf.constant(images)), to_numpy(encoded.mean)) < 1e-4
+    _, log_variance = run.first_stage.network.moments(tf.constant(images / 127.5 - 1.0, tf.float32))
+    expected = log_variance + 2.0 * np.log(run.first_stage.scale.scale)
+    assert error(expected, to_numpy(encoded.logvar)) < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from tf_ddpm.evaluation.quality import FeatureNetwork, FeatureSet
 from tf_ddpm.evaluation.reconstruction import ReconstructionSource
 from tf_ddpm.runs.pipelines import PipelineConfig
 from tf_ddpm.runtime import atomic_files, cluster, devices
+from tf_ddpm.runtime.collectives import agree
 from tf_ddpm.sampling.first_stage import open_first_stage
 from tf_ddpm.sampling.pipeline import open_pipeline
 from tf_ddpm.sampling.run import open_run
@@ -174,7 +175,9 @@ def _opened(
         data, own_splits = datasets.unseen(config.data), (*_SPLITS, config.data.split)
         if wanted.reference in own_splits:
             data = dataclasses.replace(data, split=wanted.reference)
-        return ReconstructionSource(open_first_stage(required(run_dir, "run_dir"), config), data)
+        found = open_first_stage(required(run_dir, "run_dir"), config)
+        agree(strategy, autoencoder=found.sha256, flags=dataclasses.replace(wanted, inception=None))
+        return ReconstructionSource(found, data)
     if pipeline is not None:
         source = open_pipeline(pipeline, strategy)
     else:
