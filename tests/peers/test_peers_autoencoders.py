@@ -8,6 +8,7 @@ import tensorflow as tf
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, LDMPipeline, UNet2DModel, VQModel
 
+from tests.support.old_names import old_names
 from tf_ddpm import build, datasets
 from tf_ddpm.diffusers_format import autoencoder_words, folders, reading, tensors
 from tf_ddpm.errors import UserError
@@ -166,12 +167,7 @@ def test_old_names_of_attentions_are_read(tmp_path):
     theirs = peer("kl", settings)
     theirs.save_pretrained(tmp_path)
     network, _, _ = imported(tmp_path)
-    words = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    renamed = {}
-    for name, value in theirs.state_dict().items():
-        for new, old in words.items():
-            name = name.replace(f".{new}.", f".{old}.")
-        renamed[name] = value.numpy()
+    renamed = {name: value.numpy() for name, value in old_names(theirs.state_dict()).items()}
     expected = tensors.to_arrays(network)
     for weight in network.weights:
         weight.assign(tf.zeros_like(weight))

@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from tests.support.gaussian import denoiser_of
+from tests.support.old_names import old_names
 from tests.support.tiny import make_tiny_config
 from tf_ddpm import build
 from tf_ddpm.diffusers_format import folders, reading, tensors
@@ -197,17 +198,6 @@ def test_a_training_gradient_is_pytorchs():
         expected = parameter.grad.numpy()
         # A key's bias has no gradient but rounding: it is held against the whole.
         assert np.linalg.norm(ours[name] - expected) < 1e-4 * max(np.linalg.norm(expected), 1e-3 * whole), name
-
-
-def old_names(state):
-    """As the hub's first checkpoints name the parts of an attention."""
-    words = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    renamed = {}
-    for name, value in state.items():
-        for new, old in words.items():
-            name = name.replace(f".{new}.", f".{old}.")
-        renamed[name] = value
-    return renamed
 
 
 def test_the_layout_of_ddpm_cifar10_32_loads_flat_with_old_names_and_bin(tmp_path):

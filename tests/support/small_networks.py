@@ -1,5 +1,6 @@
 """Small U-Nets to test with."""
 
+import keras
 import numpy as np
 
 from tf_ddpm.config import ModelConfig
@@ -17,3 +18,11 @@ def randomised(network, scale=0.2):
     for weight in network.weights:
         weight.assign(rng.normal(0, scale, weight.shape))
     return network
+
+
+def saved_and_loaded(network, folder):
+    """The network that its .keras file gives, of the same policy and configuration."""
+    network.save(folder / "network.keras")
+    loaded = keras.models.load_model(folder / "network.keras")
+    assert loaded.dtype_policy.name == network.dtype_policy.name and loaded.get_config() == network.get_config()
+    return loaded
