@@ -156,7 +156,8 @@ class ServingModule(Endpoints):
         latent = inputs["latent"]  # a deterministic sampler asks for no noise
         denoiser = self._denoiser(inputs, sampler.chain.levels)
         x_0, _ = samplers.sample_loop(sampler, denoiser, latent, lambda _: tf.zeros_like(latent))
-        return traced_codec.images(self._codec, x_0)
+        own = {"x_0": x_0} if isinstance(self._codec, Latents) else {}  # of pixels this is the image
+        return own | traced_codec.images(self._codec, x_0)
 
     def _encode(self, inputs: Tensors) -> Tensors:
         chain = build.shorter_chain(self._latent_plan.sample, self._run.chain)

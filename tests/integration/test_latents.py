@@ -282,6 +282,16 @@ def test_a_server_encodes_images_and_decodes_latents(served):
 
 
 @needs_compiler
+def test_a_server_says_which_latents_a_noise_becomes(served):
+    noise = np.random.default_rng(0).normal(size=(3, *served.run.state_shape)).astype(np.float32)
+    (drawn,) = served.ask(("decode", {"latent": noise}))
+    (image,) = served.ask(("decode_latent", {"latent": drawn["x_0"]}))
+    assert grey(drawn["image"], image["image"]) <= 1
+    (alone,) = served.ask(("decode", {"latent": noise[1:2]}))
+    np.testing.assert_allclose(alone["x_0"][0], drawn["x_0"][1], atol=1e-4)
+
+
+@needs_compiler
 def test_the_kept_pixels_of_an_inpainting_are_kept_to_the_bit_and_the_others_are_drawn(served):
     images = datasets.load(served.run.config.data).images[:2]
     mask = np.zeros((2, 8, 8, 1), np.uint8)
