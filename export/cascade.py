@@ -117,7 +117,7 @@ class CascadeModule(Endpoints):
         if guidance is None and plan.sample.guidance != 1.0:  # callers do not send it
             guidance = tf.fill(tf.shape(inputs["seed"]), plan.sample.guidance)
         network = network or self._networks[stage]
-        denoiser = build.denoiser(config.diffusion, network, condition, guidance, sampler.chain.levels)
+        denoiser = build.denoiser(config.diffusion, network, condition, guidance, sampler.levels)
         return drawing.draw(sampler, denoiser, noise, run.codec, rounded=rounded)[0]
 
     def _cascaded(self, plan: StagedPlan) -> Compute:

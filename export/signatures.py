@@ -100,7 +100,7 @@ class ServingModule(Endpoints):
     def _draw(
         self, inputs: Tensors, sampler: samplers.Sampler, noise: drawing.ImageNoise, num_frames: int = 0
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        denoiser = self._denoiser(inputs, sampler.chain.levels)
+        denoiser = self._denoiser(inputs, sampler.levels)
         return drawing.draw(sampler, denoiser, noise, self._codec, num_frames)
 
     def _sampled(self, plan: Plan) -> Compute:
@@ -128,7 +128,7 @@ class ServingModule(Endpoints):
     def _varied(self, plan: Plan) -> Compute:
         def compute(inputs: Tensors) -> Tensors:
             sampler = self._sampler(plan)
-            denoiser, noise = self._denoiser(inputs, sampler.chain.levels), self._noise(inputs["seed"])
+            denoiser, noise = self._denoiser(inputs, sampler.levels), self._noise(inputs["seed"])
             image = drawing.vary(sampler, denoiser, noise, self._codec, inputs["image"], inputs["strength"])
             return {"image": image}
 
@@ -154,7 +154,7 @@ class ServingModule(Endpoints):
     def _decode(self, inputs: Tensors) -> Tensors:
         sampler = self._sampler(self._latent_plan)
         latent = inputs["latent"]  # a deterministic sampler asks for no noise
-        denoiser = self._denoiser(inputs, sampler.chain.levels)
+        denoiser = self._denoiser(inputs, sampler.levels)
         x_0, _ = samplers.sample_loop(sampler, denoiser, latent, lambda _: tf.zeros_like(latent))
         own = {"x_0": x_0} if isinstance(self._codec, Latents) else {}  # of pixels this is the image
         return own | traced_codec.images(self._codec, x_0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_ddpm.config import Config, DiffusionConfig, SampleConfig
@@ -13,9 +13,9 @@ from tf_ddpm.diffusion import guidance as guidance_lib
 from tf_ddpm.diffusion import objectives, samplers, schedules
 from tf_ddpm.diffusion.chain import Chain
 from tf_ddpm.diffusion.denoiser import Denoiser
-from tf_ddpm.diffusion.level_sampling import ImportanceLevels, LevelSampler, UniformLevels
+from tf_ddpm.diffusion.level_sampling import ImportanceLevels, LevelSampler, LogNormalLevels, UniformLevels
 from tf_ddpm.diffusion.levels import Level, Levels
-from tf_ddpm.diffusion.parametrisation import PARAMETRISATIONS
+from tf_ddpm.diffusion.parametrisation import PARAMETRISATIONS, EDMPrediction, Parametrisation
 from tf_ddpm.diffusion.sampler_facts import SAMPLERS
 from tf_ddpm.networks.autoencoder import AUTOENCODERS, Autoencoder
 from tf_ddpm.networks.backbone import Backbone, Condition
@@ -25,11 +25,16 @@ from tf_ddpm.networks.unet import UNet
 def chain(diffusion: DiffusionConfig) -> Chain:
     """The whole chain of T steps."""
     betas = schedules.betas(diffusion.schedule, diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
-    return Chain(betas, variance=diffusion.variance)
+    # c_noise of Karras et al. 2022, table 1.
+    time = np.log(schedules.relative_sigmas(betas)) / 4.0 if diffusion.prediction == "edm" else None
+    return Chain(betas, variance=diffusion.variance, time=time)
 
 
 def shorter_chain(sample: SampleConfig, whole: Chain) -> Chain:
     """The chain of `sample.steps` of the steps of the `whole` one."""
+    if sample.spacing == "karras":
+        ends = schedules.karras_ends(whole.levels.relative_sigma, sample.sigma_min, sample.sigma_max)
+        return whole.at_sigmas(schedules.karras_sigmas(*ends, sample.steps or len(whole), sample.rho))
     if sample.steps is None:
         return whole
     return whole.respaced(schedules.strided_timesteps(len(whole), sample.steps, sample.spacing))
@@ -103,7 +108,14 @@ def denoiser(
     else:
         null = {name: network.null(name, part) for name, part in condition.items()}
         bound = guidance_lib.guided(call, condition, null, guidance, diffusion.learned_variance)
-    return Denoiser(bound, PARAMETRISATIONS[diffusion.prediction], diffusion.learned_variance)
+    return Denoiser(bound, parametrisation(diffusion), diffusion.learned_variance)
+
+
+def parametrisation(diffusion: DiffusionConfig) -> Parametrisation:
+    """What an output of the network stands for."""
+    if diffusion.prediction == "edm":
+        return EDMPrediction(diffusion.sigma_data)
+    return PARAMETRISATIONS[diffusion.prediction]
 
 
 def _plain(network: Backbone, address: tf.Tensor | None) -> guidance_lib.ConditionalNetwork:
@@ -158,8 +170,10 @@ def objective(config: Config, whole: Chain) -> objectives.Objective:
 
 def level_sampler(config: Config) -> LevelSampler:
     """What draws the levels of an update."""
-    samplers: dict[str, Callable[[Levels], LevelSampler]] = {"uniform": UniformLevels, "importance": ImportanceLevels}
-    return samplers[config.train.timestep_sampling](chain(config.diffusion).levels)
+    train, levels = config.train, chain(config.diffusion).levels
+    if train.level_sampling == "lognormal":
+        return LogNormalLevels(levels, train.level_mean, train.level_std)
+    return ImportanceLevels(levels) if train.level_sampling == "importance" else UniformLevels(levels)
 
 
 def sampler(sample: SampleConfig, whole: Chain) -> samplers.Sampler:

@@ -10,16 +10,21 @@ from tf_ddpm.config import DiffusionConfig, SampleConfig
 from tf_ddpm.diffusion.sampler_facts import SAMPLERS
 from tf_ddpm.diffusion.samplers import Entering, sample_loop
 
-CASES = [(name, eta) for name, facts in SAMPLERS.items() for eta in ((0.0, 0.7) if facts.takes_eta else (0.0,))]
+# What makes a sampler's steps draw noise, where a setting says whether they do.
+CASES = [
+    (name, settings)
+    for name, facts in SAMPLERS.items()
+    for settings in ([{}] if facts.noise == "always" else [{facts.noise: 0.0}, {facts.noise: 0.7}])
+]
 STEPS = 12
 
 
 @pytest.fixture(params=CASES, ids=str)
 def case(request):
-    """The facts, the eta, and the sampler as a configuration asks for it."""
-    name, eta = request.param
-    sample = SampleConfig(sampler=name, steps=STEPS, eta=eta, clip="none")
-    return SAMPLERS[name], eta, build.sampler(sample, build.chain(DiffusionConfig()))
+    """The facts, the settings, and the sampler as a configuration asks for it."""
+    name, settings = request.param
+    sample = SampleConfig(sampler=name, steps=STEPS, clip="none", **settings)
+    return SAMPLERS[name], sample, build.sampler(sample, build.chain(DiffusionConfig()))
 
 
 def table(rows, draws, seed=0):
@@ -33,10 +38,10 @@ def drawn(sampler, x_T, noise, denoiser=EXACT):
 
 
 def test_it_draws_noise_when_its_facts_say_so(case):
-    facts, eta, sampler = case
+    facts, sample, sampler = case
     x_T, draws = np.random.default_rng(1).normal(size=(4, 3)), STEPS * max(sampler.draws, 1)
     one, other = (drawn(sampler, x_T, table(4, draws, seed)) for seed in (0, 1))
-    assert facts.deterministic(eta) == (sampler.draws == 0) == np.array_equal(one, other)
+    assert facts.deterministic(sample) == (sampler.draws == 0) == np.array_equal(one, other)
 
 
 def test_it_asks_for_as_many_noises_and_calls_as_it_says(case):

@@ -68,6 +68,13 @@ def test_a_wrong_setting_says_what_would_be_right(setting, words):
         (["diffusion.variance=learned_range"], ["expected hybrid or vlb"]),
         (["train.objective=hybrid"], ["needs diffusion.variance=learned_range"]),
         (["train.objective=vlb", "train.min_snr_gamma=5"], ["weighs train.objective=simple"]),
+        (["diffusion.sigma_data=0.5"], ["diffusion.sigma_data is of diffusion.prediction=edm"]),
+        (["train.level_sampling=lognormal", "train.objective=vlb"], ["lognormal", "vlb", "uniform or importance"]),
+        (["train.level_mean=-1"], ["train.level_mean is of train.level_sampling=lognormal"]),
+        (["train.nearest_noise=4", "train.objective=vlb"], ["train.nearest_noise=4", "expected 1"]),
+        (["sample.spacing=karras", "sample.sigma_min=0.001"], ["sigma_min=0.001", "from 0.01 to 157.4"]),
+        (["sample.spacing=karras", "sample.sigma_max=200"], ["sigma_max=200", "from 0.01 to 157.4"]),
+        (["sample.spacing=karras", "sample.sigma_min=9", "sample.sigma_max=2"], ["sigma_min=9 is not below"]),
         (["train.decay_steps=10"], ["must exceed train.warmup_steps"]),
         (["data.name=folder"], ["data.path=DIR"]),
         (["data.name=folder", "data.path=x"], ["data.image_size"]),
@@ -189,7 +196,9 @@ def test_the_saved_form_holds_every_key():
     other = config_lib.with_values(config_lib.Config(), {"codec.run": "runs/autoencoder", "autoencoder.blocks": 2})
     saved = json.loads(config_lib.to_json(other))
     assert saved.pop("format_version") == config_lib.FORMAT_VERSION
-    assert {f"{s}.{n}" for s, names in saved.items() for n in names} == set(config_lib.keys())
+    left_out = {name for name, key in config_lib.keys().items() if key.later}
+    names = {f"{section}.{name}" for section, names in saved.items() for name in names}
+    assert names == set(config_lib.keys()) - left_out - {"train.level_sampling"} | {"train.timestep_sampling"}
     assert list(saved) == [field.name for field in dataclasses.fields(config_lib.Config)]
 
 
@@ -197,6 +206,19 @@ def test_sections_that_came_later_are_not_in_the_form_of_a_run_that_does_without
     """Its hash, by which receipts know it, stays what it was, and an older program reads it."""
     saved = json.loads(config_lib.to_json(config_lib.Config()))
     assert list(saved) == ["format_version", "model", "diffusion", "data", "train", "sample"]
+    assert list(saved["diffusion"])[-1] == "variance" and saved["train"]["timestep_sampling"] == "uniform"
+    assert "churn" not in saved["sample"]
+
+
+def test_keys_that_came_later_are_saved_where_they_say_something_and_former_names_are_read():
+    config = set_("train.level_sampling=lognormal", "train.level_mean=-0.9", "sample.churn=3", "sample.rho=7")
+    saved = json.loads(config_lib.to_json(config))
+    assert saved["train"]["level_sampling"] == "lognormal" and saved["train"]["level_mean"] == -0.9
+    assert saved["sample"]["churn"] == 3.0 and "rho" not in saved["sample"] and "level_std" not in saved["train"]
+    assert config_lib.from_json(json.dumps(saved)) == config
+    former = set_("train.timestep_sampling=importance")
+    assert former.train.level_sampling == "importance"
+    assert config_lib.from_json(config_lib.to_json(former)) == former
 
 
 def test_a_configuration_that_leaves_the_machine_has_none_of_its_paths():

@@ -142,7 +142,7 @@ ROWS = (
         "spacing",
         str,
         _RUNNING,
-        "Steps that a shorter chain visits: linspace, leading, trailing or quadratic.",
+        "Steps that a shorter chain visits: linspace, leading, trailing, quadratic or karras.",
         key="spacing",
     ),
     Flag("clip", str, _RUNNING, "Clipping of the predicted image: none, static or dynamic.", key="clip"),

@@ -11,7 +11,10 @@ from tf_ddpm.errors import UserError
 # Keys of networks that denoise, which say nothing about an autoencoder.
 _OF_DENOISERS = (
     "objective",
-    "timestep_sampling",
+    "level_sampling",
+    "level_mean",
+    "level_std",
+    "nearest_noise",
     "label_dropout",
     "min_snr_gamma",
     "augmentation",

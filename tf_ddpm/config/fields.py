@@ -20,6 +20,7 @@ def key(
     freezes: Freezes = "checkpoint",
     resolves: bool = False,
     measures: bool = False,
+    later: bool = False,
 ) -> Any:
     """A key of the configuration.
 
@@ -29,6 +30,8 @@ def key(
       freezes: when a run can no longer change it: once it has a checkpoint, once its data is known, or never.
       resolves: whether the default means: as the run finds it when it begins.
       measures: whether it may be another where a run is measured.
+      later: whether it came after the first format. It is saved only where it is not the default, so that the form of
+        a run that does without it stays what it was.
     """
     return dataclasses.field(
         default=default,
@@ -41,6 +44,7 @@ def key(
             "freezes": freezes,
             "resolves": resolves,
             "measures": measures,
+            "later": later,
         },
     )
 

@@ -5,20 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from tf_ddpm.config.parsing import with_values
+from tf_ddpm.config.parsing import FORMER, keys, with_values
 from tf_ddpm.config.rules import validated
 from tf_ddpm.config.schema import FORMAT_VERSION, Config, DataConfig
 from tf_ddpm.errors import UserError
 
 _LATER = ("codec", "autoencoder")
+_FORMER_NAMES = {new.partition(".")[2]: old.partition(".")[2] for old, new in FORMER.items()}
 
 
 def to_json(config: Config) -> str:
-    """The text of `config.json`; a section that has come later is left out where it says nothing."""
+    """The text of `config.json`; what has come later, a section or a key, is left out where it says nothing."""
     sections = dataclasses.asdict(config)
     for name in _LATER:
         if getattr(config, name) == getattr(Config(), name):
             del sections[name]
+    for name, key in keys().items():
+        section, field = name.split(".")
+        if section in sections and key.later and sections[section][field] == key.default:
+            del sections[section][field]
+    if config.train.level_sampling != "lognormal":  # it has the form that it had under its former name
+        sections["train"] = {_FORMER_NAMES.get(name, name): value for name, value in sections["train"].items()}
     return json.dumps({"format_version": FORMAT_VERSION, **sections}, indent=2) + "\n"
 
 

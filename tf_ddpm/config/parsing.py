@@ -36,6 +36,7 @@ class Key:
     freezes: str
     resolves: bool
     measures: bool
+    later: bool
 
     @property
     def expected(self) -> str:
@@ -80,10 +81,15 @@ def changed(before: Config, after: Config) -> list[str]:
     return [name for name in names if get(before, name) != get(after, name)]
 
 
+# Names that keys had before, which are still read.
+FORMER = {"train.timestep_sampling": "train.level_sampling"}
+
+
 def with_values(config: Config, values: dict[str, Any]) -> Config:
     """A copy with typed `values` (`section.name` -> value), each checked on its own."""
     known = keys()
     for key, value in values.items():
+        key = FORMER.get(key, key)
         if key not in known:
             raise UserError(f"unknown config key {key!r}; did you mean: {closest_keys(key)}?")
         section, name = key.split(".")
@@ -100,7 +106,7 @@ def with_settings(config: Config, settings: Iterable[str]) -> Config:
     values = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
-        key = key.strip()
+        key = FORMER.get(key.strip(), key.strip())
         if not equals:
             raise UserError(f"{' '.join(setting.split())}: expected section.key=value, for example train.steps=2000")
         if key not in known:

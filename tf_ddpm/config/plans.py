@@ -24,7 +24,7 @@ class Plan:
     @property
     def deterministic(self) -> bool:
         """Whether a latent says all about the image."""
-        return SAMPLERS[self.sample.sampler].deterministic(self.sample.eta)
+        return SAMPLERS[self.sample.sampler].deterministic(self.sample)
 
     @property
     def steps(self) -> int:

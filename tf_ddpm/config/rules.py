@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tf_ddpm.config import autoencoder_rules
-from tf_ddpm.config.schema import Config, DataConfig, DiffusionConfig, ModelConfig
+from tf_ddpm.config.schema import Config, DataConfig, DiffusionConfig, ModelConfig, TrainConfig
 from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import UserError
 
@@ -88,11 +90,49 @@ def _check_training_and_sampling(config: Config) -> None:
         raise UserError("train.objective=hybrid needs diffusion.variance=learned_range (or learned)")
     if train.min_snr_gamma is not None and train.objective != "simple":
         raise UserError(f"train.min_snr_gamma weighs train.objective=simple, not {train.objective}")
+    _check_levels(config)
     if train.decay_steps and train.decay_steps <= train.warmup_steps:
         raise UserError(
             f"train.decay_steps={train.decay_steps} counts from step 0 and must exceed "
             f"train.warmup_steps={train.warmup_steps}"
         )
+
+
+def _check_levels(config: Config) -> None:
+    """Which noise is drawn in training, and which levels a karras grid may visit."""
+    diffusion, train, sample = config.diffusion, config.train, config.sample
+    if diffusion.sigma_data != DiffusionConfig.sigma_data and diffusion.prediction != "edm":
+        raise UserError("diffusion.sigma_data is of diffusion.prediction=edm")
+    if train.level_sampling == "lognormal" and train.objective != "simple":
+        raise UserError(
+            f"train.level_sampling=lognormal weighs train.objective=simple; {train.objective} is a bound, and expects "
+            "uniform or importance"
+        )
+    for name in ("level_mean", "level_std"):
+        if getattr(train, name) != getattr(TrainConfig, name) and train.level_sampling != "lognormal":
+            raise UserError(f"train.{name} is of train.level_sampling=lognormal")
+    if train.nearest_noise > 1 and train.objective != "simple":
+        raise UserError(
+            f"train.nearest_noise={train.nearest_noise}: train.objective={train.objective} is a bound, which holds "
+            "for noise drawn at random; expected 1"
+        )
+    if sample.spacing != "karras":
+        return
+    least, most = _relative_sigmas(diffusion)[[0, -1]]
+    for name in ("sigma_min", "sigma_max"):
+        value = getattr(sample, name)
+        if value is not None and not 0.999999 * least <= value <= 1.000001 * most:
+            raise UserError(f"sample.{name}={value:g}: this chain's levels go from {least:.4g} to {most:.4g}")
+    lowest, highest = schedules.karras_ends(_relative_sigmas(diffusion), sample.sigma_min, sample.sigma_max)
+    if lowest >= highest:
+        raise UserError(f"sample.sigma_min={lowest:g} is not below sample.sigma_max={highest:g}")
+
+
+def _relative_sigmas(diffusion: DiffusionConfig) -> np.ndarray:
+    """sigma / alpha of each step, [T]."""
+    return schedules.relative_sigmas(
+        schedules.betas(diffusion.schedule, diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
+    )
 
 
 def _check_labels(config: Config) -> None:

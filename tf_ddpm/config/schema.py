@@ -82,9 +82,12 @@ class DiffusionConfig:
     schedule: str = key("linear", "beta schedule", choices=("linear", "cosine", "quadratic", "constant"))
     beta_start: float = key(1e-4, "first beta (linear, quadratic)", low=1e-8, high=0.999)
     beta_end: float = key(0.02, "last beta (linear, quadratic), every beta (constant)", low=1e-8, high=0.999)
-    prediction: str = key("eps", "what the network outputs", choices=("eps", "x_0", "v"))
+    prediction: str = key("eps", "what the network outputs", choices=("eps", "x_0", "v", "edm"))
     variance: str = key(
         "fixed_large", "reverse variance", choices=("fixed_small", "fixed_large", "learned", "learned_range")
+    )
+    sigma_data: float = key(
+        1.0, "standard deviation of the images, for prediction=edm", above=0.0, high=1000.0, later=True
     )
 
     @property
@@ -190,8 +193,19 @@ class TrainConfig:
     steps: int = key(3000, "total number of updates", low=1, high=10**9, freezes="never")
     batch_size: int = key(128, "images per update, over all devices", low=1, high=10**6)
     objective: str = key("simple", "what is minimised", choices=("simple", "vlb", "hybrid"))
-    timestep_sampling: str = key(
-        "uniform", "how t is drawn; importance: by each t's recent losses", choices=("uniform", "importance")
+    level_sampling: str = key(
+        "uniform",
+        "how the noise level is drawn; importance: by each t's recent losses; lognormal: around train.level_mean",
+        choices=("uniform", "importance", "lognormal"),
+    )
+    level_mean: float = key(
+        -1.2, "mean of log(sigma/alpha) of the levels, for level_sampling=lognormal", low=-20.0, high=20.0, later=True
+    )
+    level_std: float = key(
+        1.2, "standard deviation of log(sigma/alpha), for level_sampling=lognormal", above=0.0, high=20.0, later=True
+    )
+    nearest_noise: int = key(
+        1, "noises drawn for each image, of which the nearest to it is taken; 1: any", low=1, high=1024, later=True
     )
     label_dropout: float = key(0.0, "share of the labels replaced by the null class", low=0.0, high=0.95)
     crop: int | None = key(
@@ -276,7 +290,28 @@ class SampleConfig:
     )
     snr: float = sampling_key(0.16, "signal-to-noise ratio of a langevin correction", above=0.0, high=10.0)
     spacing: str = sampling_key(
-        "trailing", "which steps a shorter chain visits", choices=("linspace", "leading", "trailing", "quadratic")
+        "trailing",
+        "which steps a shorter chain visits; karras: levels between them, by sigma_min, sigma_max and rho",
+        choices=("linspace", "leading", "trailing", "quadratic", "karras"),
+    )
+    sigma_min: float | None = sampling_key(
+        None, "least sigma/alpha of spacing=karras; none: the chain's least", above=0.0, high=1e6, later=True
+    )
+    sigma_max: float | None = sampling_key(
+        None,
+        "largest sigma/alpha of spacing=karras; none: 80, or the chain's largest",
+        above=0.0,
+        high=1e6,
+        later=True,
+    )
+    rho: float = sampling_key(7.0, "exponent of spacing=karras", low=1.0, high=100.0, later=True)
+    churn: float = sampling_key(
+        0.0, "noise that heun adds over all steps (S_churn); 0: none", low=0.0, high=1e5, later=True
+    )
+    churn_min: float = sampling_key(0.0, "least sigma/alpha at which heun adds noise", low=0.0, high=1e6, later=True)
+    churn_max: float = sampling_key(1e6, "largest sigma/alpha at which heun adds noise", low=0.0, high=1e6, later=True)
+    churn_noise: float = sampling_key(
+        1.0, "standard deviation of the noise that heun adds", low=0.5, high=2.0, later=True
     )
     guidance: float = sampling_key(
         1.0, "weight of the label: 1 as trained, 0 without it, more to exaggerate it", low=0.0, high=100.0

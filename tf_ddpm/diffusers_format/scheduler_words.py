@@ -124,6 +124,8 @@ def scheduler_config(config: Config) -> dict[str, Any]:
     diffusion, sample = config.diffusion, config.sample
     if diffusion.variance == "learned":
         raise UserError("diffusers reads variance_type=learned as the variance, not as its logarithm: no word for it")
+    if diffusion.prediction not in _PREDICTIONS.values():
+        raise UserError(f"diffusion.prediction={diffusion.prediction}: diffusers' DDPMScheduler has no word for it")
     backwards = {ours: theirs for theirs, ours in _SCHEDULES.items()}
     constant = diffusion.schedule == "constant"
     return {
@@ -137,5 +139,5 @@ def scheduler_config(config: Config) -> dict[str, Any]:
         "clip_sample": sample.clip == "static",
         "thresholding": sample.clip == "dynamic",
         "sample_max_value": _UNBOUNDED if sample.clip == "dynamic" else 1.0,
-        "timestep_spacing": "leading" if sample.spacing == "quadratic" else sample.spacing,
+        "timestep_spacing": {"quadratic": "leading", "karras": "trailing"}.get(sample.spacing, sample.spacing),
     }

@@ -31,30 +31,42 @@ class Chain:
 
     Args:
       betas: [S] float64, the variances of the chain's own steps.
-      timesteps: [S] int, the time by which a network knows each step; default 0..S-1.
+      timesteps: [S] int, the steps of the whole chain that these are; default 0..S-1.
       variance: of p(x_{t-1} | x_t): `fixed_small` (beta_tilde), `fixed_large` (beta), `learned` (the network gives its
         logarithm) or `learned_range` (it interpolates between the two logarithms: Nichol & Dhariwal 2021, eq. 15).
+      time: [S], by which a network knows each step; default: its timestep.
+      whole: the levels of the chain that this one is a part of; default: its own.
 
     Attributes:
       levels: those of its steps.
+      whole: see above.
 
     Raises:
       ValueError: for betas outside (0, 1], or an unknown variance.
     """
 
-    def __init__(self, betas: np.ndarray, timesteps: np.ndarray | None = None, variance: str = "fixed_large"):
+    def __init__(
+        self,
+        betas: np.ndarray,
+        timesteps: np.ndarray | None = None,
+        variance: str = "fixed_large",
+        time: np.ndarray | None = None,
+        whole: Levels | None = None,
+    ):
         betas = np.asarray(betas, np.float64)
         if betas.ndim != 1 or not np.all((betas > 0) & (betas <= 1)):
             raise ValueError("betas must be one row of numbers in (0, 1]")
         if variance not in VARIANCES:
             raise ValueError(f"unknown variance {variance!r}: expected {', '.join(VARIANCES)}")
         self.betas = betas
-        self.timesteps = np.arange(len(betas)) if timesteps is None else np.asarray(timesteps, np.int64)
+        self.timesteps = np.arange(len(betas)) if timesteps is None else np.asarray(timesteps)
         self.variance = variance
 
         self.alpha_bar = schedules.alpha_bars(betas)
         self.alpha_bar_prev = np.concatenate([[1.0], self.alpha_bar[:-1]])
-        self.levels = Levels(np.sqrt(self.alpha_bar), np.sqrt(1.0 - self.alpha_bar), self.timesteps)
+        time = self.timesteps if time is None else time
+        self.levels = Levels(np.sqrt(self.alpha_bar), np.sqrt(1.0 - self.alpha_bar), time)
+        self.whole = whole or self.levels
         # Ho et al. 2020, eq. 7: beta_tilde, and the two weights of the posterior mean.
         self.posterior_variance = betas * (1.0 - self.alpha_bar_prev) / (1.0 - self.alpha_bar)
         self.posterior_weight_x_0 = betas * np.sqrt(self.alpha_bar_prev) / (1.0 - self.alpha_bar)
@@ -71,7 +83,19 @@ class Chain:
 
     def respaced(self, steps: np.ndarray) -> Chain:
         """The shorter chain over `steps` ([S] increasing indices into this one), with the same alpha_bar."""
-        return Chain(schedules.respaced_betas(self.betas, steps), self.timesteps[steps], self.variance)
+        betas, time = schedules.respaced_betas(self.betas, steps), self.levels.time[steps]
+        return Chain(betas, self.timesteps[steps], self.variance, time, self.whole)
+
+    def at_sigmas(self, relative_sigma: np.ndarray) -> Chain:
+        """The shorter chain through the levels with these sigma / alpha ([S], increasing), between this one's ends.
+
+        Its `timesteps` are not whole: they are as `Levels.of_sigmas` has the time.
+        """
+        levels = self.levels.of_sigmas(relative_sigma)
+        alpha_bar = levels.alpha**2
+        betas = 1.0 - alpha_bar / np.concatenate([[1.0], alpha_bar[:-1]])
+        timesteps = np.interp(np.log(relative_sigma), np.log(self.levels.relative_sigma), self.timesteps)
+        return Chain(betas, timesteps, self.variance, levels.time, self.whole)
 
     def q_mean_variance(self, x_0: tf.Tensor, step: tf.Tensor) -> Gaussian:
         """q(x_t | x_0) (Ho et al. 2020, eq. 4). x_0 [B, ...], step int [B]."""

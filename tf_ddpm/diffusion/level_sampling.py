@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
+import numpy as np
 import tensorflow as tf
 
 from tf_ddpm import randomness
@@ -50,6 +52,37 @@ class UniformLevels:
         """Nothing is learned."""
 
 
+class LogNormalLevels:
+    """Draws the step so that log(sigma / alpha) is normally distributed (Karras et al. 2022, table 1).
+
+    A step stands for all levels that are nearer to it than to its neighbours; those beyond the table's ends are left
+    out.
+
+    Args:
+      levels: the table. mean, std: of log(sigma / alpha).
+
+    Attributes:
+      probabilities: [S] float64.
+    """
+
+    learns = False
+
+    def __init__(self, levels: Levels, mean: float, std: float):
+        self._levels, log_sigma = levels, np.log(levels.relative_sigma)
+        between = 0.5 * (log_sigma[1:] + log_sigma[:-1])
+        borders = (np.concatenate([log_sigma[:1], between, log_sigma[-1:]]) - mean) / std
+        below = np.array([0.5 * math.erfc(-border / math.sqrt(2.0)) for border in borders])
+        self.probabilities = np.diff(below) / (below[-1] - below[0])
+
+    def draw(self, address: tf.Tensor, like: tf.Tensor) -> tuple[Level, tf.Tensor]:
+        """See `LevelSampler`; the weights are 1."""
+        step = _drawn(tf.constant(self.probabilities), address, like)
+        return self._levels.at(step, like), tf.ones([])
+
+    def record(self, step: tf.Tensor, losses: tf.Tensor) -> None:
+        """Nothing is learned."""
+
+
 class ImportanceLevels(tf.Module):
     """Draws the step t in proportion to sqrt(E[L_t^2]), weighed so that the expected loss stays that of uniform draws.
 
@@ -80,10 +113,7 @@ class ImportanceLevels(tf.Module):
     def draw(self, address: tf.Tensor, like: tf.Tensor) -> tuple[Level, tf.Tensor]:
         """See `LevelSampler`; the weights are 1 / (T p_t), float32 [B]."""
         p = self.probabilities()
-        bits = randomness.row_bits(address, randomness.TIMESTEPS, tf.shape(like)[0], [1])[:, 0]
-        u = (tf.cast(bits, tf.float64) + 0.5) / 2.0**32
-        t = tf.searchsorted(tf.cumsum(p), u, side="right", out_type=tf.int32)
-        t = tf.minimum(t, p.shape[0] - 1)  # the sum may end a rounding below 1
+        t = _drawn(p, address, like)
         return self._levels.at(t, like), tf.cast(1.0 / (p.shape[0] * tf.gather(p, t)), tf.float32)
 
     def record(self, step: tf.Tensor, losses: tf.Tensor) -> None:
@@ -101,3 +131,11 @@ class ImportanceLevels(tf.Module):
         self.history.assign(history)
         counts = tf.math.unsorted_segment_sum(tf.ones_like(t), t, self.counts.shape[0])
         self.counts.assign_add(counts)
+
+
+def _drawn(probabilities: tf.Tensor, address: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """A step int32 [B] for each image of `like` [B, ...], with the probabilities float64 [S] of the table's steps."""
+    bits = randomness.row_bits(address, randomness.TIMESTEPS, tf.shape(like)[0], [1])[:, 0]
+    u = (tf.cast(bits, tf.float64) + 0.5) / 2.0**32
+    step = tf.searchsorted(tf.cumsum(probabilities), u, side="right", out_type=tf.int32)
+    return tf.minimum(step, probabilities.shape[0] - 1)  # the sum may end a rounding below 1

@@ -5,6 +5,7 @@ Glossary (Ho et al. 2020; [B, ...] is a batch of images in [-1, 1]):
   eps         the standard normal noise in x = alpha x_0 + sigma eps
   alpha       sqrt(alpha_bar) in a variance-preserving chain
   sigma       sqrt(1 - alpha_bar) there
+  sigma/alpha the noise beside an image of its own size: the sigma of Karras et al. 2022
 
 Tables are float64 and are cast once, to the dtype of the images, where they are looked up.
 """
@@ -69,6 +70,25 @@ class Levels:
 
     def __len__(self) -> int:
         return len(self.alpha)
+
+    @property
+    def relative_sigma(self) -> np.ndarray:
+        """sigma / alpha, [S]."""
+        return self.sigma / self.alpha
+
+    def of_sigmas(self, relative_sigma: np.ndarray) -> Levels:
+        """Levels with these sigma / alpha [N], which this table need not have; for its own ends and all in between.
+
+        The time is linear in log(sigma / alpha) between two steps, as in `between`, and alpha^2 + sigma^2 is 1.
+        """
+        wanted = np.log(np.asarray(relative_sigma, np.float64))
+        time = np.interp(wanted, np.log(self.relative_sigma), self.time)
+        return Levels(np.exp(-0.5 * np.logaddexp(0, 2 * wanted)), np.exp(-0.5 * np.logaddexp(0, -2 * wanted)), time)
+
+    def followed_by(self, others: Levels) -> Levels:
+        """One table of both."""
+        tables = zip((self.alpha, self.sigma, self.time), (others.alpha, others.sigma, others.time), strict=True)
+        return Levels(*(np.concatenate(pair) for pair in tables))
 
     def at(self, step: tf.Tensor, like: tf.Tensor) -> Level:
         """The levels of the steps `step`, int [B] or scalar, for images shaped and typed `like` [B, ...]."""

@@ -1,4 +1,4 @@
-"""What a network's output stands for: eps, x_0 or v."""
+"""What a network's output stands for: eps, x_0, v, or Karras et al.'s F."""
 
 from __future__ import annotations
 
@@ -81,6 +81,49 @@ class VPrediction(Parametrisation):
     def error_scale(self, snr: tf.Tensor) -> tf.Tensor:
         """SNR + 1."""
         return snr + 1.0
+
+
+class EDMPrediction(Parametrisation):
+    """F of D = c_skip x + c_out F(c_in x) (Karras et al. 2022, eq. 7 and table 1), whose x and sigma are x / alpha and
+    sigma / alpha here.
+
+    With sigma_data = 1 it is -v.
+
+    Args:
+      sigma_data: standard deviation of the images.
+    """
+
+    def __init__(self, sigma_data: float):
+        self.sigma_data = sigma_data
+
+    def _variance(self, level: Level) -> tf.Tensor:
+        """Of x: alpha^2 (sigma_data^2 + their sigma^2)."""
+        return tf.square(level.alpha * self.sigma_data) + tf.square(level.sigma)
+
+    def _skip(self, level: Level) -> tf.Tensor:
+        """c_skip / alpha, by which x is multiplied."""
+        return level.alpha * self.sigma_data**2 / self._variance(level)
+
+    def _out(self, level: Level) -> tf.Tensor:
+        """c_out."""
+        return level.sigma * self.sigma_data / tf.sqrt(self._variance(level))
+
+    def network_input(self, x: tf.Tensor, level: Level) -> tf.Tensor:
+        """x with variance 1."""
+        return x / tf.sqrt(self._variance(level))
+
+    def x_0(self, x: tf.Tensor, level: Level, output: tf.Tensor) -> tf.Tensor:
+        """c_skip x + c_out F."""
+        return self._skip(level) * x + self._out(level) * output
+
+    def target(self, x_0: tf.Tensor, eps: tf.Tensor, level: Level) -> tf.Tensor:
+        """(x_0 - c_skip x) / c_out, written so that it is exact where c_out is near 0: it has variance 1."""
+        signal, noise = level.sigma * x_0 / self.sigma_data, level.alpha * self.sigma_data * eps
+        return (signal - noise) / tf.sqrt(self._variance(level))
+
+    def error_scale(self, snr: tf.Tensor) -> tf.Tensor:
+        """1 / c_out^2 = SNR + 1 / sigma_data^2."""
+        return snr + 1.0 / self.sigma_data**2
 
 
 PARAMETRISATIONS: dict[str, Parametrisation] = {"eps": EpsPrediction(), "x_0": X0Prediction(), "v": VPrediction()}

@@ -15,7 +15,7 @@ class SamplerFacts:
     Attributes:
       file, cls: where it stands in `samplers`. about: in a few words.
       settings: keys of `SampleConfig` that its class takes, beside the chain and the clipping.
-      noise: when its steps draw noise: always, never, or where `eta` is above 0.
+      noise: when its steps draw noise: always, or where the setting of this name is above 0.
     """
 
     file: str
@@ -29,15 +29,17 @@ class SamplerFacts:
         """Whether `eta` means anything to it."""
         return "eta" in self.settings
 
-    def deterministic(self, eta: float) -> bool:
-        """Whether x_T alone says what image is drawn."""
-        return self.noise == "never" or (self.noise == "eta" and eta == 0)
+    def deterministic(self, sample: object) -> bool:
+        """Whether x_T alone says what image is drawn, with the settings that are attributes of `sample`."""
+        return self.noise != "always" and getattr(sample, self.noise) == 0
 
+
+_CHURN = ("churn", "churn_min", "churn_max", "churn_noise")
 
 SAMPLERS: dict[str, SamplerFacts] = {
     "ddpm": SamplerFacts("ancestral", "Ancestral", "ancestral steps"),
     "ddim": SamplerFacts("ddim", "DDIM", "DDIM", ("eta",), noise="eta"),
     "dpmpp": SamplerFacts("dpm_solver", "DPMSolverPP", "DPM-Solver++", ("order", "third_order", "eta"), noise="eta"),
-    "heun": SamplerFacts("heun", "Heun", "Heun's method on the ODE, two calls a step", noise="never"),
+    "heun": SamplerFacts("heun", "Heun", "Heun's method on the ODE, two calls a step", _CHURN, noise="churn"),
     "langevin": SamplerFacts("langevin", "Langevin", "ancestral steps with Langevin corrections", ("snr",)),
 }

@@ -35,6 +35,31 @@ def alpha_bars(beta: np.ndarray) -> np.ndarray:
     return np.cumprod(1.0 - beta)
 
 
+def relative_sigmas(beta: np.ndarray) -> np.ndarray:
+    """sqrt(1 - alpha_bar) / sqrt(alpha_bar), Karras et al.'s sigma of each step. [T] float64 in and out."""
+    alpha_bar = alpha_bars(beta)
+    return np.sqrt((1.0 - alpha_bar) / alpha_bar)
+
+
+def karras_ends(
+    relative_sigma: np.ndarray, sigma_min: float | None = None, sigma_max: float | None = None
+) -> tuple[float, float]:
+    """The ends of a grid over a chain with these levels [T]: as wanted, or the chain's least, and at most the 80 of
+    Karras et al. 2022, table 1."""
+    return sigma_min or float(relative_sigma[0]), sigma_max or min(float(relative_sigma[-1]), 80.0)
+
+
+def karras_sigmas(sigma_min: float, sigma_max: float, steps: int, rho: float = 7.0) -> np.ndarray:
+    """The grid of Karras et al. 2022, eq. 5: evenly spaced in sigma^(1/rho). A single step is sigma_max.
+
+    Returns:
+      [steps] float64, increasing.
+    """
+    if steps == 1:
+        return np.array([sigma_max], np.float64)
+    return np.linspace(sigma_min ** (1 / rho), sigma_max ** (1 / rho), steps) ** rho
+
+
 def strided_timesteps(timesteps: int, steps: int, spacing: str = "linspace") -> np.ndarray:
     """`steps` of the T timesteps, spread over the chain.
 

@@ -140,7 +140,7 @@ def compiled_draw(
         if small:
             low_res, level = small
             condition |= low_res_condition(codec, model.factor, low_res, level, noise)
-        weight, levels = guidance if guides else None, sampler.chain.levels
+        weight, levels = guidance if guides else None, sampler.levels
         denoiser = build.denoiser(config.diffusion, network, condition, weight, levels)
         images, frames = draw(sampler, denoiser, noise, codec, num_frames, rounded)
         return (images, frames) if num_frames else (images,)

@@ -141,9 +141,15 @@ class Run:
                 tf.TensorSpec([None]),
                 *[tf.TensorSpec([None], tf.int32)] * len(labels),
             ]
-            call = lambda x_t, t, label=None: self.network(x_t, t, label=label)  # noqa: E731
-            self._denoisers[shape, len(labels)] = tf.function(call, input_signature=specs)
+            self._denoisers[shape, len(labels)] = tf.function(self._output, input_signature=specs)
         return self._denoisers[shape, len(labels)](images, times, *labels)
+
+    def _output(self, x_t: tf.Tensor, t: tf.Tensor, label: tf.Tensor | None = None) -> tf.Tensor:
+        """See `denoiser`."""
+        if self.config.diffusion.prediction == "edm":  # whose network is told of the level in another way
+            level = self.chain.levels.between(t, x_t)
+            x_t, t = build.parametrisation(self.config.diffusion).network_input(x_t, level), level.time
+        return self.network(x_t, t, label=label)
 
     def sample(
         self,

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_ddpm import build, randomness
+from tf_ddpm import build
 from tf_ddpm.codecs.codec import Codec
 from tf_ddpm.codecs.pixels import Pixels
 from tf_ddpm.config import Config
-from tf_ddpm.diffusion import objectives
+from tf_ddpm.diffusion import noising, objectives
 from tf_ddpm.diffusion.levels import Level
 from tf_ddpm.errors import required
 from tf_ddpm.networks.backbone import Condition
@@ -54,7 +54,7 @@ def make_differentiate(
         address, rows = batch["address"], tf.shape(x_0)[0]
         level, weight = level_sampler.draw(address, x_0)
         # Out of what XLA compiles: it would draw other numbers.
-        eps = randomness.row_normal(address, randomness.NOISE, rows, x_0.shape[1:].as_list())
+        eps = noising.drawn(address, x_0, train.nearest_noise)
         weight = tf.broadcast_to(weight, [rows])
         parts = (x_0, level, weight, eps, condition)
         gradient, loss, losses = accumulation.in_parts(of_rows, train.accumulate, parts, address)

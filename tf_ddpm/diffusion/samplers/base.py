@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_ddpm.diffusion.chain import Chain
 from tf_ddpm.diffusion.denoiser import Denoiser
-from tf_ddpm.diffusion.levels import Level
+from tf_ddpm.diffusion.levels import Level, Levels
 
 Noise = Callable[[int], tf.Tensor]  # number of the draw within the step -> standard normal [B, ...]
 SolverState = tuple[tf.Tensor, ...]
@@ -30,6 +30,11 @@ class Sampler:
             raise ValueError(f"unknown clip {clip!r}: expected none, static or dynamic")
         self.chain = chain
         self.clip = clip
+
+    @property
+    def levels(self) -> Levels:
+        """Every level at which it asks the denoiser; the first are those of its chain."""
+        return self.chain.levels
 
     def memory(self, x_T: tf.Tensor) -> SolverState:
         """What the first step finds of the steps before it: tensors whose shapes stay the same."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tf_ddpm.diffusion.denoiser import Denoiser
+from tf_ddpm.diffusion.levels import Levels
 from tf_ddpm.diffusion.samplers.base import Noise, Sampler, SolverState
 
 
@@ -21,6 +22,11 @@ class Entering(Sampler):
     def __init__(self, inner: Sampler, steps: tf.Tensor):
         super().__init__(inner.chain, inner.clip)
         self.draws, self.calls, self.steps, self._inner = inner.draws, inner.calls, steps, inner.entered(steps)
+
+    @property
+    def levels(self) -> Levels:
+        """The inner sampler's."""
+        return self._inner.levels
 
     def memory(self, x_T: tf.Tensor) -> SolverState:
         """The inner sampler's."""

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_ddpm.diffusion.denoiser import Denoiser
-from tf_ddpm.diffusion.levels import lookup
+from tf_ddpm.diffusion.levels import Levels, lookup
 from tf_ddpm.diffusion.samplers.base import Noise, Sampler, SolverState
 
 
@@ -28,6 +28,11 @@ class Inpainting(Sampler):
             raise ValueError(f"{type(inner).__name__} remembers earlier steps, which inpainting repeats")
         self.inner, self.x_0, self.keep, self.repeats = inner, x_0, keep, repeats
         self.draws, self.calls = (inner.draws + 2) * repeats, inner.calls * repeats
+
+    @property
+    def levels(self) -> Levels:
+        """The inner sampler's."""
+        return self.inner.levels
 
     def step(
         self, denoiser: Denoiser, x_t: tf.Tensor, step: tf.Tensor, noise: Noise, memory: SolverState
