@@ -10,7 +10,7 @@ from export import encoded, endpoints, joining
 from export.endpoints import Compute, Endpoints, Queue
 from export.joining import Tensors
 from export.limits import Enlarging, Limits
-from export.traced_network import TracedNetwork
+from export.traced_network import TracedNetwork, traced_guide
 from tf_ddpm import build
 from tf_ddpm.config.plans import Plan, StagedPlan
 from tf_ddpm.networks.backbone import Backbone
@@ -55,9 +55,10 @@ class CascadeModule(Endpoints):
         super().__init__(limits, plans[0].name if len(runs) > 1 else UPSCALE)
         self._runs, self._rounded = tuple(runs), rounded
         # See `ServingModule`.
-        weights = [weight for run in runs for weight in (*run.network.weights, *run.codec_weights)]
-        self.network_variables = [weight.value for weight in weights]
+        self.network_variables = [weight.value for run in runs for weight in run.all_weights]
         self._networks = [self._traced(run, run.state_shape) for run in runs]
+        state = tf.TensorSpec([None, *runs[0].state_shape], tf.float32)
+        self._guide = traced_guide(runs[0], state, limits.specs())  # a run that enlarges has none
         any_size = (None, None, last.image_shape[-1])
         self._tiled = tiled(self._traced(last, any_size), last.config.model.phase)
         png = last.image_shape[-1] in PNG_CHANNELS and len(runs) > 1
@@ -113,11 +114,15 @@ class CascadeModule(Endpoints):
         condition = {"label": inputs["label"]} if config.model.classes else {}
         if small is not None and level is not None:
             condition |= drawing.low_res_condition(run.codec, factor, tf.cast(small, tf.float32), level, noise)
-        guidance = inputs.get("guidance") if config.model.null_class else None
+        guide = self._guide if stage == 0 else None
+        guidance = inputs.get("guidance") if config.model.null_class and guide is None else None
         if guidance is None and plan.sample.guidance != 1.0:  # callers do not send it
             guidance = tf.fill(tf.shape(inputs["seed"]), plan.sample.guidance)
         network = network or self._networks[stage]
-        denoiser = build.denoiser(config.diffusion, network, condition, guidance, sampler.levels)
+        interval = build.guidance_interval(plan.sample)
+        denoiser = build.denoiser(
+            config.diffusion, network, condition, guidance, sampler.levels, guide=guide, interval=interval
+        )
         return drawing.draw(sampler, denoiser, noise, run.codec, rounded=rounded)[0]
 
     def _cascaded(self, plan: StagedPlan) -> Compute:

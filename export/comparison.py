@@ -59,7 +59,8 @@ def _requests(run: Run, chosen: Sequence[int]) -> dict[str, dict[str, np.ndarray
     """Signature -> inputs."""
     seeds, known = np.array(chosen, np.int64), run.config.model
     classes = {"label": run.labels(seeds, None)} if known.classes else {}
-    weight = lambda value: {"guidance": np.full(len(seeds), value, np.float32)} if known.null_class else {}  # noqa: E731
+    guided = known.null_class or run.guide is not None
+    weight = lambda value: {"guidance": np.full(len(seeds), value, np.float32)} if guided else {}  # noqa: E731
     x_t = np.random.default_rng(0).normal(size=(len(seeds), *run.state_shape)).astype(np.float32)
     t = np.array([run.config.diffusion.timesteps - 1, 0][: len(seeds)], np.int32)
     return {
@@ -102,7 +103,8 @@ def _check_images(run: Run, plan: Plan, served: np.ndarray) -> None:
     settings = {**dataclasses.asdict(plan.sample), "guidance": run.config.sample.guidance}
     other = other_precision(run)
     recast = lambda: build.recast(run.network, other)  # noqa: E731
-    elsewhere = lambda: Run(run.config, recast(), run.checkpoint_step, first_stage=run.first_stage)  # noqa: E731
+    own = run.first_stage, run.guide
+    elsewhere = lambda: Run(run.config, recast(), run.checkpoint_step, None, (), *own)  # noqa: E731
     seeds = _SEEDS[: len(served)]
     check_images(served, run.sample(seeds, **settings), lambda: elsewhere().sample(seeds, **settings), other)
 

@@ -117,7 +117,8 @@ class Endpoints(tf.Module):
 def of_run(run: Run) -> list[object]:
     """What tells a run from others: its configuration and its weights."""
     first_stage = None if run.first_stage is None else run.first_stage.sha256
-    return [config_lib.to_json(run.config), digest_of(run.network.weights), first_stage]
+    guide = None if run.guide is None else digest_of(run.guide.network.weights)
+    return [config_lib.to_json(run.config), digest_of(run.network.weights), first_stage, guide]
 
 
 def digest_of(weights: Iterable[Any]) -> str:

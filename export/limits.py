@@ -36,6 +36,7 @@ class Limits:
       image_shape: (H, W, C). timesteps: T. classes: labels that are known, -1 apart. null_class: whether -1 is one.
       enlarging: where images are enlarged; `image` is one of any size then.
       state_shape: (h, w, c) of what is diffused; None: of the images.
+      guided: whether another network guides, so that there is guidance without the null class.
     """
 
     max_batch: int
@@ -45,6 +46,7 @@ class Limits:
     null_class: bool
     enlarging: Enlarging | None = None
     state_shape: tuple[int, int, int] | None = None
+    guided: bool = False
 
     @classmethod
     def of_info(cls, info: dict) -> Limits:
@@ -56,7 +58,13 @@ class Limits:
         config = info["config"]
         model, timesteps = config["model"], config["diffusion"]["timesteps"]
         state = tuple(info["state_shape"]) if "state_shape" in info else None
-        return cls(most, shape, timesteps, model["classes"], model["null_class"], None, state)
+        guided = info.get("guided", False)
+        return cls(most, shape, timesteps, model["classes"], model["null_class"], None, state, guided)
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether a request says how strongly it is guided."""
+        return self.null_class or self.guided
 
     def specs(self) -> dict[str, tf.TensorSpec]:
         """Every input that a signature may have, by name."""
@@ -78,7 +86,7 @@ class Limits:
             specs["augmentation"] = tf.TensorSpec([None], tf.float32)
         if self.classes:
             specs["label"] = tf.TensorSpec([None], tf.int32)
-        if self.null_class:
+        if self.takes_guidance:
             specs["guidance"] = tf.TensorSpec([None], tf.float32)
         return {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()}
 

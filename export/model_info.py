@@ -28,6 +28,7 @@ def of_run(run: Run, module: Endpoints, plans: tuple[Plan, ...], warm: list[str]
         "parameters": run.network.count_params(),
         "git_commit": _git_commit(),
         "config": _config(run),
+        **_guide(run),
     }
 
 
@@ -60,6 +61,7 @@ def of_cascade(
             "checkpoint_step": run.checkpoint_step,
             "parameters": run.network.count_params(),
             "config": _config(run),
+            **_guide(run),
         }
         for run in runs
     ]
@@ -97,6 +99,11 @@ def _common(
         "cold": sorted(set(module.endpoints) - set(warm)),
         **state,
     }
+
+
+def _guide(run: Run) -> dict[str, Any]:
+    """What guides a run, if anything does."""
+    return {} if run.guide is None else {"guided": True, "guide": run.guide.facts()}
 
 
 def _config(run: Run) -> dict:

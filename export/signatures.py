@@ -8,7 +8,7 @@ from export import endpoints, traced_codec
 from export.endpoints import Compute, Endpoints, Queue
 from export.joining import Tensors
 from export.limits import Limits
-from export.traced_network import TracedNetwork
+from export.traced_network import TracedNetwork, traced_guide
 from tf_ddpm import build
 from tf_ddpm.codecs import resampling
 from tf_ddpm.codecs.latents import Latents
@@ -28,9 +28,9 @@ _REPEATS = 4  # of `inpaint`
 class ServingModule(Endpoints):
     """The EMA network of a run and its sampling plans as TF Serving sees them.
 
-    A run with classes takes `label` int32 [B] as well, and where it has the null class, `guidance` float32 [B] and
-    label -1. Each request is checked by itself (`limits`); then its rows are drawn together with those of others
-    (`joining`).
+    A run with classes takes `label` int32 [B] as well, and where it has the null class, label -1. Where it has that or
+    a guide, it takes `guidance` float32 [B]. Each request is checked by itself (`limits`); then its rows are drawn
+    together with those of others (`joining`).
 
     Args:
       plans: the first is `serving_default`. max_batch: the most rows of a request. seconds: see `Endpoints`.
@@ -46,6 +46,7 @@ class ServingModule(Endpoints):
             run.config.diffusion.timesteps,
             known.classes,
             known.null_class,
+            guided=run.guide is not None,
             state_shape=run.state_shape if latents else None,
         )
         super().__init__(limits, plans[0].name)
@@ -54,10 +55,11 @@ class ServingModule(Endpoints):
         self._shape = list(run.state_shape)
         # TensorFlow's own variables and not Keras': of a Keras variable a SavedModel holds two, and the checkpoint
         # fills the other one. Python's loader puts that right; TF Serving's does not, and finds no weights.
-        self.network_variables = [weight.value for weight in (*run.network.weights, *run.codec_weights)]
+        self.network_variables = [weight.value for weight in run.all_weights]
         specs = limits.specs()
         condition = {name: specs[name] for name in run.network.conditions}
         self._network = TracedNetwork(run.network, specs["x_t"], condition, run.network.compute_dtype)
+        self._guide = traced_guide(run, specs["x_t"], specs)
         self._latent_plan = plans_lib.of_latents(plans, run.config)
         png = run.image_shape[-1] in PNG_CHANNELS
         self._publish(self._queues(plans), seconds, png, [*endpoints.of_run(run), plans])
@@ -89,7 +91,11 @@ class ServingModule(Endpoints):
         """Under the request's condition; see `build.denoiser`."""
         condition = {name: inputs[name] for name in self._network.conditions}
         diffusion = self._run.config.diffusion
-        return build.denoiser(diffusion, self._network, condition, inputs.get("guidance"), levels)
+        interval = build.guidance_interval(self._run.config.sample)
+        weight = inputs.get("guidance")
+        return build.denoiser(
+            diffusion, self._network, condition, weight, levels, guide=self._guide, interval=interval
+        )
 
     def _sampler(self, plan: Plan) -> samplers.Sampler:
         return build.sampler(plan.sample, self._run.chain)
@@ -169,6 +175,6 @@ class ServingModule(Endpoints):
         level = self._run.chain.levels.at(inputs["t"], x_t)
         output = denoiser.output(x_t, level)
         return {
-            "eps": denoiser.parametrisation.eps(x_t, level, output.prediction),
+            "eps": denoiser.eps_of(x_t, level, output),
             "x_0": denoiser.prediction(x_t, level, output).x_0,
         }

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tf_ddpm import build
 from tf_ddpm.networks.backbone import Backbone, Condition
+from tf_ddpm.sampling.run import Run
+
+
+def traced_guide(run: Run, state: tf.TensorSpec, specs: dict[str, tf.TensorSpec]) -> build.Guide | None:
+    """The guide of a run with its parts traced; None: it has none.
+
+    Args:
+      state: see `TracedNetwork`. specs: of every condition, by name.
+    """
+    if run.guide is None:
+        return None
+    network, diffusion = run.guide.guide
+    condition = {name: specs[name] for name in network.conditions}
+    return build.Guide(TracedNetwork(network, state, condition, run.guide.network.compute_dtype), diffusion)
 
 
 class TracedNetwork(Backbone):

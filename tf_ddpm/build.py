@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -84,6 +85,13 @@ def recast(network: UNet, precision: str) -> UNet:
     return copy
 
 
+class Guide(NamedTuple):
+    """The worse network of autoguidance, which takes no condition that the guided one does not take."""
+
+    network: Backbone
+    diffusion: DiffusionConfig
+
+
 def denoiser(
     diffusion: DiffusionConfig,
     network: Backbone,
@@ -91,24 +99,45 @@ def denoiser(
     guidance: tf.Tensor | None = None,
     levels: Levels | None = None,
     address: tf.Tensor | None = None,
+    guide: Guide | None = None,
+    interval: guidance_lib.Interval = guidance_lib.EVERYWHERE,
 ) -> Denoiser:
     """The denoiser of a network, put together here and nowhere else.
 
     Args:
       condition: what the network takes besides image and time.
-      guidance: float32 [B], the weight of the condition; None: as trained.
+      guidance: float32 [B], the weight of the condition, or beside a guide that of the network; None: as trained.
       levels: the table of which all levels will be. What depends on the time alone is then computed here and now,
         outside of the loop in which the denoiser will stand.
       address: see `Backbone.forward`.
+      guide: of autoguidance. interval: where there is guidance, of both kinds.
     """
     condition = dict(condition or {})
     call = _plain(network, address) if levels is None else _precomputed(network, levels)
-    if guidance is None:
+    if guidance is None or guide is not None:
         bound = guidance_lib.conditioned(call, condition)
     else:
         null = {name: network.null(name, part) for name, part in condition.items()}
-        bound = guidance_lib.guided(call, condition, null, guidance, diffusion.learned_variance)
-    return Denoiser(bound, parametrisation(diffusion), diffusion.learned_variance)
+        bound = guidance_lib.guided(call, condition, null, guidance, diffusion.learned_variance, interval)
+    plain = Denoiser(bound, parametrisation(diffusion), diffusion.learned_variance)
+    if guidance is None or guide is None:
+        return plain
+    return guidance_lib.Autoguided(plain, _guiding(diffusion, guide, condition, levels), guidance, interval)
+
+
+def _guiding(diffusion: DiffusionConfig, guide: Guide, condition: Condition, levels: Levels | None) -> Denoiser:
+    """The guide's denoiser for the levels of a chain of `diffusion`, each of which it knows by a time of its own."""
+    table = chain(diffusion).levels if levels is None else levels
+    own = chain(guide.diffusion).levels.of_sigmas(table.relative_sigma)
+    known = {name: condition[name] for name in guide.network.conditions}
+    if levels is not None:
+        call = _precomputed(guide.network, own)
+    else:
+        plain = _plain(guide.network, None)
+        times = tf.constant(own.time, tf.float32)
+        call = lambda x, level, told: plain(x, level._replace(time=tf.gather(times, level.step)), told)  # noqa: E731
+    bound = guidance_lib.conditioned(call, known)
+    return Denoiser(bound, parametrisation(guide.diffusion), guide.diffusion.learned_variance)
 
 
 def parametrisation(diffusion: DiffusionConfig) -> Parametrisation:
@@ -174,6 +203,14 @@ def level_sampler(config: Config) -> LevelSampler:
     if train.level_sampling == "lognormal":
         return LogNormalLevels(levels, train.level_mean, train.level_std)
     return ImportanceLevels(levels) if train.level_sampling == "importance" else UniformLevels(levels)
+
+
+def guidance_interval(sample: SampleConfig) -> guidance_lib.Interval:
+    """Where there is guidance."""
+    everywhere = SampleConfig()
+    if (sample.guidance_min, sample.guidance_max) == (everywhere.guidance_min, everywhere.guidance_max):
+        return guidance_lib.EVERYWHERE
+    return guidance_lib.Interval(sample.guidance_min, sample.guidance_max)
 
 
 def sampler(sample: SampleConfig, whole: Chain) -> samplers.Sampler:

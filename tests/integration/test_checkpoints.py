@@ -73,6 +73,13 @@ def test_multiples_of_keep_every_stay(tiny_config, tmp_path):
     assert checkpoint_files.steps(tmp_path) == [2, 4, 6, 7]
 
 
+def test_steps_that_are_to_guide_stay(tiny_config, tmp_path):
+    keeper = checkpoints.CheckpointManager(tmp_path, small_state(tiny_config), keep=1, kept=(2, 5))
+    for step in range(1, 8):
+        keeper.save(step)
+    assert checkpoint_files.steps(tmp_path) == [2, 5, 7]
+
+
 def damages(path):
     """Ten truncations and a flipped byte for each of a checkpoint's two files: (file, bytes)."""
     rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from tf_ddpm.diffusion.sampler_facts import SAMPLERS
 from tf_ddpm.errors import UserError
 from tf_ddpm.figures import FIGURES
 
-_DRAWING = ("sampler", "eta", "clip", "guidance", "label", "rounding")
+_DRAWING = ("sampler", "eta", "clip", "guidance", "guide", "guidance_interval", "label", "rounding")
 _OF_PICTURES = ("enlarging", "reconstruction")  # metrics against real pictures
 _OF_FEATURES = ("images", "reference", "inception", "allow_few", "sweep")
 
@@ -50,7 +50,7 @@ def check() -> None:
 
 
 def _check_pipeline() -> None:
-    for name in given(("preset", "sampler", "sampling_steps", "eta", "images")):
+    for name in given(("preset", "sampler", "sampling_steps", "eta", "images", "guide")):
         remedy = "; its stages draw with --plans=ddim-50+dpmpp-10" if name in ("sampler", "sampling_steps") else ""
         raise UserError(f"--{name} is of one run, and --pipeline names several{remedy}")
     of_one = [name for name in metrics() if name in ("bpd", "enlarging")] if FLAGS.mode == "eval" else []
@@ -74,6 +74,18 @@ def check_eta(config: Config) -> None:
     if not SAMPLERS[config.sample.sampler].takes_eta:
         known = " and ".join(f"--sampler={name}" for name, facts in SAMPLERS.items() if facts.takes_eta)
         raise UserError(f"--eta has no effect with --sampler={config.sample.sampler}; it belongs to {known}")
+
+
+def check_guide(config: Config) -> None:
+    """Whether what is drawn takes notice of `--guide` and `--guidance_interval`.
+
+    Raises:
+      UserError: where it does not.
+    """
+    if FLAGS.mode not in ("sample", "eval") or config.sample.guidance != 1.0:
+        return  # callers of an export say their weights, and a figure compares some
+    for name in given(("guide", "guidance_interval")):
+        raise UserError(f"--{name} has no effect with guidance 1; expected --guidance=W beside it, for example 2")
 
 
 def _check_figure() -> None:

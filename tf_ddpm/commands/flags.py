@@ -10,6 +10,7 @@ from absl import flags
 
 from tf_ddpm.config import presets
 from tf_ddpm.diffusion.sampler_facts import SAMPLERS
+from tf_ddpm.errors import UserError
 from tf_ddpm.figures import FIGURES
 
 FLAGS = flags.FLAGS
@@ -146,7 +147,22 @@ ROWS = (
         key="spacing",
     ),
     Flag("clip", str, _RUNNING, "Clipping of the predicted image: none, static or dynamic.", key="clip"),
-    Flag("guidance", float, _RUNNING, "Weight of the class: 1 as trained, 0 without, or more.", key="guidance"),
+    Flag(
+        "guidance",
+        float,
+        _RUNNING,
+        "Weight of the class, or beside --guide of the network: 1 as trained, 0 without, or more.",
+        key="guidance",
+    ),
+    Flag(
+        "guide",
+        str,
+        _RUNNING,
+        "A worse network that --guidance leads away from, instead of the null class: a step of the run of which there "
+        "is a checkpoint, or another run's directory.",
+        key="guide",
+    ),
+    Flag("guidance_interval", str, _RUNNING, "LOW,HIGH: the sigma/alpha between which there is guidance."),
     Flag(
         "augmentation",
         int,
@@ -243,12 +259,26 @@ def settings() -> list[str]:
 
 def sampling() -> dict[str, object]:
     """The sampling flags by key of `SampleConfig`, None where not given."""
-    return {row.key: FLAGS[row.name].value for row in ROWS if row.key is not None}
+    low, high = _interval()
+    own = {"guidance_min": low, "guidance_max": high}
+    return {row.key: FLAGS[row.name].value for row in ROWS if row.key is not None} | own
+
+
+def _interval() -> tuple[float | None, float | None]:
+    """The ends of `--guidance_interval`."""
+    text = FLAGS.guidance_interval
+    if text is None:
+        return None, None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise UserError(f"--guidance_interval={text}: expected LOW,HIGH, for example 0.3,3") from None
+    return low, high
 
 
 def sampling_flags() -> list[str]:
     """The names of the flags that say how images are drawn."""
-    return [row.name for row in ROWS if row.key is not None]
+    return [row.name for row in ROWS if row.key is not None or row.name == "guidance_interval"]
 
 
 def given(names: Iterable[str]) -> list[str]:

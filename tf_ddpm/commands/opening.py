@@ -27,6 +27,7 @@ def wanted_config(run_dir: str, measures: bool = False) -> config_lib.Config:
     saved = configuration.read(run_dir)
     config = configuration.used(saved, flags.settings(), flags.sampling(), measures)
     checks.check_eta(config)
+    checks.check_guide(config)
     wanted_label(run_dir, config)
     return config
 

@@ -65,4 +65,7 @@ def portable(config: Config) -> Config:
     paths = {f"data.{key}": getattr(DataConfig(), key) for key in ("path", "data_dir", "cache_dir")}
     if config.codec.run is not None:
         paths["codec.run"] = "-"
+    guide = config.sample.guide
+    if guide is not None and not guide.isdecimal():
+        paths["sample.guide"] = "-"
     return with_values(config, paths | {"data.name": name})

@@ -26,6 +26,7 @@ class Key:
     """What a key of the configuration may hold."""
 
     kind: type[Any]
+    item: type[Any] | None
     optional: bool
     default: Any
     help: str
@@ -45,7 +46,8 @@ class Key:
             text = "one of " + ", ".join(self.choices)
         else:
             words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-            text = words.get(self.kind, "whole numbers separated by commas")
+            several = "whole numbers" if self.item is int else "numbers"
+            text = words.get(self.kind, f"{several} separated by commas")
             if self.above is not None:
                 text += f" above {self.above:g} and at most {self.high:g}"
             elif self.low is not None:
@@ -64,8 +66,10 @@ def keys() -> dict[str, Key]:
             hint = hints[field.name]
             options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
             kind = next(option for option in options if option is not type(None))
+            item = next(iter(typing.get_args(kind)), None)
             kind = typing.get_origin(kind) or kind
-            found[f"{section.name}.{field.name}"] = Key(kind, len(options) > 1, field.default, **field.metadata)
+            name = f"{section.name}.{field.name}"
+            found[name] = Key(kind, item, len(options) > 1, field.default, **field.metadata)
     return found
 
 
@@ -145,7 +149,8 @@ def _parsed(name: str, key: Key, text: str) -> Any:
         if key.kind is tuple and text.lower() in ("none", "null"):
             return ()
         if key.kind is tuple:
-            return tuple(int(part) for part in text.strip("()[]").split(",") if part.strip())
+            read = float if key.item is float else int
+            return tuple(read(part) for part in text.strip("()[]").split(",") if part.strip())
         if key.kind is str and not text:
             _refuse(name, key, text)
         return key.kind(text)
@@ -161,8 +166,10 @@ def _checked(name: str, key: Key, value: Any) -> Any:
         value = float(value)
     if key.kind is tuple and isinstance(value, list):
         value = tuple(value)
+    if key.item is float and isinstance(value, tuple):
+        value = tuple(float(number) if type(number) is int else number for number in value)
     numbers = value if key.kind is tuple and isinstance(value, tuple) else ()
-    if type(value) is not key.kind or any(type(number) is not int for number in numbers):
+    if type(value) is not key.kind or any(type(number) is not key.item for number in numbers):
         _refuse(name, key, value)
     if key.choices and value not in key.choices:
         _refuse(name, key, value)

@@ -144,8 +144,20 @@ def _check_labels(config: Config) -> None:
             f"train.label_dropout={config.train.label_dropout:g} replaces labels by the null class: "
             "expected model.null_class=true"
         )
+    sample = config.sample
+    if sample.guidance_min >= sample.guidance_max:
+        raise UserError(
+            f"guidance_interval={sample.guidance_min:g},{sample.guidance_max:g}: expected the lower end first"
+        )
+    if sample.guide is not None:
+        if model.enlarges:
+            raise UserError("guide: this run enlarges images; expected one that draws from noise alone")
+        return  # a worse network guides, and no null class is asked for
     if guidance != 1.0 and not model.classes:
-        raise UserError(f"guidance {guidance:g}: this run is unconditional; expected 1 (train one with model.classes)")
+        raise UserError(
+            f"guidance {guidance:g}: this run is unconditional; expected 1 (train one with model.classes), or a worse "
+            "network that guides, for example an earlier checkpoint: --guide=STEP"
+        )
     if guidance != 1.0 and not model.null_class:
         raise UserError(
             f"guidance {guidance:g}: this run has no null class to guide away from; expected 1 "

@@ -6,8 +6,8 @@ import dataclasses
 import math
 
 from tf_ddpm.config.autoencoder import AutoencoderConfig, CodecConfig
-from tf_ddpm.config.fields import key, sampling_key
-from tf_ddpm.diffusion.sampler_facts import SAMPLERS
+from tf_ddpm.config.fields import key
+from tf_ddpm.config.sampling import SampleConfig
 from tf_ddpm.errors import required
 
 FORMAT_VERSION = 1
@@ -275,58 +275,19 @@ class TrainConfig:
     keep_every: int = key(
         0, "checkpoints at multiples of this step are kept as well; 0: none", low=0, high=10**9, freezes="never"
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleConfig:
-    """How images are drawn, unless the command line says otherwise."""
-
-    sampler: str = sampling_key("ddpm", "reverse process", choices=tuple(SAMPLERS))
-    steps: int | None = sampling_key(None, "steps of the reverse chain; none: all T", low=1, high=100_000)
-    eta: float = sampling_key(0.0, "noise of ddim and dpmpp: 0 deterministic, 1 as much as ddpm", low=0.0, high=1.0)
-    order: int = sampling_key(2, "order of dpmpp", low=1, high=3)
-    third_order: str = sampling_key(
-        "diffusers", "second-derivative term of dpmpp order 3", choices=("diffusers", "taylor")
-    )
-    snr: float = sampling_key(0.16, "signal-to-noise ratio of a langevin correction", above=0.0, high=10.0)
-    spacing: str = sampling_key(
-        "trailing",
-        "which steps a shorter chain visits; karras: levels between them, by sigma_min, sigma_max and rho",
-        choices=("linspace", "leading", "trailing", "quadratic", "karras"),
-    )
-    sigma_min: float | None = sampling_key(
-        None, "least sigma/alpha of spacing=karras; none: the chain's least", above=0.0, high=1e6, later=True
-    )
-    sigma_max: float | None = sampling_key(
-        None,
-        "largest sigma/alpha of spacing=karras; none: 80, or the chain's largest",
+    guide_at: tuple[float, ...] = key(
+        (),
+        "shares of train.steps at which a checkpoint is written and kept, to guide with (autoguidance)",
         above=0.0,
-        high=1e6,
+        high=1.0,
+        freezes="never",
         later=True,
     )
-    rho: float = sampling_key(7.0, "exponent of spacing=karras", low=1.0, high=100.0, later=True)
-    churn: float = sampling_key(
-        0.0, "noise that heun adds over all steps (S_churn); 0: none", low=0.0, high=1e5, later=True
-    )
-    churn_min: float = sampling_key(0.0, "least sigma/alpha at which heun adds noise", low=0.0, high=1e6, later=True)
-    churn_max: float = sampling_key(1e6, "largest sigma/alpha at which heun adds noise", low=0.0, high=1e6, later=True)
-    churn_noise: float = sampling_key(
-        1.0, "standard deviation of the noise that heun adds", low=0.5, high=2.0, later=True
-    )
-    guidance: float = sampling_key(
-        1.0, "weight of the label: 1 as trained, 0 without it, more to exaggerate it", low=0.0, high=100.0
-    )
-    augmentation: int = sampling_key(
-        0, "noise on the smaller image, of which the network is told, for condition=low_res", low=0, high=1000
-    )
-    clip: str = sampling_key(
-        "static", "how the predicted x_0 is kept in range at each step", choices=("none", "static", "dynamic")
-    )
-    batch_size: int = sampling_key(64, "images drawn at once", low=1, high=10**6)
-    weights: str = sampling_key(
-        "ema", "the moving average of the weights, or those of the last update", choices=("ema", "raw")
-    )
-    precision: str = sampling_key("float32", "arithmetic of the network", choices=("float32", "bfloat16"))
+
+    @property
+    def guide_steps(self) -> tuple[int, ...]:
+        """The steps of `guide_at`."""
+        return tuple(max(1, round(share * self.steps)) for share in self.guide_at)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -337,7 +298,7 @@ class Config:
     diffusion: DiffusionConfig = DiffusionConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
-    sample: SampleConfig = SampleConfig()
+    sample: SampleConfig = SampleConfig()  # noqa: RUF009
     codec: CodecConfig = CodecConfig()  # noqa: RUF009 (it is frozen)
     autoencoder: AutoencoderConfig = AutoencoderConfig()  # noqa: RUF009
 

@@ -59,4 +59,8 @@ class Denoiser:
 
     def eps(self, x: tf.Tensor, level: Level) -> tf.Tensor:
         """The noise in x [B, ...]."""
-        return self.parametrisation.eps(x, level, self.output(x, level).prediction)
+        return self.eps_of(x, level, self.output(x, level))
+
+    def eps_of(self, x: tf.Tensor, level: Level, output: Output) -> tf.Tensor:
+        """The noise in x [B, ...] that an output stands for."""
+        return self.parametrisation.eps(x, level, output.prediction)

@@ -123,8 +123,12 @@ def inpainted(
 
 
 def guided(run: Run, weights: Sequence[float], classes: int, seed: int) -> np.ndarray:
-    """A sample of each of the first `classes`, from the same noise for each weight: [weights, classes, ...]."""
-    draw = lambda weight: run.sample(range(seed, seed + classes), range(classes), guidance=weight)  # noqa: E731
+    """A sample of each of the first `classes`, from the same noise for each weight: [weights, classes, ...].
+
+    Of a run without classes so many samples.
+    """
+    labels = range(classes) if run.config.model.classes else None
+    draw = lambda weight: run.sample(range(seed, seed + classes), labels, guidance=weight)  # noqa: E731
     return np.stack([draw(weight) for weight in weights])
 
 
@@ -149,8 +153,9 @@ def _drawn(run: Run, sampler: samplers.Sampler, x_T: tf.Tensor, noise: Callable,
 
 def _denoiser(run: Run, chain: Chain, labels: tf.Tensor | None) -> Denoiser:
     guidance = None
-    if labels is not None and run.config.model.null_class and run.config.sample.guidance != 1.0:
-        guidance = tf.fill([len(labels)], run.config.sample.guidance)
+    known = run.guide is not None or (labels is not None and run.config.model.null_class)
+    if known and run.config.sample.guidance != 1.0:
+        guidance = tf.constant([run.config.sample.guidance])
     return run.bound_denoiser(labels, guidance, chain.levels)
 
 

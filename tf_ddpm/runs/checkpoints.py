@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import keras
@@ -42,6 +42,7 @@ class CheckpointManager:
 
     Args:
       keep: how many of the last ones stay. keep_every: those of its multiples stay as well; 0: none.
+      kept: steps whose checkpoints stay too.
       writes: False: this process reads what another one writes.
       initial_share: of the average after so many updates, for checkpoints that do not say it.
 
@@ -57,10 +58,12 @@ class CheckpointManager:
         keep_every: int = 0,
         writes: bool = True,
         initial_share: Callable[[int], float] = lambda _: 1.0,
+        kept: Sequence[int] = (),
     ):
         checkpoint_files.check_name(run_dir)
         self._run_dir, self._state, self._writes = run_dir, state, writes
         self._keep, self._keep_every, self._initial_share = keep, keep_every, initial_share
+        self._kept = set(kept)
         self.latest: str | None = None  # the path of the last one that was read or written
 
     def save(self, step: int) -> None:
@@ -79,7 +82,7 @@ class CheckpointManager:
         for damaged in (later for later in found if later > step):  # that `restore` has passed over
             checkpoint_files.remove(self._run_dir, damaged)
         for old in [earlier for earlier in found if earlier <= step][: -self._keep]:
-            if not self._keep_every or old % self._keep_every:
+            if old not in self._kept and (not self._keep_every or old % self._keep_every):
                 checkpoint_files.remove(self._run_dir, old)
 
     def restore(self) -> None:

@@ -13,6 +13,7 @@ from tf_ddpm.codecs.pixels import Pixels
 from tf_ddpm.config import Config
 from tf_ddpm.diffusion import augmentation, interpolation, samplers
 from tf_ddpm.diffusion.denoiser import Denoiser
+from tf_ddpm.diffusion.guidance import EVERYWHERE, Interval
 from tf_ddpm.networks.backbone import Backbone, Condition
 
 ImageNoise = Callable[[tf.Tensor | int], tf.Tensor]  # number of the draw, 0 for x_T -> standard normal [B, H, W, C]
@@ -118,6 +119,8 @@ def compiled_draw(
     rounded: bool = True,
     any_size: bool = False,
     codec: Codec | None = None,
+    guide: build.Guide | None = None,
+    interval: Interval = EVERYWHERE,
 ) -> Callable[..., tuple[tf.Tensor, ...]]:
     """`draw` as one graph of the tensors of `inputs_of`: (images,) or (images, frames).
 
@@ -126,6 +129,7 @@ def compiled_draw(
     Args:
       any_size: of a run that enlarges, whether it enlarges images of any size.
       codec: of a run that diffuses latents; None: pixels.
+      guide, interval: see `build.denoiser`.
     """
     codec, model = codec or Pixels(), config.model
     state_shape = codec.state_shape(config.data.image_shape)
@@ -141,7 +145,7 @@ def compiled_draw(
             low_res, level = small
             condition |= low_res_condition(codec, model.factor, low_res, level, noise)
         weight, levels = guidance if guides else None, sampler.levels
-        denoiser = build.denoiser(config.diffusion, network, condition, weight, levels)
+        denoiser = build.denoiser(config.diffusion, network, condition, weight, levels, guide=guide, interval=interval)
         images, frames = draw(sampler, denoiser, noise, codec, num_frames, rounded)
         return (images, frames) if num_frames else (images,)
 

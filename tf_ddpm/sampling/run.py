@@ -31,6 +31,7 @@ from tf_ddpm.runtime.paths import printable
 from tf_ddpm.sampling import first_stage as first_stages
 from tf_ddpm.sampling.drawing import compiled_draw, low_res_condition, low_res_shape
 from tf_ddpm.sampling.first_stage import FirstStage
+from tf_ddpm.sampling.guide import OpenGuide, open_guide
 
 
 class Run:
@@ -40,6 +41,7 @@ class Run:
       strategy: whose devices share the images of a batch; the network was made in its scope. None: one device.
       label_names: of the labels of its images, by label; empty: not known.
       first_stage: of a run that diffuses latents; None: it diffuses pixels.
+      guide: the worse network that guides it; None: nothing does, or the null class.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Run:
         strategy: tf.distribute.Strategy | None = None,
         label_names: tuple[str, ...] = (),
         first_stage: FirstStage | None = None,
+        guide: OpenGuide | None = None,
     ):
         self.config = config
         self.network = network
@@ -57,7 +60,7 @@ class Run:
         self._strategy = strategy if strategy is not None and strategy.num_replicas_in_sync > 1 else None
         self.codec: Codec
         self.chain, self.codec = build.chain(config.diffusion), Pixels()
-        self.first_stage = first_stage
+        self.first_stage, self.guide = first_stage, guide
         if first_stage is not None:
             self.codec = first_stage.codec
         self._denoisers: dict[tuple[tuple[int, ...], int], Callable] = {}
@@ -97,7 +100,14 @@ class Run:
           shown: of a run that enlarges, from `drawing.low_res_condition`.
         """
         condition = ({"label": label} if self.config.model.classes else {}) | dict(shown or {})
-        return build.denoiser(self.config.diffusion, self.network, condition, guidance, levels)
+        guide, interval = self._guide, build.guidance_interval(self.config.sample)
+        return build.denoiser(
+            self.config.diffusion, self.network, condition, guidance, levels, guide=guide, interval=interval
+        )
+
+    @property
+    def _guide(self) -> build.Guide | None:
+        return None if self.guide is None else self.guide.guide
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
@@ -108,6 +118,12 @@ class Run:
     def codec_weights(self) -> list:
         """All that its codec has learned; empty for pixels."""
         return [] if self.first_stage is None else self.first_stage.network.weights
+
+    @property
+    def all_weights(self) -> list:
+        """Of its network, its codec and its guide."""
+        guide = [] if self.guide is None else self.guide.network.weights
+        return [*self.network.weights, *self.codec_weights, *guide]
 
     @property
     def low_res_shape(self) -> tuple[int, int, int] | None:
@@ -210,7 +226,7 @@ class Run:
         Raises:
           UserError: for a setting that is unknown or out of range.
         """
-        for name in ("precision", "weights"):
+        for name in ("precision", "weights", "guide"):
             if changes.get(name, getattr(self.config.sample, name)) != getattr(self.config.sample, name):
                 raise UserError(f"{name}: chosen when the run is loaded: load_run(run_dir, {name}=...)")
         values = {f"sample.{name}": value for name, value in changes.items() if value is not None}
@@ -259,7 +275,17 @@ class Run:
         key = (dataclasses.replace(settings, batch_size=1, guidance=1.0, augmentation=0), guides, num_frames, rounded)
         if key not in self._compiled:
             sampler = build.sampler(settings, self.chain)
-            draws = compiled_draw(sampler, self.network, self.config, guides, num_frames, rounded, codec=self.codec)
+            draws = compiled_draw(
+                sampler,
+                self.network,
+                self.config,
+                guides,
+                num_frames,
+                rounded,
+                codec=self.codec,
+                guide=self._guide,
+                interval=build.guidance_interval(settings),
+            )
             self._compiled[key] = self.over_devices(draws)
         return self._compiled[key]
 
@@ -310,6 +336,7 @@ def open_run(
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         first_stage = first_stages.of_run(config, run_dir)
         network = build.network(config, "float32")
+        guide = open_guide(config, run_dir)
         step, share = checkpoints.restore_network(network, run_dir, step, config.sample.weights)
         if config.sample.precision != "float32":  # weights cast once, and not in every call
             network = build.recast(network, config.sample.precision)
@@ -317,4 +344,4 @@ def open_run(
         train = config.train
         most = averaging.initial_share(step, train.ema_decay, train.ema_warmup) if share is None else share
         _warn_of_stale_average(most, "up to " if share is None else "")
-    return Run(config, network, step, strategy, kept_labels.label_names(run_dir), first_stage)
+    return Run(config, network, step, strategy, kept_labels.label_names(run_dir), first_stage, guide)

@@ -42,7 +42,8 @@ class Upscaler:
         if tile is not None and overlap is not None:
             own = Tiled(run.network, tile, overlap, self._phase)
         sampler, guides = build.sampler(settings, run.chain), settings.guidance != 1.0
-        self._draw = drawing.compiled_draw(sampler, own, run.config, guides, any_size=True)
+        interval = build.guidance_interval(settings)
+        self._draw = drawing.compiled_draw(sampler, own, run.config, guides, any_size=True, interval=interval)
 
     def __call__(self, image: np.ndarray, seed: int, label: int = -1) -> np.ndarray:
         """uint8 [h, w, C] -> uint8 [factor h, factor w, C]."""

@@ -89,7 +89,9 @@ def _run(
         codec = first_stage.codec_of(config, run_dir)  # in the scope, so that each device has its own
         state = _state(config)
     share = lambda updates: averaging.initial_share(updates, train.ema_decay, train.ema_warmup)  # noqa: E731
-    keeper = checkpoints.CheckpointManager(run_dir, state, train.keep, train.keep_every, here.is_chief, share)
+    keeper = checkpoints.CheckpointManager(
+        run_dir, state, train.keep, train.keep_every, here.is_chief, share, train.guide_steps
+    )
     keeper.restore()
     step = state.updates
     if here.count > 1:
@@ -248,6 +250,7 @@ class _Training:
         """How many updates the next call makes: none of them but the last has something to report."""
         train = self._config.train
         due = [every - step % every for every in (train.log_every, train.checkpoint_every, train.preview_every)]
+        due += [kept - step for kept in train.guide_steps if kept > step]
         return min(train.steps_per_call, train.steps - step, *due)
 
     def _make_updates(self):
@@ -269,7 +272,7 @@ class _Training:
     def _report(self, log: RunLog | NullLog, step: int, last: bool, stopped_by: int) -> None:
         """What is due after `step`: metrics, a preview, a checkpoint."""
         train, state = self._config.train, self._state
-        saves = step % train.checkpoint_every == 0 or last or stopped_by
+        saves = step % train.checkpoint_every == 0 or step in train.guide_steps or last or stopped_by
         if self._place and (saves or step % train.log_every == 0 or step % train.preview_every == 0):
             self._place.check()
         if step % train.log_every == 0 or last:

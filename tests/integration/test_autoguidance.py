@@ -1,0 +1,197 @@
+"""Guidance by a worse network, and where there is guidance: from the equation to the export."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.support.gaussian import denoiser_of
+from tests.support.small_networks import small
+from tests.support.tiny import make_tiny_config
+from tf_ddpm import build
+from tf_ddpm import config as config_lib
+from tf_ddpm.config import DiffusionConfig, SampleConfig, plans
+from tf_ddpm.diffusion import samplers, schedules
+from tf_ddpm.diffusion.chain import Chain
+from tf_ddpm.diffusion.guidance import Autoguided, Interval, guided
+from tf_ddpm.errors import UserError
+from tf_ddpm.networks.unet import UNet
+from tf_ddpm.sampling import guide as guides
+from tf_ddpm.sampling.run import load_run
+from tf_ddpm.training import loop
+
+CHAIN = Chain(schedules.betas("linear", 1000))
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A run without classes, and its checkpoint after a quarter of the updates."""
+    path = tmp_path_factory.mktemp("runs") / "plain"
+    loop.run(make_tiny_config(train__steps=40, train__learning_rate=5e-3, train__guide_at=(0.25,)), path)
+    return path
+
+
+def linear(slope, prediction="x_0"):
+    return denoiser_of(lambda x, level: slope * x, prediction)
+
+
+def test_autoguidance_is_eq_3_for_each_image_with_its_own_weight():
+    x, w = tf.constant([[1.0], [2.0], [-1.0]], tf.float64), tf.constant([0.0, 1.0, 2.5])
+    level = CHAIN.levels.at(tf.constant([5, 300, 900]), x)
+    found = Autoguided(linear(0.7), linear(0.4), w)(x, level)
+    np.testing.assert_allclose(found.x_0, (0.4 + w.numpy()[:, None] * 0.3) * x, rtol=1e-6)
+    guided_eps = Autoguided(linear(0.7), linear(0.4), w).eps(x, level)
+    np.testing.assert_allclose(level.x_0(x, guided_eps), found.x_0, rtol=1e-9)
+
+
+def test_a_guide_may_predict_something_else():
+    x, w = tf.constant([[1.0], [2.0]], tf.float64), tf.constant([2.0, 3.0])
+    level = CHAIN.levels.at(tf.constant([50, 600]), x)
+    of_v = denoiser_of(lambda x, level: (level.alpha * x - 0.4 * x) / level.sigma, "v")  # x_0 = 0.4 x
+    expected = Autoguided(linear(0.7), linear(0.4), w)(x, level).x_0
+    np.testing.assert_allclose(Autoguided(linear(0.7), of_v, w)(x, level).x_0, expected, rtol=1e-9)
+
+
+def test_guidance_is_inside_its_interval_and_outside_the_guide_is_not_asked():
+    asked, interval = [], Interval(0.5, 3.0)
+    sigma = CHAIN.levels.relative_sigma
+    guide = denoiser_of(
+        lambda x, level: tf.numpy_function(lambda s: asked.append(float(s)) or 0.0, [level.sigma], tf.float64) * x,
+        "x_0",
+    )
+    denoiser = Autoguided(linear(0.7), guide, tf.constant([2.0]), interval)
+    short = CHAIN.respaced(schedules.strided_timesteps(1000, 50))
+    x_T = tf.constant([[0.3]], tf.float64)
+    tf.function(lambda x: samplers.sample_loop(samplers.DDIM(short, "none"), denoiser, x, lambda k: None)[0])(x_T)
+    inside = (short.levels.relative_sigma > 0.5) & (short.levels.relative_sigma <= 3.0)
+    np.testing.assert_allclose(sorted(asked), short.levels.sigma[inside])
+    # Each row by itself, where they have levels of their own; the borders are (low, high].
+    borders = Interval(sigma[100], sigma[300])
+    x, level = (
+        tf.ones([4, 1], tf.float64),
+        CHAIN.levels.at(tf.constant([100, 101, 300, 301]), tf.ones([4, 1], tf.float64)),
+    )
+    found = Autoguided(linear(0.7), linear(0.4), tf.constant([3.0] * 4), borders)(x, level).x_0
+    np.testing.assert_allclose(found[:, 0], [0.7, 1.3, 1.3, 0.7], rtol=1e-9)
+
+
+def test_classifier_free_guidance_has_the_interval_too():
+    calls = []
+
+    def network(x, level, condition):
+        tf.numpy_function(lambda n: calls.append(int(n)) or np.int64(0), [tf.shape(x)[0]], tf.int64)
+        return tf.cast(condition["label"], x.dtype)[:, None] * tf.ones_like(x)
+
+    condition, null = {"label": tf.constant([3])}, {"label": tf.constant([-1])}
+    bound = guided(network, condition, null, tf.constant([2.0]), interval=Interval(0.5, 3.0))
+    call = tf.function(lambda x, step: bound(x, CHAIN.levels.at(step, x)))
+    x = tf.ones([1, 1])
+    found = [call(x, tf.constant(step)).numpy().item() for step in (50, 300, 900)]
+    assert found == [3.0, 7.0, 3.0] and calls == [1, 2, 1]
+
+
+def test_a_guide_of_another_chain_is_told_its_own_time_of_the_same_noise():
+    main, other = DiffusionConfig(), DiffusionConfig(schedule="cosine", prediction="v", timesteps=500)
+    network = UNet(small(), 1)
+    rng = np.random.default_rng(0)
+    for weight in network.weights:
+        weight.assign(rng.normal(0, 0.2, weight.shape))
+    whole = build.chain(main)
+    x, guide = tf.random.stateless_normal([2, 4, 4, 1], [0, 1]), build.Guide(network, other)
+    levels = whole.respaced(np.array([100, 600])).levels
+    main_network = UNet(small(), 1)
+    denoiser = build.denoiser(main, main_network, {}, tf.constant([0.0, 0.0]), levels, guide=guide)
+    level = levels.at(tf.constant([0, 1]), x)
+    times = build.chain(other).levels.of_sigmas(levels.relative_sigma).time
+    output = network(x, tf.constant(times, tf.float32))
+    np.testing.assert_allclose(denoiser(x, level).x_0, level.alpha * x - level.sigma * output, rtol=1e-4, atol=1e-5)
+    # And where every step of the table may be asked for.
+    anywhere = build.denoiser(main, main_network, {}, tf.constant([0.0, 0.0]), guide=guide)
+    same = whole.levels.at(tf.constant([100, 600]), x)
+    np.testing.assert_allclose(anywhere(x, same).x_0, denoiser(x, level).x_0, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_is_guided_by_its_own_early_checkpoint(run_dir):
+    settings = {"sampler": "dpmpp", "steps": 5}
+    plain, early = load_run(run_dir), load_run(run_dir, guide="10", guidance=2.0)
+    assert early.guide.checkpoint_step == 10 and early.checkpoint_step == 40
+    same = load_run(run_dir, guide="10").sample(range(4), **settings)
+    np.testing.assert_array_equal(same, plain.sample(range(4), **settings))
+    guided_images = early.sample(range(4), **settings)
+    assert np.abs(guided_images.astype(int) - same).max() > 2
+    np.testing.assert_array_equal(early.sample([2], **settings), guided_images[2:3])
+    # With weight 0 it is the guide alone, whose network differs.
+    assert np.any(early.sample(range(4), guidance=0.0, **settings) != same)
+    # Where no level is inside the interval it is the run itself.
+    nowhere = load_run(run_dir, guide="10", guidance=2.0, guidance_min=1e5)
+    np.testing.assert_array_equal(nowhere.sample(range(4), **settings), same)
+
+
+def test_another_run_guides_where_it_fits(run_dir, tmp_path):
+    other = load_run(run_dir, guide=str(run_dir), guidance=3.0)
+    same = other.sample(range(2), sampler="ddim", steps=4)
+    plain = load_run(run_dir).sample(range(2), sampler="ddim", steps=4)
+    np.testing.assert_allclose(same.astype(int), plain, atol=1)  # guided by itself
+    loop.run(make_tiny_config(data__image_size=(4, 4), train__steps=1), tmp_path / "smaller")
+    with pytest.raises(UserError, match="draws images of 4x4x1"):
+        load_run(run_dir, guide=str(tmp_path / "smaller"))
+    with pytest.raises(UserError, match="no checkpoint of that step; it has 10, 32, 36, 40"):
+        load_run(run_dir, guide="11")
+    with pytest.raises(UserError, match="no run in"):
+        load_run(run_dir, guide=str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match="chosen when the run is loaded"):
+        load_run(run_dir).sample([0], guide="10")
+
+
+def test_what_does_not_fit_a_guide_is_named():
+    images = {"data__image_size": (8, 8), "data__channels": 1}
+    plain, classes = make_tiny_config(**images), make_tiny_config(model__classes=10, **images)
+    config = make_tiny_config(model__classes=10, model__null_class=True, train__label_dropout=0.1, **images)
+    guides.check(config, plain, "a run without classes")
+    with pytest.raises(UserError, match="expected 10 classes and the null class"):
+        guides.check(config, classes, "G")
+    with pytest.raises(UserError, match="knows other labels"):
+        guides.check(plain, config, "G")
+
+
+def test_the_paths_of_a_guide_stay_on_the_machine():
+    config = config_lib.with_values(config_lib.Config(), {"sample.guide": "/runs/guide"})
+    assert "/runs" not in config_lib.to_json(config_lib.portable(config))
+    early = config_lib.with_values(config_lib.Config(), {"sample.guide": "600"})
+    assert config_lib.portable(early).sample.guide == "600"
+    assert "guide" not in config_lib.to_json(config_lib.Config())
+
+
+def test_both_networks_stand_in_one_export_and_each_row_has_its_own_weight(run_dir, tmp_path):
+    from export import saved_model
+
+    run = load_run(run_dir, guide="10", guidance=2.0, guidance_min=0.1, guidance_max=50.0)
+    version = saved_model.export_run(run, tmp_path, plans.parse("dpmpp-4,ddim-3", run.config))
+    served = tf.saved_model.load(str(version)).signatures
+    seeds, weights = tf.constant([5, 6, 7], tf.int64), tf.constant([2.0, 1.0, 0.0])
+    images = served["dpmpp_4"](seed=seeds, guidance=weights)["image"].numpy().astype(int)
+    settings = {"sampler": "dpmpp", "steps": 4}
+    live = run.sample([5, 6, 7], **settings)
+    np.testing.assert_allclose(images[:1], live[:1], atol=1)
+    plain = load_run(run_dir).sample([5, 6, 7], **settings)
+    np.testing.assert_allclose(images[1:2], plain[1:2], atol=1)
+    alone = served["dpmpp_4"](seed=seeds[2:], guidance=weights[2:])["image"].numpy().astype(int)
+    np.testing.assert_allclose(alone, images[2:], atol=1)
+    assert np.abs(images[2:] - plain[2:]).max() > 1
+    x_t, t = tf.random.stateless_normal([2, 8, 8, 1], [0, 0]), tf.constant([3, 6])
+    known = served["denoise"](x_t=x_t, t=t, guidance=tf.constant([1.0, 2.0]))
+    level = run.chain.levels.at(t, x_t)
+    denoiser = run.bound_denoiser(None, tf.constant([1.0, 2.0]))
+    np.testing.assert_allclose(known["x_0"], denoiser(x_t, level).x_0, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(known["eps"], denoiser.eps(x_t, level), rtol=1e-3, atol=1e-3)
+    import json
+
+    info = json.loads((version / "assets.extra" / "model_info.json").read_text())
+    assert info["guided"] and info["guide"]["checkpoint_step"] == 10
+
+
+def test_the_configuration_says_where_there_is_guidance():
+    assert build.guidance_interval(SampleConfig()).whole
+    narrowed = dataclasses.replace(SampleConfig(), guidance_min=0.28, guidance_max=2.9)
+    assert build.guidance_interval(narrowed) == Interval(0.28, 2.9)

@@ -1,0 +1,97 @@
+"""The worse network that guides a run: an earlier checkpoint of it, or another run (Karras et al. 2024)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any, NamedTuple
+
+from tf_ddpm import build
+from tf_ddpm import config as config_lib
+from tf_ddpm.config import Config
+from tf_ddpm.errors import UserError
+from tf_ddpm.networks.unet import UNet
+from tf_ddpm.runs import checkpoint_files, checkpoints, configuration
+from tf_ddpm.runtime.paths import home_expanded
+from tf_ddpm.sampling import first_stage as first_stages
+
+
+class OpenGuide(NamedTuple):
+    """A guide, and where it comes from.
+
+    Attributes:
+      config: of its run. checkpoint_step: its own.
+    """
+
+    config: Config
+    network: UNet
+    checkpoint_step: int
+
+    def facts(self) -> dict[str, Any]:
+        """What a receipt says of it."""
+        text = config_lib.to_json(config_lib.portable(self.config))
+        return {"checkpoint_step": self.checkpoint_step, "config_sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+    @property
+    def guide(self) -> build.Guide:
+        """What the equations need of it."""
+        return build.Guide(self.network, self.config.diffusion)
+
+
+def open_guide(config: Config, run_dir: str | os.PathLike) -> OpenGuide | None:
+    """The guide that `config.sample.guide` names for the run in `run_dir`; None: it names none.
+
+    Raises:
+      UserError: where there is no such checkpoint or run, or it is not of the same images.
+    """
+    word, sample = config.sample.guide, config.sample
+    if word is None:
+        return None
+    if word.isdecimal():
+        folder, own, step = run_dir, config, int(word)
+        kept = checkpoint_files.steps(folder)
+        if step not in kept:
+            raise UserError(
+                f"guide={word}: {run_dir} has no checkpoint of that step; it has {', '.join(map(str, kept))} "
+                "(train.guide_at and train.keep_every keep earlier ones)"
+            )
+    else:
+        folder, step = os.path.abspath(home_expanded(word, "guide")), None
+        own = configuration.read(folder)
+        check(config, own, word)
+        if config.codec.run is not None and _first_stage(config, run_dir) != _first_stage(own, folder):
+            raise UserError(f"guide={word}: it diffuses latents of another autoencoder than this run")
+    network = build.network(own, "float32")
+    step, _ = checkpoints.restore_network(network, folder, step, sample.weights)
+    if sample.precision != "float32":
+        network = build.recast(network, sample.precision)
+    return OpenGuide(own, network, step)
+
+
+def check(config: Config, guide: Config, word: str) -> None:
+    """Whether a run with the configuration `guide` can guide one with `config`.
+
+    Raises:
+      UserError: naming what does not fit.
+    """
+    if guide.autoencoder.trained:
+        raise UserError(f"guide={word} is the run of an autoencoder; expected one that draws images")
+    ours, theirs = (
+        (part.data.image_shape, part.codec.run is not None, part.model.enlarges, part.model.factor)
+        for part in (config, guide)
+    )
+    if ours != theirs:
+        shape = "x".join(map(str, guide.data.image_shape))
+        wanted = "x".join(map(str, config.data.image_shape))
+        raise UserError(f"guide={word} draws images of {shape}, or in another way; expected a run like this, {wanted}")
+    classes = guide.model.classes
+    if classes and (classes != config.model.classes or guide.model.null_class < config.model.null_class):
+        raise UserError(
+            f"guide={word} knows other labels than this run; expected {config.model.classes} classes"
+            + (" and the null class" if config.model.null_class else "")
+        )
+
+
+def _first_stage(config: Config, run_dir: str | os.PathLike) -> str | None:
+    found = first_stages.of_run(config, run_dir)
+    return None if found is None else found.sha256
