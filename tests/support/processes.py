@@ -25,6 +25,9 @@ SETTINGS = {key: ",".join(map(str, v)) if isinstance(v, tuple) else v for key, v
     "train.preview_every": 100,
     "train.steps_per_call": 3,
     "train.timestep_sampling": "importance",
+    "train.averages": "0.05,0.2",
+    "train.averages_every": 7,
+    "train.guide_at": "0.3",
     "model.dropout": 0.1,
     "data.random_flip": "true",
 }

@@ -179,6 +179,13 @@ ROWS = (
         key="weights",
     ),
     Flag(
+        "ema",
+        float,
+        _RUNNING,
+        "Width sigma_rel of the average of the weights, for example 0.1, rebuilt from what train.averages has kept.",
+        key="ema",
+    ),
+    Flag(
         "plans",
         str,
         "sample eval export",
@@ -219,8 +226,8 @@ ROWS = (
         "sweep",
         str,
         "eval",
-        "A curve: sampling_steps:10,20,50; checkpoint for all that are kept; or augmentation:0,50,100, of a run or "
-        "pipeline that enlarges, whose best it keeps in pipeline.json.",
+        "A curve: sampling_steps:10,20,50; checkpoint for all that are kept; ema:0.05,0.1,0.15; or "
+        "augmentation:0,50,100, of a run or pipeline that enlarges, whose best it keeps in pipeline.json.",
     ),
     Flag("figure", str, "figure", f"{', '.join(FIGURES)}, or all of them."),
     Flag("diffusers_dir", "path", "import", "The folder: a pipeline, or a UNet2DModel alone."),

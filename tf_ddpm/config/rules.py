@@ -91,11 +91,20 @@ def _check_training_and_sampling(config: Config) -> None:
     if train.min_snr_gamma is not None and train.objective != "simple":
         raise UserError(f"train.min_snr_gamma weighs train.objective=simple, not {train.objective}")
     _check_levels(config)
+    _check_averages(config)
     if train.decay_steps and train.decay_steps <= train.warmup_steps:
         raise UserError(
             f"train.decay_steps={train.decay_steps} counts from step 0 and must exceed "
             f"train.warmup_steps={train.warmup_steps}"
         )
+
+
+def _check_averages(config: Config) -> None:
+    averages = config.train.averages
+    if len(set(averages)) < len(averages):
+        raise UserError(f"train.averages={','.join(f'{width:g}' for width in averages)}: expected each width once")
+    if config.sample.ema is not None and config.sample.weights != "ema":
+        raise UserError(f"ema={config.sample.ema:g} is a width of weights=ema, not of {config.sample.weights}")
 
 
 def _check_levels(config: Config) -> None:

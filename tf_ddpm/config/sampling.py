@@ -63,6 +63,14 @@ class SampleConfig:
         "static", "how the predicted x_0 is kept in range at each step", choices=("none", "static", "dynamic")
     )
     batch_size: int = sampling_key(64, "images drawn at once", low=1, high=10**6)
+    ema: float | None = sampling_key(
+        None,
+        "width sigma_rel of the average of the weights, rebuilt from what train.averages has kept; none: that of "
+        "train.ema_decay",
+        low=0.01,
+        high=0.28,
+        later=True,
+    )
     weights: str = sampling_key(
         "ema", "the moving average of the weights, or those of the last update", choices=("ema", "raw")
     )

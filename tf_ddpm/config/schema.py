@@ -275,6 +275,21 @@ class TrainConfig:
     keep_every: int = key(
         0, "checkpoints at multiples of this step are kept as well; 0: none", low=0, high=10**9, freezes="never"
     )
+    averages: tuple[float, ...] = key(
+        (),
+        "widths sigma_rel of averages that are kept on the way, from which one of nearly any width is rebuilt later",
+        low=0.01,
+        high=0.28,
+        later=True,
+    )
+    averages_every: int = key(
+        0,
+        "updates between the averages that are kept; 0: a sixteenth of train.steps",
+        low=0,
+        high=10**9,
+        freezes="never",
+        later=True,
+    )
     guide_at: tuple[float, ...] = key(
         (),
         "shares of train.steps at which a checkpoint is written and kept, to guide with (autoguidance)",
@@ -283,6 +298,11 @@ class TrainConfig:
         freezes="never",
         later=True,
     )
+
+    def keeps_averages(self, step: int) -> bool:
+        """Whether the averages of `step` are kept."""
+        every = self.averages_every or max(1, self.steps // 16)
+        return bool(self.averages) and (step % every == 0 or step == self.steps)
 
     @property
     def guide_steps(self) -> tuple[int, ...]:

@@ -19,7 +19,8 @@ from tf_ddpm.sampling.pipeline import open_pipeline
 from tf_ddpm.sampling.run import open_run
 from tf_ddpm.sampling.source import RunSource, Source
 
-_NAMES = ("sampling_steps", "checkpoint", "augmentation")
+_KEYS = {"sampling_steps": "sample.steps", "augmentation": "sample.augmentation", "ema": "sample.ema"}
+_NAMES = (*_KEYS, "checkpoint")
 _DECIDES = ("kid", "fid")  # by which the best is chosen, the first that was measured
 
 
@@ -29,8 +30,8 @@ def sweep(
     """Measures along the curve, prints a table and writes `sweep_<name>.json` into `run_dir`.
 
     Args:
-      words: `sampling_steps:10,20,50` or `checkpoint`, all that are kept (`checkpoint:1000,2000`: those); or
-        `augmentation:0,50,100`.
+      words: `sampling_steps:10,20,50` or `checkpoint`, all that are kept (`checkpoint:1000,2000`: those);
+        `ema:0.05,0.1`; or `augmentation:0,50,100`.
       pipeline: measured instead of a run, by augmentation; the best is kept in its pipeline.json. `config` is that of
         its last stage then, and `run_dir` its own.
 
@@ -46,7 +47,7 @@ def sweep(
     metrics = tuple(metric for metric in wanted.metrics if metric != "bpd")
     # Wrong values are found before anything is drawn.
     configs = [_at(config, name, point) for point in points]
-    pipelines = [_pipeline_at(pipeline, point) for point in points] if pipeline is not None else []
+    pipelines = [_pipeline_at(pipeline, int(point)) for point in points] if pipeline is not None else []
     strategy = devices.strategy()
     network = FeatureNetwork(wanted.inception, strategy)
     real = evaluate.reference(wanted, config, network)
@@ -56,7 +57,7 @@ def sweep(
         if pipelines:
             source = open_pipeline(pipelines[i], strategy)
         else:
-            run = open_run(run_dir, changed, strategy, point if name == "checkpoint" else None)
+            run = open_run(run_dir, changed, strategy, int(point) if name == "checkpoint" else None)
             source = RunSource(run, changed.sample)
         for run in source.runs:
             run.agree(dataclasses.replace(wanted, inception=None), words)
@@ -85,12 +86,12 @@ def _pipeline_at(pipeline: PipelineConfig, point: int) -> PipelineConfig:
     return dataclasses.replace(pipeline, stages=tuple(stages))
 
 
-def _keep_best(pipeline: PipelineConfig, rows: dict[int, dict]) -> None:
+def _keep_best(pipeline: PipelineConfig, rows: dict[float, dict]) -> None:
     """Writes the best augmentation into the pipeline's file, and nothing else of how it was measured."""
     name = next((name for name in _DECIDES if name in next(iter(rows.values()))), None)
     if name is None:
         return
-    best = min(rows, key=lambda point: rows[point][name]["value"])
+    best = int(min(rows, key=lambda point: rows[point][name]["value"]))
     measured = {str(point): row[name]["value"] for point, row in rows.items()}
     receipt = {"chosen_by": name, "measured": measured, "receipt": rows[best][name]["receipt"]}
     kept = _pipeline_at(runs_pipelines.find(str(pipeline.directory)), best)
@@ -98,10 +99,14 @@ def _keep_best(pipeline: PipelineConfig, rows: dict[int, dict]) -> None:
     print(f"augmentation {best} is best by {name}; kept in {runs_pipelines.write(kept)}")
 
 
-def _points(words: str, run_dir: str) -> tuple[str, list[int]]:
+def _points(words: str, run_dir: str) -> tuple[str, list[float]]:
     name, _, values = words.partition(":")
     if name not in _NAMES or (name != "checkpoint" and not values):
-        raise UserError(f"sweep={words}: expected sampling_steps:10,20,50, augmentation:0,50,100 or checkpoint")
+        raise UserError(
+            f"sweep={words}: expected sampling_steps:10,20,50, ema:0.05,0.1, augmentation:0,50,100 or checkpoint"
+        )
+    if name == "ema":
+        return name, _widths(words, values)
     kept = checkpoint_files.steps(run_dir) if name == "checkpoint" else None
     points = values.split(",") if values else [str(step) for step in kept or []]
     if not points:
@@ -113,8 +118,14 @@ def _points(words: str, run_dir: str) -> tuple[str, list[int]]:
     return name, sorted({int(point) for point in points})
 
 
-def _at(config: Config, name: str, point: int) -> Config:
+def _at(config: Config, name: str, point: float) -> Config:
     if name == "checkpoint":
         return config
-    key = {"sampling_steps": "sample.steps", "augmentation": "sample.augmentation"}[name]
-    return config_lib.validated(config_lib.with_values(config, {key: point}))
+    return config_lib.validated(config_lib.with_values(config, {_KEYS[name]: point}))
+
+
+def _widths(words: str, values: str) -> list[float]:
+    try:
+        return sorted({float(value) for value in values.split(",")})
+    except ValueError:
+        raise UserError(f"sweep={words}: expected numbers, for example ema:0.05,0.1,0.15") from None

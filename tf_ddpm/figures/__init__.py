@@ -1,6 +1,6 @@
 """What the papers show as pictures, drawn from a run."""
 
-_CHAIN = ("sampling_steps", "spacing", "guidance", "guide", "guidance_interval", "precision", "weights", "seed")
+_CHAIN = ("sampling_steps", "spacing", "guidance", "guide", "guidance_interval", "precision", "weights", "ema", "seed")
 _DRAWN = ("sampler", "eta", "clip", *_CHAIN)
 _MEASURED = ("num_images", "precision", "weights", "seed")
 

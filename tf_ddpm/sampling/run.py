@@ -29,6 +29,7 @@ from tf_ddpm.runtime import cluster, devices
 from tf_ddpm.runtime.collectives import agree, over_replicas
 from tf_ddpm.runtime.paths import printable
 from tf_ddpm.sampling import first_stage as first_stages
+from tf_ddpm.sampling import rebuilding
 from tf_ddpm.sampling.drawing import compiled_draw, low_res_condition, low_res_shape
 from tf_ddpm.sampling.first_stage import FirstStage
 from tf_ddpm.sampling.guide import OpenGuide, open_guide
@@ -226,7 +227,7 @@ class Run:
         Raises:
           UserError: for a setting that is unknown or out of range.
         """
-        for name in ("precision", "weights", "guide"):
+        for name in ("precision", "weights", "guide", "ema"):
             if changes.get(name, getattr(self.config.sample, name)) != getattr(self.config.sample, name):
                 raise UserError(f"{name}: chosen when the run is loaded: load_run(run_dir, {name}=...)")
         values = {f"sample.{name}": value for name, value in changes.items() if value is not None}
@@ -338,6 +339,8 @@ def open_run(
         network = build.network(config, "float32")
         guide = open_guide(config, run_dir)
         step, share = checkpoints.restore_network(network, run_dir, step, config.sample.weights)
+        if config.sample.ema is not None:
+            step, share = rebuilding.rebuild(network, run_dir, config.sample.ema, step), 0.0
         if config.sample.precision != "float32":  # weights cast once, and not in every call
             network = build.recast(network, config.sample.precision)
     if config.sample.weights == "ema":

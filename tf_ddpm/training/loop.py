@@ -18,7 +18,7 @@ from tf_ddpm.config import Config, LatentScale, TrainConfig
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.errors import UserError, required
 from tf_ddpm.networks import averaging
-from tf_ddpm.runs import checkpoint_files, checkpoints, configuration, directory, latents
+from tf_ddpm.runs import averages, checkpoint_files, checkpoints, configuration, directory, latents
 from tf_ddpm.runtime import cluster, devices, interruption
 from tf_ddpm.runtime.collectives import agree, all_gather
 from tf_ddpm.runtime.paths import home_expanded, printable
@@ -126,9 +126,11 @@ def _run(
 
 def _state(config: Config) -> TrainState:
     make, optimizer = lambda: build.trained_network(config), make_optimizer(config.train)
+    count = len(config.train.averages)
     if config.autoencoder.trained:
-        return TrainState(make, optimizer, further=autoencoding.further_metrics(config.autoencoder))
-    return TrainState(make, optimizer, build.level_sampler(config))
+        further = autoencoding.further_metrics(config.autoencoder)
+        return TrainState(make, optimizer, further=further, power_averages=count)
+    return TrainState(make, optimizer, build.level_sampler(config), power_averages=count)
 
 
 def _scale(config: Config, state: TrainState, images: datasets.ImageSet, step: int) -> LatentScale:
@@ -250,6 +252,7 @@ class _Training:
         """How many updates the next call makes: none of them but the last has something to report."""
         train = self._config.train
         due = [every - step % every for every in (train.log_every, train.checkpoint_every, train.preview_every)]
+        due += [1] if train.keeps_averages(step + 1) else []
         due += [kept - step for kept in train.guide_steps if kept > step]
         return min(train.steps_per_call, train.steps - step, *due)
 
@@ -286,6 +289,10 @@ class _Training:
         log.pause()
         if saves:
             self._stop_if_not_finite()
+        if self._chief and train.keeps_averages(step):
+            self._stop_if_not_finite()
+            vectors = [tf.convert_to_tensor(average).numpy() for average in state.power_averages]
+            averages.write(self._run_dir, step, dict(zip(train.averages, vectors, strict=True)))
         # All that belongs to this step is written before the checkpoint from which a killed run resumes.
         if self._preview and (step % train.preview_every == 0 or last):
             sheet, drift = self._preview.draw(step)

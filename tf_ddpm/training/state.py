@@ -27,10 +27,12 @@ class TrainState(tf.Module):
       optimizer: not yet built.
       level_sampler: what draws the levels of an update, and may learn from its losses; None: it has no levels.
       further: names of what is logged beside `METRICS`.
+      power_averages: how many further averages there are, of power functions.
 
     Attributes:
       network: whose weights are those of the last update.
       weights, average: the same and their exponential moving average, float32 [N].
+      power_averages: see `averaging`, float32 [N] each.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class TrainState(tf.Module):
         optimizer: Optimizer,
         level_sampler: LevelSampler | None = None,
         further: tuple[str, ...] = (),
+        power_averages: int = 0,
     ):
         super().__init__()
         self._strategy = tf.distribute.get_strategy()
@@ -49,6 +52,9 @@ class TrainState(tf.Module):
         self.weights, self.average = (
             tf.Variable(weights, trainable=False, name=name) for name in ("weights", "average")
         )
+        self.power_averages = [
+            tf.Variable(weights, trainable=False, name=f"power_average_{i}") for i in range(power_averages)
+        ]
         self.refresh_network()
         self.optimizer = optimizer
         self.optimizer.build(len(weights))
@@ -176,6 +182,8 @@ class TrainState(tf.Module):
             "skipped": self.skipped,
             "initial_share": self.initial_share,
         }
+        if self.power_averages:
+            parts["power_averages"] = self.power_averages
         if self.level_sampler is not None:
             later |= {"quarter_losses": self.quarter_losses, "quarter_counts": self.quarter_counts}
         parts |= {name: part for name, part in later.items() if saved is None or name in saved}

@@ -115,21 +115,24 @@ def _change_weights(
         scale = tf.minimum(1.0, clip_norm / tf.maximum(norm, 1e-12))
         decay = averaging.decay(state.step, train.ema_decay, train.ema_warmup)
         share = 1.0 - decay
+        power_shares = [averaging.power_share(state.step, width) for width in train.averages]
         state.initial_share.assign(state.initial_share * decay)
 
         def on_device(
             weights: tf.Variable,
             gradient: tf.Tensor,
             averaged: tf.Variable,
+            power_averages: list[tf.Variable],
             slots: list[tf.Variable],
             apart: list[tf.Variable],
         ) -> None:
             optimizer.apply(weights, gradient, scale, slots)
             unflatten_into(weights, apart)
             # average -= share * (average - weights), with one vector in between
-            tf.raw_ops.ResourceApplyGradientDescent(var=averaged.handle, alpha=share, delta=averaged - weights)
+            for average, own in zip((averaged, *power_averages), (share, *power_shares), strict=True):
+                tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=own, delta=average - weights)
 
-        parts = (gradient, state.average, optimizer.slots, network_variables(state.network))
+        parts = (gradient, state.average, state.power_averages, optimizer.slots, network_variables(state.network))
         strategy.extended.update(state.weights, on_device, args=parts)
         optimizer.updates.assign_add(1)
 

@@ -1,0 +1,120 @@
+"""Averages of the weights that are chosen afterwards."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.support.tiny import make_tiny_config
+from tf_ddpm.errors import UserError
+from tf_ddpm.networks import averaging
+from tf_ddpm.runs import averages, checkpoint_files
+from tf_ddpm.sampling.run import load_run
+from tf_ddpm.training import loop
+
+WIDTHS = (0.05, 0.1)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "averaged"
+    changes = {"train__averages": WIDTHS, "train__averages_every": 6, "train__checkpoint_every": 12}
+    loop.run(make_tiny_config(train__steps=30, train__learning_rate=5e-3, **changes), path)
+    return path
+
+
+def tracked(weights, sigma_rel):
+    """The average of `weights` [T, N] after each update."""
+    average, found = np.zeros(weights.shape[1]), []
+    for t, now in enumerate(weights):
+        share = float(averaging.power_share(tf.constant(t), sigma_rel))
+        average = average + share * (now - average)
+        found.append(average)
+    return found
+
+
+@pytest.mark.parametrize(("sigma_rel", "gamma"), [(0.05, 16.97), (0.1, 6.94), (0.2, 1.83), (0.25, 0.72)])
+def test_the_width_of_a_power_function_is_its_standard_deviation_in_units_of_its_length(sigma_rel, gamma):
+    found = averaging.gamma_of(sigma_rel)
+    assert found == pytest.approx(gamma, abs=0.006)
+    tau = np.linspace(0, 1, 200_001)
+    profile = tau**found / np.trapezoid(tau**found, tau)
+    mean = np.trapezoid(profile * tau, tau)
+    assert np.sqrt(np.trapezoid(profile * (tau - mean) ** 2, tau)) == pytest.approx(sigma_rel, rel=1e-6)
+    assert averaging.gamma_of(averaging.WIDEST) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("sigma_rel", [0.05, 0.15, 0.25])
+def test_the_average_weighs_updates_by_the_power_function(sigma_rel):
+    steps = 1000
+    t = np.arange(1.0, steps + 1)
+    mean, square = tracked(np.stack([t, t**2], axis=1), sigma_rel)[-1]
+    gamma = averaging.gamma_of(sigma_rel)
+    assert mean / steps == pytest.approx((gamma + 1) / (gamma + 2), rel=2e-3)
+    assert np.sqrt(square - mean**2) / steps == pytest.approx(sigma_rel, rel=1e-2)
+
+
+def test_the_first_update_is_the_whole_average():
+    assert float(averaging.power_share(tf.constant(0, tf.int64), 0.1)) == 1.0
+
+
+@pytest.fixture(scope="module")
+def walk():
+    """Weights that go somewhere and shake, less and less, as in a training whose learning rate decays.
+
+    (Not to nothing: an average that is no further from the last weights than float16 rounds is not told from them.)
+    """
+    rng, steps = np.random.default_rng(0), 1600
+    pace = 0.2 + 0.4 * (1 + np.cos(np.pi * np.arange(steps) / steps))[:, None]
+    drift = np.cumsum(pace * (0.05 * rng.normal(size=40) + rng.normal(size=(steps, 40))), axis=0) * 0.01
+    return drift + 0.2 * pace * rng.normal(size=(steps, 40))
+
+
+@pytest.mark.parametrize("sigma_rel", [0.05, 0.075, 0.1, 0.13, 0.15])
+def test_a_rebuilt_average_is_the_one_that_was_tracked(walk, sigma_rel):
+    every = len(walk) // 16
+    kept = {width: tracked(walk, width)[every - 1 :: every] for width in WIDTHS}
+    moments = [(t, width) for t in range(every, len(walk) + 1, every) for width in WIDTHS]
+    weights, error = averaging.combination(moments, len(walk), sigma_rel)
+    stored = np.array([np.float16(kept[width][t // every - 1]) for t, width in moments], np.float64)
+    direct = tracked(walk, sigma_rel)[-1]
+    assert weights.sum() == pytest.approx(1.0)
+    assert np.linalg.norm(weights @ stored - direct) < 0.02 * np.linalg.norm(direct - walk[-1])
+    assert error < 0.02
+
+
+def test_widths_far_from_what_was_kept_are_known_to_be_rebuilt_badly():
+    moments = [(t, width) for t in range(600, 9601, 600) for width in WIDTHS]
+    errors = {width: averaging.combination(moments, 9600, width)[1] for width in (0.03, 0.05, 0.13, 0.2, 0.25)}
+    assert errors[0.05] < 1e-6 < errors[0.13] < 0.01 < errors[0.2] < errors[0.03] < errors[0.25]
+
+
+def test_a_run_keeps_its_averages_and_is_opened_with_any_width(run_dir):
+    assert averages.steps(run_dir) == [6, 12, 18, 24, 30]
+    last = tf.train.load_checkpoint(checkpoint_files.path_of(run_dir, 30))
+    for i, width in enumerate(WIDTHS):
+        tracked_by_the_run = last.get_tensor(f"power_averages/{i}/.ATTRIBUTES/VARIABLE_VALUE")
+        kept = averages.read(run_dir, 30)[width]
+        assert kept.dtype == np.float16
+        np.testing.assert_allclose(kept, tracked_by_the_run, rtol=1e-3, atol=1e-6)
+        run = load_run(run_dir, ema=width)
+        opened = np.concatenate([np.ravel(weight) for weight in run.network.weights])
+        np.testing.assert_allclose(opened, tracked_by_the_run, rtol=2e-3, atol=1e-5)
+    plain = load_run(run_dir)
+    between = load_run(run_dir, ema=0.08)
+    assert between.checkpoint_step == 30
+    assert np.any(between.sample(range(2), steps=3) != plain.sample(range(2), steps=3))
+
+
+def test_what_cannot_be_rebuilt_is_told(run_dir, tmp_path, capsys):
+    load_run(run_dir, ema=0.25)
+    assert "ema=0.25" in capsys.readouterr().err
+    loop.run(make_tiny_config(train__steps=1), tmp_path / "without")
+    with pytest.raises(UserError, match=r"has kept no averages up to step 1; train one with train.averages=0.05,0.1"):
+        load_run(tmp_path / "without", ema=0.1)
+    with pytest.raises(UserError, match="is a width of weights=ema"):
+        load_run(run_dir, ema=0.1, weights="raw")
+    with pytest.raises(UserError, match="chosen when the run is loaded"):
+        load_run(run_dir).sample([0], ema=0.1)
+    (run_dir / averages.FOLDER / "step-30.safetensors").write_bytes(b"no such thing")
+    with pytest.raises(UserError, match="cannot read the averages"):
+        load_run(run_dir, ema=0.1)
