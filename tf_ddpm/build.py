@@ -25,7 +25,7 @@ from tf_ddpm.networks.unet import UNet
 
 def chain(diffusion: DiffusionConfig) -> Chain:
     """The whole chain of T steps."""
-    betas = schedules.betas(diffusion.schedule, diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
+    betas = diffusion.betas
     # c_noise of Karras et al. 2022, table 1.
     time = np.log(schedules.relative_sigmas(betas)) / 4.0 if diffusion.prediction == "edm" else None
     return Chain(betas, variance=diffusion.variance, time=time)

@@ -23,7 +23,7 @@ STEPS = 12
 def case(request):
     """The facts, the settings, and the sampler as a configuration asks for it."""
     name, settings = request.param
-    sample = SampleConfig(sampler=name, steps=STEPS, clip="none", **settings)
+    sample = SampleConfig(sampler=name, steps=STEPS, clip="none", langevin_steps=3, **settings)
     return SAMPLERS[name], sample, build.sampler(sample, build.chain(DiffusionConfig()))
 
 
@@ -72,7 +72,8 @@ def test_a_row_depends_on_itself_alone(case):
 
 def test_it_brings_normal_noise_to_the_images_of_the_exact_denoiser():
     for name, facts in SAMPLERS.items():
-        sampler = build.sampler(SampleConfig(sampler=name, steps=100, clip="none"), build.chain(DiffusionConfig()))
+        sample = SampleConfig(sampler=name, steps=100, clip="none", langevin_steps=15)
+        sampler = build.sampler(sample, build.chain(DiffusionConfig()))
         noises = tf.constant(np.random.default_rng(3).normal(size=(100 * max(sampler.draws, 1), 40, 400)))
         x_T = np.random.default_rng(4).normal(size=(40, 400))
         x_0 = drawn(sampler, x_T, lambda k, noises=noises: tf.gather(noises, k))

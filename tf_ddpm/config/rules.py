@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from tf_ddpm.config import autoencoder_rules
 from tf_ddpm.config.schema import Config, DataConfig, DiffusionConfig, ModelConfig, TrainConfig
 from tf_ddpm.diffusion import schedules
@@ -64,9 +62,15 @@ def _check_chain(diffusion: DiffusionConfig) -> None:
             f"diffusion.beta_start={diffusion.beta_start} is above diffusion.beta_end={diffusion.beta_end}: "
             "noise must grow along the chain"
         )
-    end = schedules.alpha_bars(
-        schedules.betas(diffusion.schedule, diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
-    )[-1]
+    if diffusion.schedule == "ve" and diffusion.sigma_min >= diffusion.sigma_max:
+        raise UserError(
+            f"diffusion.sigma_min={diffusion.sigma_min:g} is not below diffusion.sigma_max={diffusion.sigma_max:g}: "
+            "noise must grow along the chain"
+        )
+    for name in ("sigma_min", "sigma_max"):
+        if getattr(diffusion, name) != getattr(DiffusionConfig, name) and diffusion.schedule != "ve":
+            raise UserError(f"diffusion.{name} is of diffusion.schedule=ve")
+    end = schedules.alpha_bars(diffusion.betas)[-1]
     if end < _SMALLEST_ALPHA_BAR:
         raise UserError(
             f"the chain ends at alpha_bar={end:.1g}, which float32 cannot undo: expected at least "
@@ -127,21 +131,15 @@ def _check_levels(config: Config) -> None:
         )
     if sample.spacing != "karras":
         return
-    least, most = _relative_sigmas(diffusion)[[0, -1]]
+    sigmas = schedules.relative_sigmas(diffusion.betas)
+    least, most = sigmas[[0, -1]]
     for name in ("sigma_min", "sigma_max"):
         value = getattr(sample, name)
         if value is not None and not 0.999999 * least <= value <= 1.000001 * most:
             raise UserError(f"sample.{name}={value:g}: this chain's levels go from {least:.4g} to {most:.4g}")
-    lowest, highest = schedules.karras_ends(_relative_sigmas(diffusion), sample.sigma_min, sample.sigma_max)
+    lowest, highest = schedules.karras_ends(sigmas, sample.sigma_min, sample.sigma_max)
     if lowest >= highest:
         raise UserError(f"sample.sigma_min={lowest:g} is not below sample.sigma_max={highest:g}")
-
-
-def _relative_sigmas(diffusion: DiffusionConfig) -> np.ndarray:
-    """sigma / alpha of each step, [T]."""
-    return schedules.relative_sigmas(
-        schedules.betas(diffusion.schedule, diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
-    )
 
 
 def _check_labels(config: Config) -> None:

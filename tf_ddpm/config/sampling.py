@@ -20,6 +20,10 @@ class SampleConfig:
         "diffusers", "second-derivative term of dpmpp order 3", choices=("diffusers", "taylor")
     )
     snr: float = sampling_key(0.16, "signal-to-noise ratio of a langevin correction", above=0.0, high=10.0)
+    langevin_steps: int = sampling_key(100, "steps at each level of annealed_langevin", low=1, high=10_000, later=True)
+    langevin_size: float = sampling_key(
+        0.2, "size of a step of annealed_langevin, in units of sigma^2", above=0.0, high=10.0, later=True
+    )
     spacing: str = sampling_key(
         "trailing",
         "which steps a shorter chain visits; karras: levels between them, by sigma_min, sigma_max and rho",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
+
 from tf_ddpm.config.autoencoder import AutoencoderConfig, CodecConfig
 from tf_ddpm.config.fields import key
 from tf_ddpm.config.sampling import SampleConfig
+from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import required
 
 FORMAT_VERSION = 1
@@ -79,16 +82,24 @@ class DiffusionConfig:
     """The chain: q(x_t | x_{t-1}) and what the network predicts about it."""
 
     timesteps: int = key(1000, "length T of the chain", low=1, high=100_000)
-    schedule: str = key("linear", "beta schedule", choices=("linear", "cosine", "quadratic", "constant"))
+    schedule: str = key("linear", "beta schedule", choices=("linear", "cosine", "quadratic", "constant", "ve"))
     beta_start: float = key(1e-4, "first beta (linear, quadratic)", low=1e-8, high=0.999)
     beta_end: float = key(0.02, "last beta (linear, quadratic), every beta (constant)", low=1e-8, high=0.999)
     prediction: str = key("eps", "what the network outputs", choices=("eps", "x_0", "v", "edm"))
     variance: str = key(
         "fixed_large", "reverse variance", choices=("fixed_small", "fixed_large", "learned", "learned_range")
     )
+    sigma_min: float = key(0.01, "first sigma/alpha (ve)", low=1e-6, high=1e6, later=True)
+    sigma_max: float = key(50.0, "last sigma/alpha (ve)", low=1e-6, high=1e6, later=True)
     sigma_data: float = key(
         1.0, "standard deviation of the images, for prediction=edm", above=0.0, high=1000.0, later=True
     )
+
+    @property
+    def betas(self) -> np.ndarray:
+        """beta_t of each step, float64 [T]."""
+        ends = self.beta_start, self.beta_end, self.sigma_min, self.sigma_max
+        return schedules.betas(self.schedule, self.timesteps, *ends)
 
     @property
     def learned_variance(self) -> bool:

@@ -127,6 +127,8 @@ def scheduler_config(config: Config) -> dict[str, Any]:
     if diffusion.prediction not in _PREDICTIONS.values():
         raise UserError(f"diffusion.prediction={diffusion.prediction}: diffusers' DDPMScheduler has no word for it")
     backwards = {ours: theirs for theirs, ours in _SCHEDULES.items()}
+    if diffusion.schedule != "constant" and diffusion.schedule not in backwards:
+        raise UserError(f"diffusion.schedule={diffusion.schedule}: diffusers' DDPMScheduler has no word for it")
     constant = diffusion.schedule == "constant"
     return {
         "_class_name": "DDPMScheduler",

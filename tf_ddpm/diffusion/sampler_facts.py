@@ -42,4 +42,10 @@ SAMPLERS: dict[str, SamplerFacts] = {
     "dpmpp": SamplerFacts("dpm_solver", "DPMSolverPP", "DPM-Solver++", ("order", "third_order", "eta"), noise="eta"),
     "heun": SamplerFacts("heun", "Heun", "Heun's method on the ODE, two calls a step", _CHURN, noise="churn"),
     "langevin": SamplerFacts("langevin", "Langevin", "ancestral steps with Langevin corrections", ("snr",)),
+    "annealed_langevin": SamplerFacts(
+        "annealed_langevin",
+        "AnnealedLangevin",
+        "Langevin steps at each level, of which ten are usual",
+        ("langevin_steps", "langevin_size"),
+    ),
 }

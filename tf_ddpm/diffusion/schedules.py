@@ -3,12 +3,21 @@
 import numpy as np
 
 
-def betas(schedule: str, timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> np.ndarray:
+def betas(
+    schedule: str,
+    timesteps: int,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    sigma_min: float = 0.01,
+    sigma_max: float = 50.0,
+) -> np.ndarray:
     """The variances beta_t of q(x_t | x_{t-1}) (Ho et al. 2020, eq. 2).
 
     Args:
       schedule: `linear` (Ho et al. 2020, section 4), `quadratic` (linear in the square root),
-        `constant` (beta_end everywhere) or `cosine` (Nichol & Dhariwal 2021, eq. 17; ignores the end points).
+        `constant` (beta_end everywhere), `cosine` (Nichol & Dhariwal 2021, eq. 17; ignores the end points) or `ve`
+        (sigma / alpha grows geometrically from sigma_min to sigma_max: Song & Ermon 2019, section 4; the chain
+        x + sigma eps of exploding variance, each x multiplied by alpha = 1 / sqrt(1 + sigma^2)).
       timesteps: T, the length of the chain.
 
     Returns:
@@ -27,7 +36,11 @@ def betas(schedule: str, timesteps: int, beta_start: float = 1e-4, beta_end: flo
         time = np.arange(timesteps + 1, dtype=np.float64) / timesteps
         alpha_bar = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
         return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
-    raise ValueError(f"unknown schedule {schedule!r}: expected linear, quadratic, constant or cosine")
+    if schedule == "ve":
+        sigma = np.geomspace(sigma_max, sigma_min, timesteps)[::-1]  # a single level is the largest
+        alpha_bar = 1.0 / (1.0 + sigma**2)
+        return 1.0 - alpha_bar / np.concatenate([[1.0], alpha_bar[:-1]])
+    raise ValueError(f"unknown schedule {schedule!r}: expected linear, quadratic, constant, cosine or ve")
 
 
 def alpha_bars(beta: np.ndarray) -> np.ndarray:

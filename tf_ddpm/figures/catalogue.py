@@ -69,8 +69,8 @@ def _schedules(subject: FigureContext) -> Figure:
     diffusion = subject.run.config.diffusion
     figure, axes = plots.panels(3)
     time = np.arange(1, diffusion.timesteps + 1)
-    for name in ("linear", "cosine", "quadratic", "constant"):
-        betas = schedules.betas(name, diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
+    for name in ("linear", "cosine", "quadratic", "constant", "ve"):
+        betas = dataclasses.replace(diffusion, schedule=name).betas
         alpha_bar = schedules.alpha_bars(betas)
         width = 2.5 if name == diffusion.schedule else 1.0
         for axis, values in zip(axes, (betas, alpha_bar, np.log(alpha_bar) - np.log1p(-alpha_bar)), strict=True):

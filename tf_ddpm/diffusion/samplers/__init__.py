@@ -5,6 +5,7 @@ the wanted number of steps (`Chain.respaced`), and goes from its last step to it
 """
 
 from tf_ddpm.diffusion.samplers.ancestral import Ancestral
+from tf_ddpm.diffusion.samplers.annealed_langevin import AnnealedLangevin
 from tf_ddpm.diffusion.samplers.base import Noise, Sampler, SolverState, clipped
 from tf_ddpm.diffusion.samplers.ddim import DDIM, ddim_inversion
 from tf_ddpm.diffusion.samplers.dpm_solver import DPMSolverPP
@@ -15,6 +16,6 @@ from tf_ddpm.diffusion.samplers.langevin import Langevin
 from tf_ddpm.diffusion.samplers.loop import sample_loop
 
 __all__ = [
-    "DDIM", "Ancestral", "DPMSolverPP", "Entering", "Heun", "Inpainting", "Langevin", "Noise", "Sampler",
-    "SolverState", "clipped", "ddim_inversion", "sample_loop",
+    "DDIM", "Ancestral", "AnnealedLangevin", "DPMSolverPP", "Entering", "Heun", "Inpainting", "Langevin", "Noise",
+    "Sampler", "SolverState", "clipped", "ddim_inversion", "sample_loop",
 ]  # fmt: skip
