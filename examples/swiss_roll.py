@@ -24,9 +24,6 @@ from tf_ddpm.diffusion.parametrisation import PARAMETRISATIONS
 from tf_ddpm.networks.embeddings import sinusoidal_embedding
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("out", "swiss_roll.png", "Where the picture goes.")
-flags.DEFINE_integer("steps", 6000, "Updates.", lower_bound=10)
-flags.DEFINE_integer("seed", 0, "Of the data, the weights and the noise.")
 
 STEPS = 40
 BATCH = 1024
@@ -132,4 +129,7 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("out", "swiss_roll.png", "Where the picture goes.")
+    flags.DEFINE_integer("steps", 6000, "Updates.", lower_bound=10)
+    flags.DEFINE_integer("seed", 0, "Of the data, the weights and the noise.")
     app.run(main)

@@ -36,7 +36,7 @@ def linear(slope, prediction="x_0"):
     return denoiser_of(lambda x, level: slope * x, prediction)
 
 
-def test_autoguidance_is_eq_3_for_each_image_with_its_own_weight():
+def test_autoguidance_goes_on_from_the_guide_for_each_image_with_its_own_weight():
     x, w = tf.constant([[1.0], [2.0], [-1.0]], tf.float64), tf.constant([0.0, 1.0, 2.5])
     level = CHAIN.levels.at(tf.constant([5, 300, 900]), x)
     found = Autoguided(linear(0.7), linear(0.4), w)(x, level)

@@ -15,7 +15,7 @@ ConditionalNetwork = Callable[[tf.Tensor, Level, Condition], tf.Tensor]
 
 
 class Interval(NamedTuple):
-    """The levels at which there is guidance: low < sigma / alpha <= high (Kynkäänniemi et al. 2024, eq. 5)."""
+    """The levels at which there is guidance: low < sigma / alpha <= high (Kynkäänniemi et al. 2024)."""
 
     low: float = 0.0
     high: float = float("inf")
@@ -77,7 +77,7 @@ def guided(
 class Autoguided(Denoiser):
     """A denoiser that exaggerates what it knows better than a worse one: D_g + w (D - D_g).
 
-    Karras et al. 2024 ("Guiding a diffusion model with a bad version of itself"), eq. 3; with w = 1 it is `main`
+    Karras et al. 2024 ("Guiding a diffusion model with a bad version of itself"); with w = 1 it is `main`
     itself, with 0 the guide. A learned variance is that of `main`.
 
     Args:
