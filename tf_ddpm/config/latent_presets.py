@@ -27,6 +27,29 @@ _AUTOENCODER_CPU: _Values = {
 }
 
 
+# What is diffused of its latents, on two cores.
+_LATENT_CPU: _Values = {
+    "data.name": "folder",
+    "data.channels": 3,
+    "data.holdout": 0.1,
+    "data.random_flip": True,
+    "model.groups": 8,
+    "model.dropout": 0.1,
+    "diffusion.schedule": "cosine",
+    "diffusion.prediction": "v",
+    "train.precision": "bfloat16",
+    "train.batch_size": 32,
+    "train.learning_rate": 1e-3,
+    "train.checkpoint_every": 600,
+    "train.preview_every": 600,
+    "train.preview_images": 16,
+    "sample.sampler": "dpmpp",
+    "sample.steps": 20,
+    "sample.clip": "none",
+    "sample.batch_size": 16,
+}
+
+
 # Rombach et al. 2022: what their autoencoders share (with an L1 distance between smaller images in place of LPIPS,
 # whose network is a download).
 _ROMBACH: _Values = {
@@ -80,36 +103,39 @@ LATENT_PRESETS: dict[str, _Values] = {
         "train.steps": 2400,
         "train.decay_steps": 2400,
     },
-    "flowers128_latent": {
-        "data.name": "folder",
-        "data.channels": 3,
+    "flowers128_latent": _LATENT_CPU
+    | {
         "data.image_size": (128, 128),
-        "data.holdout": 0.1,
-        "data.random_flip": True,
         "codec.run": "runs/autoencoder_flowers128",
         # What a flower is stands in the smaller levels, so they are wide and the first is narrow.
         "model.channels": 32,
         "model.multipliers": (1, 3, 4),
         "model.attention_levels": (2,),
-        "model.groups": 8,
-        "model.dropout": 0.1,
         "model.classes": 5,
         "model.null_class": True,
-        "diffusion.schedule": "cosine",
-        "diffusion.prediction": "v",
         "train.label_dropout": 0.1,
-        "train.precision": "bfloat16",
-        "train.batch_size": 32,
-        "train.learning_rate": 1e-3,
         "train.steps": 5400,
         "train.decay_steps": 5400,
-        "train.checkpoint_every": 600,
-        "train.preview_every": 600,
-        "train.preview_images": 16,
-        "sample.sampler": "dpmpp",
-        "sample.steps": 20,
-        "sample.clip": "none",
-        "sample.batch_size": 16,
+    },
+    # Emoji, 64x64, as latents of 16x16x4.
+    "autoencoder_emoji64": _AUTOENCODER_CPU
+    | {
+        "data.image_size": (64, 64),
+        "data.random_flip": False,
+        "train.crop": 32,
+        "train.steps": 2400,
+        "train.decay_steps": 2400,
+    },
+    "emoji64_latent": _LATENT_CPU
+    | {
+        "data.image_size": (64, 64),
+        "data.random_flip": False,
+        "codec.run": "runs/autoencoder_emoji64",
+        "model.channels": 64,
+        "model.multipliers": (1, 2),
+        "model.attention_levels": (1,),
+        "train.steps": 5000,
+        "train.decay_steps": 5000,
     },
     # Rombach et al.'s CelebA-HQ: VQ-f4, 55.3 million parameters, and LDM-4, 274 million, 410,000 steps.
     "autoencoder_celebahq256": _ROMBACH

@@ -197,6 +197,18 @@ PRESETS: dict[str, _Values] = {
         **_steps(6000),
         "train.preview_images": 16,
     },
+    # Emoji, of which some have letters that a mirror would turn round.
+    "emoji64": _IMAGES_CPU
+    | {
+        "data.image_size": (64, 64),
+        "data.random_flip": False,
+        "data.holdout": 0.1,
+        "model.multipliers": (1, 2, 2, 4),
+        "model.attention_levels": (3,),
+        "train.precision": "bfloat16",
+        **_steps(3000),
+        "train.preview_images": 16,
+    },
     # Photographs of flowers by class, 16x16, and the network that enlarges them (or any) to 64x64: a cascade.
     "flowers16": _FLOWERS
     | {
