@@ -16,20 +16,15 @@ included, to the end of the first call.
 
 import dataclasses
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from absl import app, flags
 
 from benchmarks.compare import side as side_lib
-from tf_ddpm import config as config_lib
-from tf_ddpm.config import presets
-from tf_ddpm.diffusers_format import unet_words
+from benchmarks.compare.subject import machine, unet_of
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("model", ["cifar10"], "Presets whose networks are compared: cifar10, fashion_mnist.")
@@ -41,8 +36,6 @@ flags.DEFINE_integer("rounds", 7, "Turns of each side.", lower_bound=1)
 flags.DEFINE_integer("steps", 10, "Of the sampling loop (DDIM).", lower_bound=1)
 flags.DEFINE_integer("side", 4096, "Of the matrices of the product.", lower_bound=1)
 flags.DEFINE_string("out", None, "Where the figures go, as JSON.")
-
-_SHAPES = {"cifar10": ((32, 32), 3), "fashion_mnist": ((28, 28), 1)}
 
 
 class Side:
@@ -91,14 +84,6 @@ class Cell:
     start_up_s: dict
 
 
-def unet_of(model: str) -> dict:
-    """diffusers' words for the network of the preset, as keyword arguments."""
-    size, channels = _SHAPES[model]
-    config = config_lib.with_values(presets.preset(model), {"data.image_size": size, "data.channels": channels})
-    unet = {key: value for key, value in unet_words.unet_config(config).items() if not key.startswith("_")}
-    return unet | {"sample_size": list(size)}
-
-
 def product(precision: str) -> float:
     """FLOP/s of the matrix product, the better of both libraries, in turns."""
     common = {"work": "product", "precision": precision, "batch": 0, "steps": 0, "side": FLAGS.side}
@@ -138,14 +123,6 @@ def measured(model: str, work: str, precision: str, flops: int, speed: float) ->
         memory,
         {name: round(each.facts["first_s"], 1) for name, each in sides.items()},
     )
-
-
-def machine() -> dict:
-    """Where it was measured."""
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return {"cpu": names[0] if names else platform.processor(), "cores": os.cpu_count(), "when": time.strftime("%F")}
 
 
 def main(_: list[str]) -> None:

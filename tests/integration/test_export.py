@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,8 @@ from tf_ddpm import config as config_lib
 from tf_ddpm.config import plans
 from tf_ddpm.errors import UserError
 from tf_ddpm.sampling.run import Run
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -245,3 +248,11 @@ def test_an_unwritable_folder_is_one_clear_line(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write into"):
         saved_model.export_run(run, tmp_path / "file")
+
+
+def test_an_export_for_one_row_a_request_is_checked_too(run, tmp_path, uncompared):
+    saved_model.export_run(run, tmp_path / "one", plans.parse("ddim-2", run.config), max_batch=1)
+    done = subprocess.run(
+        [sys.executable, "-m", "export.check", str(tmp_path / "one")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "fit to serve" in done.stdout, done.stdout + done.stderr
