@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config
-from tf_ddpm.errors import UserError
+from tf_ddpm.errors import NotTrainedError, UserError
 from tf_ddpm.networks.unet import UNet
 from tf_ddpm.runs import checkpoint_files, checkpoints, configuration
 from tf_ddpm.runtime.paths import home_expanded
@@ -57,7 +57,10 @@ def open_guide(config: Config, run_dir: str | os.PathLike) -> OpenGuide | None:
             )
     else:
         folder, step = os.path.abspath(home_expanded(word, "guide")), None
-        own = configuration.read(folder)
+        try:
+            own = configuration.read(folder)
+        except NotTrainedError as error:
+            raise UserError(f"guide={word}: {error}; expected a step of this run, or a run's directory") from None
         check(config, own, word)
         if config.codec.run is not None and _first_stage(config, run_dir) != _first_stage(own, folder):
             raise UserError(f"guide={word}: it diffuses latents of another autoencoder than this run")
