@@ -83,6 +83,7 @@ def mean(metric: Callable, images: list[np.ndarray], real: list[np.ndarray]) -> 
 
 def main(_: list[str]) -> None:
     """Prints the figures as JSON."""
+    network = FeatureNetwork(FLAGS.inception, devices.strategy())  # first: it may be missing
     run = load_run(FLAGS.run_dir, augmentation=FLAGS.augmentation)
     factor, channels, unit = run.config.model.factor, run.image_shape[-1], run.config.model.phase
     share = run.config.data.holdout if FLAGS.holdout else None
@@ -95,7 +96,6 @@ def main(_: list[str]) -> None:
     drawn = [enlarge(picture, seed) for seed, picture in enumerate(small)]
     seconds = (time.perf_counter() - began) / sum(picture.shape[0] * picture.shape[1] for picture in real) * 64**2
     found: dict[str, object] = {"pictures": len(real), "seconds_for_64x64": round(seconds, 4)}
-    network = FeatureNetwork(FLAGS.inception, devices.strategy())
     cut = crops_of(real, [drawn, bilinear], FLAGS.crops, FLAGS.crop)
     known, *others = [network(part) for part in cut]
     for name, images, features in zip(("drawn", "bilinear"), (drawn, bilinear), others, strict=True):

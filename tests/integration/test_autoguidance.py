@@ -138,7 +138,7 @@ def test_another_run_guides_where_it_fits(run_dir, tmp_path):
         load_run(run_dir, guide=str(tmp_path / "smaller"))
     with pytest.raises(UserError, match="no checkpoint of that step; it has 10, 32, 36, 40"):
         load_run(run_dir, guide="11")
-    with pytest.raises(UserError, match="guide=.*no run in .* expected a step of this run"):
+    with pytest.raises(UserError, match=r"guide=.*no run in .* expected a step of this run"):
         load_run(run_dir, guide=str(tmp_path / "nothing"))
     with pytest.raises(UserError, match="chosen when the run is loaded"):
         load_run(run_dir).sample([0], guide="10")
