@@ -102,3 +102,14 @@ def test_it_draws_in_the_dtype_of_the_images_and_takes_rows_that_enter_late(case
 def test_its_chain_has_the_steps_that_were_asked_for(case):
     _, _, sampler = case
     assert len(sampler.chain) == STEPS and chain(STEPS)[1].levels.time.max() <= 999
+
+
+def test_it_takes_a_network_that_knows_less_of_the_shapes_than_the_loop(case):
+    """As where images of any size are drawn one by one."""
+    _, _, sampler = case
+
+    def network(x, level):
+        return tf.raw_ops.PlaceholderWithDefault(input=0.1 * x, shape=[None, None])
+
+    draw = tf.function(lambda x: sample_loop(sampler, denoiser_of(network), x, lambda k: 0.0 * x)[0])
+    assert draw(tf.ones([1, 3], tf.float64)).shape == (1, 3)

@@ -37,10 +37,12 @@ def sample_loop(
     frames = tf.TensorArray(x_T.dtype, size=len(moments) if num_frames else 0, element_shape=x_T.shape)
 
     def body(k: tf.Tensor, slot: tf.Tensor, x_t: tf.Tensor, memory: SolverState, frames: tf.TensorArray) -> tuple:
-        x_prev, x_0, memory = sampler.step(
+        x_prev, x_0, after = sampler.step(
             denoiser, x_t, steps - 1 - k, lambda draw: noise(k * sampler.draws + draw), memory
         )
+        # A network of images of any size may know less of their shapes than the loop does.
         x_prev = tf.ensure_shape(x_prev, x_t.shape)
+        memory = tuple(tf.ensure_shape(new, old.shape) for new, old in zip(after, memory, strict=True))
         if num_frames:
             now = tf.gather(is_frame, k)
             frames = tf.cond(now, lambda: frames.write(slot, x_0), lambda: frames)
