@@ -19,6 +19,7 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.networks.unet import UNet
 from tf_ddpm.sampling import guide as guides
 from tf_ddpm.sampling.run import load_run
+from tf_ddpm.sampling.source import facts_of
 from tf_ddpm.training import loop
 
 CHAIN = Chain(schedules.betas("linear", 1000))
@@ -195,3 +196,14 @@ def test_the_configuration_says_where_there_is_guidance():
     assert build.guidance_interval(SampleConfig()).whole
     narrowed = dataclasses.replace(SampleConfig(), guidance_min=0.28, guidance_max=2.9)
     assert build.guidance_interval(narrowed) == Interval(0.28, 2.9)
+
+
+def test_a_receipt_names_the_guide_and_says_nothing_of_what_is_not_used(run_dir):
+    settings = {"guidance": 2.0, "guidance_min": 0.3}
+    run = load_run(run_dir, guide="10", **settings)
+    facts = facts_of(run, run.config.sample)
+    assert facts["guide"]["checkpoint_step"] == 10 and facts["guidance_min"] == 0.3
+    assert "guidance_max" not in facts and "churn" not in facts and facts["sampler"] == "ddpm"
+    plain = load_run(run_dir)
+    assert "guide" not in facts_of(plain, plain.config.sample)
+    assert len(run.networks) == 2 and len(run.all_weights) == 2 * len(plain.all_weights)

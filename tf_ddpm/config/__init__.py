@@ -8,7 +8,7 @@
 """
 
 from tf_ddpm.config.autoencoder import AutoencoderConfig, CodecConfig, LatentScale
-from tf_ddpm.config.file import from_json, portable, to_json
+from tf_ddpm.config.file import from_json, portable, said, to_json
 from tf_ddpm.config.labels import check_label, parse_label
 from tf_ddpm.config.parsing import Key, changed, closest, get, keys, with_settings, with_values
 from tf_ddpm.config.rules import validated, warnings
@@ -27,6 +27,6 @@ __all__ = [
     "DECODER", "FORMAT_VERSION",
     "AutoencoderConfig", "CodecConfig", "Config", "DataConfig", "DiffusionConfig", "Key",
     "LatentScale", "ModelConfig", "SampleConfig", "TrainConfig",
-    "changed", "check_label", "closest", "from_json", "get", "keys", "parse_label", "portable", "to_json",
+    "changed", "check_label", "closest", "from_json", "get", "keys", "parse_label", "portable", "said", "to_json",
     "validated", "warnings", "with_settings", "with_values",
 ]  # fmt: skip

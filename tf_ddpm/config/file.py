@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 from tf_ddpm.config.parsing import FORMER, keys, with_values
 from tf_ddpm.config.rules import validated
@@ -16,17 +17,22 @@ _FORMER_NAMES = {new.partition(".")[2]: old.partition(".")[2] for old, new in FO
 
 def to_json(config: Config) -> str:
     """The text of `config.json`; what has come later, a section or a key, is left out where it says nothing."""
-    sections = dataclasses.asdict(config)
-    for name in _LATER:
-        if getattr(config, name) == getattr(Config(), name):
-            del sections[name]
-    for name, key in keys().items():
-        section, field = name.split(".")
-        if section in sections and key.later and sections[section][field] == key.default:
-            del sections[section][field]
+    names = [field.name for field in dataclasses.fields(Config)]
+    kept = [name for name in names if name not in _LATER or getattr(config, name) != getattr(Config(), name)]
+    sections = {name: said(name, getattr(config, name)) for name in kept}
     if config.train.level_sampling != "lognormal":  # it has the form that it had under its former name
         sections["train"] = {_FORMER_NAMES.get(name, name): value for name, value in sections["train"].items()}
     return json.dumps({"format_version": FORMAT_VERSION, **sections}, indent=2) + "\n"
+
+
+def said(section: str, values: Any) -> dict[str, Any]:
+    """What a section says: its values by name, but for keys that have come later and have their defaults."""
+    known = keys()
+    return {
+        name: value
+        for name, value in dataclasses.asdict(values).items()
+        if not known[f"{section}.{name}"].later or value != known[f"{section}.{name}"].default
+    }
 
 
 def from_json(text: str, where: str = "config.json") -> Config:

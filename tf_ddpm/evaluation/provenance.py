@@ -25,7 +25,6 @@ def describe_run(run: Run) -> dict:
         "checkpoint_step": run.checkpoint_step,
         "config_sha256": hashlib.sha256(config_lib.to_json(config_lib.portable(config)).encode()).hexdigest(),
         **({} if run.first_stage is None else {"autoencoder_sha256": run.first_stage.sha256}),
-        **({} if run.guide is None else {"guided_by": run.guide.facts()}),
         "prediction": config.diffusion.prediction,
         "variance": config.diffusion.variance,
         "timesteps": config.diffusion.timesteps,

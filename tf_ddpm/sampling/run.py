@@ -121,10 +121,14 @@ class Run:
         return [] if self.first_stage is None else self.first_stage.network.weights
 
     @property
+    def networks(self) -> list[UNet]:
+        """Its own, and that of its guide if there is one."""
+        return [self.network] if self.guide is None else [self.network, self.guide.network]
+
+    @property
     def all_weights(self) -> list:
-        """Of its network, its codec and its guide."""
-        guide = [] if self.guide is None else self.guide.network.weights
-        return [*self.network.weights, *self.codec_weights, *guide]
+        """Of its networks and its codec."""
+        return [weight for network in self.networks for weight in network.weights] + list(self.codec_weights)
 
     @property
     def low_res_shape(self) -> tuple[int, int, int] | None:

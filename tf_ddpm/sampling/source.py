@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from tf_ddpm import config as config_lib
 from tf_ddpm.config import SampleConfig
 from tf_ddpm.sampling import small_images
 from tf_ddpm.sampling.run import Run
@@ -79,4 +79,7 @@ class RunSource(Source):
 def facts_of(run: Run, settings: SampleConfig) -> dict[str, Any]:
     """How a run draws with its `settings`."""
     steps = settings.steps or run.config.diffusion.timesteps
-    return {**dataclasses.asdict(settings), "steps": steps, "checkpoint_step": run.checkpoint_step}
+    facts = {**config_lib.said("sample", settings), "steps": steps, "checkpoint_step": run.checkpoint_step}
+    if run.guide is not None:
+        facts["guide"] = run.guide.facts()
+    return facts
