@@ -14,7 +14,7 @@ from tf_ddpm.diffusion.samplers import Entering, sample_loop
 CASES = [
     (name, settings)
     for name, facts in SAMPLERS.items()
-    for settings in ([{}] if facts.noise == "always" else [{facts.noise: 0.0}, {facts.noise: 0.7}])
+    for settings in ([{}] if facts.noise in ("always", "never") else [{facts.noise: 0.0}, {facts.noise: 0.7}])
 ]
 STEPS = 12
 

@@ -15,7 +15,7 @@ class SamplerFacts:
     Attributes:
       file, cls: where it stands in `samplers`. about: in a few words.
       settings: keys of `SampleConfig` that its class takes, beside the chain and the clipping.
-      noise: when its steps draw noise: always, or where the setting of this name is above 0.
+      noise: when its steps draw noise: always, never, or where the setting of this name is above 0.
     """
 
     file: str
@@ -31,7 +31,9 @@ class SamplerFacts:
 
     def deterministic(self, sample: object) -> bool:
         """Whether x_T alone says what image is drawn, with the settings that are attributes of `sample`."""
-        return self.noise != "always" and getattr(sample, self.noise) == 0
+        if self.noise in ("always", "never"):
+            return self.noise == "never"
+        return getattr(sample, self.noise) == 0
 
 
 _CHURN = ("churn", "churn_min", "churn_max", "churn_noise")

@@ -111,12 +111,23 @@ def _facts(run: Run) -> dict[str, str]:
     height, width, channels = run.image_shape
     return {
         "data": f"{config.data.name or 'imported'}, {height} × {width} × {channels}",
-        "weights": f"of step {run.checkpoint_step:,}, averaged",
+        "weights": f"of step {run.checkpoint_step:,}, {_average(config)}",
+        **({} if run.guide is None else {"guide": f"of step {run.guide.checkpoint_step:,}"}),
         "parameters": f"{run.network.count_params():,}",
         **({} if run.first_stage is None else {"latent": " × ".join(map(str, run.state_shape))}),
         "chain": f"{config.diffusion.timesteps:,} steps, {config.diffusion.schedule}",
         "predicts": config.diffusion.prediction,
     }
+
+
+def _average(config: Config) -> str:
+    """Which average of the weights is drawn with."""
+    sample, train = config.sample, config.train
+    if sample.weights == "raw":
+        return "not averaged"
+    if sample.ema is not None:
+        return f"averaged with a width of {sample.ema:g}"
+    return f"averaged with a decay of {train.ema_decay:g}"
 
 
 def _drawn(run: Run, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +144,7 @@ def _drawn(run: Run, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def _drawn_with(run: Run, count: int) -> str:
     sample = run.config.sample
     steps = sample.steps or run.config.diffusion.timesteps
-    guidance = f", guidance {sample.guidance:g}" if run.config.model.classes else ""
+    guidance = f", guidance {sample.guidance:g}" if run.config.model.classes or run.guide is not None else ""
     eta = f", eta {sample.eta:g}" if SAMPLERS[sample.sampler].takes_eta else ""
     return f"{count} images, {sample.sampler} in {steps} steps{eta}, clip {sample.clip}{guidance}"
 
