@@ -1,4 +1,5 @@
-"""An average of the weights whose width is chosen after the training (Karras et al. 2024, "EDM2", section 3)."""
+"""The average of the weights with which a run is opened: one whose width is chosen after the training (Karras et al.
+2024, "EDM2", section 3), and what is said of one that lags behind."""
 
 from __future__ import annotations
 
@@ -49,3 +50,18 @@ def rebuild(network: keras.Model, run_dir: str | os.PathLike, sigma_rel: float, 
     for weight, part in zip(network.weights, parts, strict=True):
         weight.assign(tf.reshape(part, weight.shape))
     return moments[-1]
+
+
+def warn_of_stale_average(share: float, about: str) -> None:
+    """Says that much of the average is still what the run began with, where it is.
+
+    Args:
+      share: of the initial weights. about: `up to `, where that is not known exactly.
+    """
+    if share > averaging.STALE and cluster.this_worker().is_chief:
+        print(
+            f"warning: {about}{share:.0%} of the weights' average are still what the run began with, and its images "
+            "mostly noise; the last weights draw better ones: weights=raw (a lower train.ema_decay, or "
+            "train.ema_warmup=true, lets the average follow)",
+            file=sys.stderr,
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -25,7 +24,7 @@ from tf_ddpm.networks import averaging
 from tf_ddpm.networks.backbone import Condition
 from tf_ddpm.networks.unet import UNet
 from tf_ddpm.runs import checkpoints, configuration, kept_labels
-from tf_ddpm.runtime import cluster, devices
+from tf_ddpm.runtime import devices
 from tf_ddpm.runtime.collectives import agree, over_replicas
 from tf_ddpm.runtime.paths import printable
 from tf_ddpm.sampling import first_stage as first_stages
@@ -308,16 +307,6 @@ def load_run(run_dir: str | os.PathLike, **settings) -> Run:
     return open_run(run_dir, config_lib.validated(config_lib.with_values(configuration.read(run_dir), values)))
 
 
-def _warn_of_stale_average(share: float, about: str) -> None:
-    if share > averaging.STALE and cluster.this_worker().is_chief:
-        print(
-            f"warning: {about}{share:.0%} of the weights' average are still what the run began with, and its images "
-            "mostly noise; the last weights draw better ones: weights=raw (a lower train.ema_decay, or "
-            "train.ema_warmup=true, lets the average follow)",
-            file=sys.stderr,
-        )
-
-
 def open_run(
     run_dir: str | os.PathLike,
     config: Config,
@@ -350,5 +339,5 @@ def open_run(
     if config.sample.weights == "ema":
         train = config.train
         most = averaging.initial_share(step, train.ema_decay, train.ema_warmup) if share is None else share
-        _warn_of_stale_average(most, "up to " if share is None else "")
+        rebuilding.warn_of_stale_average(most, "up to " if share is None else "")
     return Run(config, network, step, strategy, kept_labels.label_names(run_dir), first_stage, guide)
