@@ -126,6 +126,7 @@ def test_a_karras_grid_visits_the_ends_that_are_wanted():
     sample = SampleConfig(steps=9, spacing="karras")
     ends = build.shorter_chain(sample, COSINE).levels.relative_sigma[[0, -1]]
     np.testing.assert_allclose(ends, [COSINE.levels.relative_sigma[0], 80.0], rtol=1e-9)
+    assert build.shorter_chain(SampleConfig(spacing="karras"), COSINE) is COSINE  # all T steps are the chain itself
     sample = dataclasses.replace(sample, sigma_min=0.02, sigma_max=10.0)
     ends = build.shorter_chain(sample, COSINE).levels.relative_sigma[[0, -1]]
     np.testing.assert_allclose(ends, [0.02, 10.0], rtol=1e-9)

@@ -61,7 +61,7 @@ def bits_per_dim(run: Run, images: datasets.ImageSet, seed: int, steps: int | No
             "given": None if run.low_res_shape is None else "the image made smaller, without noise",
             "seed": seed,
             "steps": len(chain),
-            "spacing": settings.spacing if len(chain) < len(run.chain) else None,
+            "spacing": None if np.array_equal(chain.timesteps, run.chain.timesteps) else settings.spacing,
             "clip": "static",
             "precision": settings.precision,
             "weights": settings.weights,

@@ -62,7 +62,7 @@ class FigureContext:
 
 def _timesteps(subject: FigureContext, cuts: list[int]) -> list[str]:
     known = experiments.own_chain(subject.run).timesteps
-    return [f"t = {known[cut] + 1}" for cut in cuts]  # as the papers count
+    return [f"t = {known[cut] + 1:g}" for cut in cuts]  # as the papers count
 
 
 def _schedules(subject: FigureContext) -> Figure:

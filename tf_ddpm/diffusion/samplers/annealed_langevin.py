@@ -15,8 +15,7 @@ class AnnealedLangevin(Sampler):
 
     It needs the score alone, and neither a forward chain nor a reverse one. The levels are those of `chain`; in the
     paper ten, whose sigma fall geometrically. The last step of all is not the paper's: it takes the predicted image,
-    without the noise of the last level (Jolicoeur-Martineau et al. 2020, "Adversarial score
-    matching").
+    without the noise of the last level (Jolicoeur-Martineau et al. 2020, "Adversarial score matching").
 
     Args:
       langevin_steps: the paper's T, steps at each level.
