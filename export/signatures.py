@@ -71,14 +71,20 @@ class ServingModule(Endpoints):
         first_stage = {}
         if isinstance(self._codec, Latents):
             first_stage = traced_codec.queues(self._codec, codec)
+        inversion = {}
+        if not self._run.config.distill.jumps:  # which have no way from an image back to its noise
+            inversion = {
+                "decode": Queue(self._decode, self._calls(latent), "latent"),
+                "encode": Queue(self._encode, latent.steps + codec, "image"),
+            }
+        repeats = 1 if first.sample.sampler == "consistency" else _REPEATS
         return {plan.name: Queue(self._sampled(plan), self._calls(plan), "seed") for plan in plans} | {
             "progress": Queue(self._progress(first), calls, "seed"),
             "interpolate": Queue(self._interpolated(first), calls, "seed", "seed_2", "mix"),
             "variation": Queue(self._varied(first), calls, "image", "strength", "seed"),
-            "inpaint": Queue(self._inpaint(first), first.steps * _REPEATS + 2 * codec, "image", "mask", "seed"),
-            "decode": Queue(self._decode, self._calls(latent), "latent"),
-            "encode": Queue(self._encode, latent.steps + codec, "image"),
+            "inpaint": Queue(self._inpaint(first), first.steps * repeats + 2 * codec, "image", "mask", "seed"),
             "denoise": Queue(self._denoise, 1, "x_t", "t"),
+            **inversion,
             **first_stage,
         }
 
@@ -141,17 +147,19 @@ class ServingModule(Endpoints):
         return compute
 
     def _inpaint(self, plan: Plan) -> Compute:
-        """Ancestral steps, which have no memory, on the plan's chain.
+        """Ancestral steps, which have no memory, on the plan's chain; of `consistency` its own.
 
         Of latents those are kept whose pixels all are; at the end the kept pixels themselves take their places.
         """
         factor = self._run.image_shape[0] // self._shape[0]
 
         def compute(inputs: Tensors) -> Tensors:
-            chain = build.shorter_chain(plan.sample, self._run.chain)
+            inner = self._sampler(plan)
+            if not isinstance(inner, samplers.Consistency):
+                inner = samplers.Ancestral(inner.chain, plan.sample.clip)
             kept, given = inputs["mask"] == 255, self._codec.encode(inputs["image"])
             keep = resampling.all_kept(tf.cast(kept, tf.float32), factor)
-            sampler = samplers.Inpainting(samplers.Ancestral(chain, plan.sample.clip), given, keep, _REPEATS)
+            sampler = samplers.inpainting(inner, given, keep, _REPEATS)
             image, _ = self._draw(inputs, sampler, self._noise(inputs["seed"]))
             return {"image": tf.where(kept, inputs["image"], image) if isinstance(self._codec, Latents) else image}
 

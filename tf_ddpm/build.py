@@ -38,6 +38,9 @@ def shorter_chain(sample: SampleConfig, whole: Chain) -> Chain:
     if sample.spacing == "karras":
         ends = schedules.karras_ends(whole.levels.relative_sigma, sample.sigma_min, sample.sigma_max)
         return whole.at_sigmas(schedules.karras_sigmas(*ends, sample.steps, sample.rho))
+    if sample.spacing == "sigmas":
+        wanted = np.array(sample.sigmas or schedules.few_step_sigmas(sample.steps))
+        return whole.respaced(schedules.nearest_timesteps(whole.levels.relative_sigma, wanted))
     return whole.respaced(schedules.strided_timesteps(len(whole), sample.steps, sample.spacing))
 
 
@@ -134,8 +137,14 @@ def _guiding(diffusion: DiffusionConfig, guide: Guide, condition: Condition, lev
         call = _precomputed(guide.network, own)
     else:
         plain = _plain(guide.network, None)
-        times = tf.constant(own.time, tf.float32)
-        call = lambda x, level, told: plain(x, level._replace(time=tf.gather(times, level.step)), told)  # noqa: E731
+
+        def call(x: tf.Tensor, level: Level, told: guidance_lib.Condition) -> tf.Tensor:
+            if level.step is not None:
+                time = tf.gather(tf.constant(own.time, tf.float32), level.step)
+            else:  # between the steps of the table
+                time = own.between(table.position(tf.reshape(level.sigma / level.alpha, [-1])), x).time
+            return plain(x, level._replace(time=time), told)
+
     bound = guidance_lib.conditioned(call, known)
     return Denoiser(bound, parametrisation(guide.diffusion), guide.diffusion.learned_variance)
 

@@ -13,7 +13,7 @@ from tf_ddpm import build, datasets
 from tf_ddpm import config as config_lib
 from tf_ddpm.diffusion import samplers
 from tf_ddpm.errors import UserError
-from tf_ddpm.figures import FIGURES, catalogue, experiments
+from tf_ddpm.figures import FIGURES, catalogue, experiments, lossy_coding
 from tf_ddpm.figures.catalogue import FigureContext
 from tf_ddpm.sampling.run import Run, load_run
 
@@ -167,7 +167,7 @@ def test_noise_grows_along_the_forward_chain_and_is_that_of_q(run, real):
 
 def test_coding_sends_more_bits_for_less_distortion(run, run_dir):
     bits = FigureContext(run, run_dir, num_images=64).bits
-    rates, distortions = catalogue.rate_and_distortion(bits)
+    rates, distortions = lossy_coding.rate_and_distortion(bits)
     assert len(rates) == len(distortions) == 20
     assert (np.diff(rates) >= 0).all() and (np.diff(distortions) <= 0.02 * distortions[:-1]).all()
     assert rates[-1] + bits["terms"]["L_0"] == pytest.approx(bits["value"], rel=1e-6)

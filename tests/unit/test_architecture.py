@@ -21,8 +21,8 @@ PLAN = {
     "runs": "errors runtime config datasets",  # never training
     "sampling": "errors randomness runtime diffusion networks codecs config datasets build runs",
     "tf_ddpm": "sampling",
-    "training": "errors randomness runtime diffusion networks codecs config datasets build runs sampling",
     "evaluation": "errors randomness runtime diffusion config datasets build runs sampling",
+    "training": "errors randomness runtime diffusion networks codecs config datasets build runs sampling evaluation",
     "figures": "errors randomness runtime diffusion codecs config datasets build sampling evaluation",
     "report": "errors runtime diffusion config sampling",
     "diffusers_format": "errors runtime networks config build runs sampling",

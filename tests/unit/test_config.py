@@ -196,7 +196,9 @@ def test_a_run_goes_on_with_more_steps_and_refuses_another_model():
 
 
 def test_the_saved_form_holds_every_key():
-    other = config_lib.with_values(config_lib.Config(), {"codec.run": "runs/autoencoder", "autoencoder.blocks": 2})
+    other = config_lib.with_values(
+        config_lib.Config(), {"codec.run": "runs/autoencoder", "autoencoder.blocks": 2, "distill.steps": 3}
+    )
     saved = json.loads(config_lib.to_json(other))
     assert saved.pop("format_version") == config_lib.FORMAT_VERSION
     left_out = {name for name, key in config_lib.keys().items() if key.later}

@@ -60,6 +60,8 @@ def test_the_method_leads_to_most_of_the_equations_code():
         ("samplers/*", {"Sampler", "clipped"}),
         ("interpolation", set()),
         ("guidance", {"conditioned"}),
+        ("consistency", {"Point"}),
+        ("progressive", set()),
     ):
         files = sorted((ROOT / "tf_ddpm" / "diffusion").glob(f"{room}.py"))
         public = {n for file in files for n in names(file) if not n.startswith("_") and "." not in n}

@@ -49,7 +49,9 @@ def _run(argv: list[str]) -> int:
         here = cluster.this_worker()
         if here.count > 1 and not MODES[FLAGS.mode].shared:
             raise UserError(f"--mode={FLAGS.mode} is the work of one process, not of {here.count}: unset TF_CONFIG")
-        resumes = "; the same command resumes the run from its last checkpoint" if FLAGS.mode == "train" else ""
+        resumes = (
+            "; the same command resumes the run from its last checkpoint" if FLAGS.mode in ("train", "distill") else ""
+        )
         with interruption.exit_on_signal(atomic_files.remove_unfinished, f"interrupted{resumes}"):
             run_mode(FLAGS.mode, _run_dir())
     except UserError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from tf_ddpm.config import presets
+from tf_ddpm.config import presets, students
 from tf_ddpm.diffusion.sampler_facts import SAMPLERS
 from tf_ddpm.errors import UserError
 from tf_ddpm.figures import FIGURES
@@ -32,6 +32,7 @@ class Mode:
 
 MODES = {
     "train": Mode("train", "train a run, or resume it", shared=True),
+    "distill": Mode("distill", "train a student of a run, which draws in a few steps, or resume it", shared=True),
     "sample": Mode("sample", "draw images", shared=True),
     "export": Mode("export", "write a SavedModel for TF Serving"),
     "eval": Mode("evaluate", "measure bits/dim, FID, KID, precision and recall, memorisation", shared=True),
@@ -79,6 +80,14 @@ ROWS = (
         str,
         "train sample export eval figure report upscale export_diffusers",
         f"Configuration to start from: {', '.join(presets.PRESETS)}. Default: digits.",
+    ),
+    Flag("teacher", "path", "distill", "The run that teaches, which the student copies, or a folder of diffusers."),
+    Flag(
+        "method",
+        students.METHODS,
+        "distill",
+        "How the student learns: consistency, to draw in 1 to 4 steps with new noise in between, or progressive, to "
+        "make several of the teacher's steps in one.",
     ),
     Flag("set", "list", "", "A changed key of the configuration, for example --set=train.steps=2000.", default=()),
     Flag(
@@ -143,26 +152,28 @@ ROWS = (
         "spacing",
         str,
         _RUNNING,
-        "Steps that a shorter chain visits: linspace, leading, trailing, quadratic or karras.",
+        "Steps that a shorter chain visits: linspace, leading, trailing, quadratic, karras or sigmas.",
         key="spacing",
     ),
     Flag("clip", str, _RUNNING, "Clipping of the predicted image: none, static or dynamic.", key="clip"),
     Flag(
         "guidance",
         float,
-        _RUNNING,
+        f"distill {_RUNNING}",
         "Weight of the class, or beside --guide of the network: 1 as trained, 0 without, or more.",
         key="guidance",
     ),
     Flag(
         "guide",
         str,
-        _RUNNING,
+        f"distill {_RUNNING}",
         "A worse network that --guidance leads away from, instead of the null class: a step of the run of which there "
         "is a checkpoint, or another run's directory.",
         key="guide",
     ),
-    Flag("guidance_interval", str, _RUNNING, "LOW,HIGH: the sigma/alpha between which there is guidance."),
+    Flag(
+        "guidance_interval", str, f"distill {_RUNNING}", "LOW,HIGH: the sigma/alpha between which there is guidance."
+    ),
     Flag(
         "augmentation",
         int,
@@ -226,8 +237,9 @@ ROWS = (
         "sweep",
         str,
         "eval",
-        "A curve: sampling_steps:10,20,50; checkpoint for all that are kept; ema:0.05,0.1,0.15; or "
-        "augmentation:0,50,100, of a run or pipeline that enlarges, whose best it keeps in pipeline.json.",
+        "A curve: sampling_steps:10,20,50; checkpoint for all that are kept; ema:0.05,0.1,0.15; sigma:0.5,0.8, the "
+        "level of the second of a student's two steps; or augmentation:0,50,100, of a run or pipeline that enlarges, "
+        "whose best it keeps in pipeline.json.",
     ),
     Flag("figure", str, "figure", f"{', '.join(FIGURES)}, or all of them."),
     Flag("diffusers_dir", "path", "import", "The folder: a pipeline, or a UNet2DModel alone."),

@@ -8,6 +8,7 @@
 """
 
 from tf_ddpm.config.autoencoder import AutoencoderConfig, CodecConfig, LatentScale
+from tf_ddpm.config.distillation import DistillConfig
 from tf_ddpm.config.file import from_json, portable, said, to_json
 from tf_ddpm.config.labels import check_label, parse_label
 from tf_ddpm.config.parsing import Key, changed, closest, get, keys, with_settings, with_values
@@ -25,7 +26,7 @@ from tf_ddpm.config.schema import (
 
 __all__ = [
     "DECODER", "FORMAT_VERSION",
-    "AutoencoderConfig", "CodecConfig", "Config", "DataConfig", "DiffusionConfig", "Key",
+    "AutoencoderConfig", "CodecConfig", "Config", "DataConfig", "DiffusionConfig", "DistillConfig", "Key",
     "LatentScale", "ModelConfig", "SampleConfig", "TrainConfig",
     "changed", "check_label", "closest", "from_json", "get", "keys", "parse_label", "portable", "said", "to_json",
     "validated", "warnings", "with_settings", "with_values",

@@ -11,7 +11,7 @@ from tf_ddpm.config.rules import validated
 from tf_ddpm.config.schema import FORMAT_VERSION, Config, DataConfig
 from tf_ddpm.errors import UserError
 
-_LATER = ("codec", "autoencoder")
+_LATER = ("codec", "autoencoder", "distill")
 _FORMER_NAMES = {new.partition(".")[2]: old.partition(".")[2] for old, new in FORMER.items()}
 
 
@@ -71,6 +71,10 @@ def portable(config: Config) -> Config:
     paths = {f"data.{key}": getattr(DataConfig(), key) for key in ("path", "data_dir", "cache_dir")}
     if config.codec.run is not None:
         paths["codec.run"] = "-"
+    if config.distill.teacher is not None:
+        paths["distill.teacher"] = "-"
+    if config.distill.guide is not None and not config.distill.guide.isdecimal():
+        paths["distill.guide"] = "-"
     guide = config.sample.guide
     if guide is not None and not guide.isdecimal():
         paths["sample.guide"] = "-"

@@ -126,4 +126,8 @@ def of_latents(plans: tuple[Plan, ...], config: Config) -> Plan:
         if plan.deterministic:
             return plan
     steps = min(50, config.diffusion.timesteps)
-    return Plan(f"ddim_{steps}", dataclasses.replace(config.sample, sampler="ddim", eta=0.0, steps=steps))
+    grid = {"spacing": "trailing", "sigmas": ()} if config.sample.spacing == "sigmas" else {}
+    values = {"sampler": "ddim", "eta": 0.0, "steps": steps} | grid
+    return Plan(
+        f"ddim_{steps}", with_values(config, {f"sample.{name}": value for name, value in values.items()}).sample
+    )

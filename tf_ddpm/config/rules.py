@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from tf_ddpm.config import autoencoder_rules
-from tf_ddpm.config.schema import Config, DataConfig, DiffusionConfig, ModelConfig, TrainConfig
+import itertools
+
+import numpy as np
+
+from tf_ddpm.config import autoencoder_rules, distillation_rules
+from tf_ddpm.config.schema import Config, DataConfig, DiffusionConfig, ModelConfig, SampleConfig, TrainConfig
 from tf_ddpm.diffusion import schedules
-from tf_ddpm.errors import UserError
+from tf_ddpm.errors import UserError, required
 
 _SMALLEST_ALPHA_BAR = 1e-14  # 1 / sqrt(alpha_bar) multiplies the rounding of the predicted eps
 
@@ -22,6 +26,7 @@ def validated(config: Config) -> Config:
     _check_labels(config)
     _check_enlarging(config)
     autoencoder_rules.check(config)
+    distillation_rules.check(config)
     _check_data(config)
     return config
 
@@ -129,6 +134,10 @@ def _check_levels(config: Config) -> None:
             f"train.nearest_noise={train.nearest_noise}: train.objective={train.objective} is a bound, which holds "
             "for noise drawn at random; expected 1"
         )
+    if sample.sigmas and sample.spacing != "sigmas":
+        raise UserError("sample.sigmas is of sample.spacing=sigmas")
+    if sample.spacing == "sigmas" and (sample.sigmas or sample.steps is not None):
+        _check_sigmas(sample, diffusion)
     if sample.spacing != "karras":
         return
     sigmas = schedules.relative_sigmas(diffusion.betas)
@@ -140,6 +149,22 @@ def _check_levels(config: Config) -> None:
     lowest, highest = schedules.karras_ends(sigmas, sample.sigma_min, sample.sigma_max)
     if lowest >= highest:
         raise UserError(f"sample.sigma_min={lowest:g} is not below sample.sigma_max={highest:g}")
+
+
+def _check_sigmas(sample: SampleConfig, diffusion: DiffusionConfig) -> None:
+    """The levels that `spacing=sigmas` visits."""
+    sigmas = sample.sigmas or tuple(schedules.few_step_sigmas(required(sample.steps, "sample.steps")))
+    given = ",".join(f"{sigma:.4g}" for sigma in sigmas)
+    if any(later >= earlier for earlier, later in itertools.pairwise(sigmas)):
+        raise UserError(f"sample.sigmas={given}: expected each smaller than the one before")
+    if len(sigmas) != (sample.steps or diffusion.timesteps):
+        raise UserError(
+            f"sample.sigmas={given}: expected {sample.steps or diffusion.timesteps} of them, one for each step"
+        )
+    try:
+        schedules.nearest_timesteps(schedules.relative_sigmas(diffusion.betas), np.array(sigmas))
+    except ValueError as error:
+        raise UserError(f"sample.sigmas={given}: {error}") from None
 
 
 def _check_labels(config: Config) -> None:

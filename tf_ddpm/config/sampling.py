@@ -26,8 +26,16 @@ class SampleConfig:
     )
     spacing: str = sampling_key(
         "trailing",
-        "which steps a shorter chain visits; karras: levels between them, by sigma_min, sigma_max and rho",
-        choices=("linspace", "leading", "trailing", "quadratic", "karras"),
+        "which steps a shorter chain visits; karras: levels between them, by sigma_min, sigma_max and rho; sigmas: "
+        "those nearest to sample.sigmas",
+        choices=("linspace", "leading", "trailing", "quadratic", "karras", "sigmas"),
+    )
+    sigmas: tuple[float, ...] = sampling_key(
+        (),
+        "sigma/alpha of each step, the largest first, for spacing=sigmas; none: of the sampler consistency",
+        low=1e-6,
+        high=1e6,
+        later=True,
     )
     sigma_min: float | None = sampling_key(
         None, "least sigma/alpha of spacing=karras; none: the chain's least", above=0.0, high=1e6, later=True

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from tf_ddpm.config.autoencoder import AutoencoderConfig, CodecConfig
+from tf_ddpm.config.distillation import DistillConfig
 from tf_ddpm.config.fields import key
 from tf_ddpm.config.sampling import SampleConfig
 from tf_ddpm.diffusion import schedules
@@ -332,6 +333,7 @@ class Config:
     sample: SampleConfig = SampleConfig()  # noqa: RUF009
     codec: CodecConfig = CodecConfig()  # noqa: RUF009 (it is frozen)
     autoencoder: AutoencoderConfig = AutoencoderConfig()  # noqa: RUF009
+    distill: DistillConfig = DistillConfig()  # noqa: RUF009
 
     @property
     def state_shape(self) -> tuple[int, int, int]:

@@ -141,5 +141,7 @@ def scheduler_config(config: Config) -> dict[str, Any]:
         "clip_sample": sample.clip == "static",
         "thresholding": sample.clip == "dynamic",
         "sample_max_value": _UNBOUNDED if sample.clip == "dynamic" else 1.0,
-        "timestep_spacing": {"quadratic": "leading", "karras": "trailing"}.get(sample.spacing, sample.spacing),
+        "timestep_spacing": {"quadratic": "leading", "karras": "trailing", "sigmas": "trailing"}.get(
+            sample.spacing, sample.spacing
+        ),
     }

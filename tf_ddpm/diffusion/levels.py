@@ -90,6 +90,15 @@ class Levels:
         tables = zip((self.alpha, self.sigma, self.time), (others.alpha, others.sigma, others.time), strict=True)
         return Levels(*(np.concatenate(pair) for pair in tables))
 
+    def position(self, relative_sigma: tf.Tensor) -> tf.Tensor:
+        """Where in the table these sigma / alpha [B] are, float64 [B], as `between` takes it; outside, at its ends."""
+        wanted = tf.math.log(tf.cast(relative_sigma, tf.float64))
+        table = tf.constant(np.log(self.relative_sigma), tf.float64)
+        low = tf.clip_by_value(tf.searchsorted(table, wanted, side="right") - 1, 0, max(len(self) - 2, 0))
+        below, above = tf.gather(table, low), tf.gather(table, tf.minimum(low + 1, len(self) - 1))
+        share = tf.math.divide_no_nan(wanted - below, above - below)
+        return tf.cast(low, tf.float64) + tf.clip_by_value(share, 0.0, 1.0)
+
     def at(self, step: tf.Tensor, like: tf.Tensor) -> Level:
         """The levels of the steps `step`, int [B] or scalar, for images shaped and typed `like` [B, ...]."""
         time = tf.gather(tf.constant(self.time, tf.float32), step)

@@ -43,6 +43,7 @@ SAMPLERS: dict[str, SamplerFacts] = {
     "ddim": SamplerFacts("ddim", "DDIM", "DDIM", ("eta",), noise="eta"),
     "dpmpp": SamplerFacts("dpm_solver", "DPMSolverPP", "DPM-Solver++", ("order", "third_order", "eta"), noise="eta"),
     "heun": SamplerFacts("heun", "Heun", "Heun's method on the ODE, two calls a step", _CHURN, noise="churn"),
+    "consistency": SamplerFacts("consistency", "Consistency", "new noise after each of a few steps"),
     "langevin": SamplerFacts("langevin", "Langevin", "ancestral steps with Langevin corrections", ("snr",)),
     "annealed_langevin": SamplerFacts(
         "annealed_langevin",

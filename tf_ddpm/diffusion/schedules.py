@@ -108,6 +108,34 @@ def strided_timesteps(timesteps: int, steps: int, spacing: str = "linspace") -> 
     raise ValueError(f"unknown spacing {spacing!r}: expected linspace, leading, trailing or quadratic")
 
 
+def few_step_sigmas(steps: int) -> np.ndarray:
+    """Levels for a sampler that adds new noise after each of a few steps: 80, and between 5.4 and 0.5.
+
+    For two steps those of Geng et al. 2024 (80 and 0.821); for more a geometric sequence follows 80.
+
+    Returns:
+      [steps] float64, decreasing.
+    """
+    later = [0.821] if steps == 2 else np.geomspace(5.4, 0.5, steps - 1)
+    return np.concatenate([[80.0], later])
+
+
+def nearest_timesteps(relative_sigma: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The steps of a chain with the levels sigma / alpha [T] that are nearest to `wanted` ones [S], by their ratio.
+
+    Returns:
+      [S] int64, increasing.
+
+    Raises:
+      ValueError: where two of them are nearest to the same step.
+    """
+    distance = np.abs(np.log(np.asarray(wanted, np.float64))[:, None] - np.log(relative_sigma)[None])
+    found = np.sort(np.argmin(distance, axis=1)).astype(np.int64)
+    if len(np.unique(found)) < len(found):
+        raise ValueError("two of these sigmas are nearest to the same step of the chain")
+    return found
+
+
 def respaced_betas(beta: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Betas of the chain that visits only the timesteps `kept`, with the same alpha_bar there.
 

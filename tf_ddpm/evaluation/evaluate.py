@@ -129,6 +129,11 @@ def _check_kind(wanted: EvaluationRequest, source: Source | None) -> None:
         raise UserError(
             "metrics=bpd is of a run that draws images; of an autoencoder expected reconstruction, fid or kid"
         )
+    if "bpd" in wanted.metrics and isinstance(source, RunSource) and source.runs[0].config.distill.jumps:
+        raise UserError(
+            "metrics=bpd: a consistency student says where a path ends, and no bound follows from that; expected fid, "
+            "kid, pr or memorisation"
+        )
 
 
 def _of_features(wanted: EvaluationRequest, config: Config) -> tuple[str, ...]:

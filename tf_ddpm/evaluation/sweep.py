@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config
+from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import evaluate, quality
 from tf_ddpm.evaluation.evaluate import EvaluationRequest
@@ -20,7 +21,7 @@ from tf_ddpm.sampling.run import open_run
 from tf_ddpm.sampling.source import RunSource, Source
 
 _KEYS = {"sampling_steps": "sample.steps", "augmentation": "sample.augmentation", "ema": "sample.ema"}
-_NAMES = (*_KEYS, "checkpoint")
+_NAMES = (*_KEYS, "checkpoint", "sigma")
 _DECIDES = ("kid", "fid")  # by which the best is chosen, the first that was measured
 
 
@@ -31,7 +32,7 @@ def sweep(
 
     Args:
       words: `sampling_steps:10,20,50` or `checkpoint`, all that are kept (`checkpoint:1000,2000`: those);
-        `ema:0.05,0.1`; or `augmentation:0,50,100`.
+        `ema:0.05,0.1`; `sigma:0.5,0.8`, the level of the second of two steps; or `augmentation:0,50,100`.
       pipeline: measured instead of a run, by augmentation; the best is kept in its pipeline.json. `config` is that of
         its last stage then, and `run_dir` its own.
 
@@ -103,10 +104,11 @@ def _points(words: str, run_dir: str) -> tuple[str, list[float]]:
     name, _, values = words.partition(":")
     if name not in _NAMES or (name != "checkpoint" and not values):
         raise UserError(
-            f"sweep={words}: expected sampling_steps:10,20,50, ema:0.05,0.1, augmentation:0,50,100 or checkpoint"
+            f"sweep={words}: expected sampling_steps:10,20,50, ema:0.05,0.1, sigma:0.5,0.8, "
+            "augmentation:0,50,100 or checkpoint"
         )
-    if name == "ema":
-        return name, _widths(words, values)
+    if name in ("ema", "sigma"):
+        return name, _numbers(words, values)
     kept = checkpoint_files.steps(run_dir) if name == "checkpoint" else None
     points = values.split(",") if values else [str(step) for step in kept or []]
     if not points:
@@ -121,11 +123,15 @@ def _points(words: str, run_dir: str) -> tuple[str, list[float]]:
 def _at(config: Config, name: str, point: float) -> Config:
     if name == "checkpoint":
         return config
+    if name == "sigma":
+        first = config.sample.sigmas[:1] or schedules.few_step_sigmas(1)
+        grid = {"sample.steps": 2, "sample.spacing": "sigmas", "sample.sigmas": (float(first[0]), point)}
+        return config_lib.validated(config_lib.with_values(config, grid))
     return config_lib.validated(config_lib.with_values(config, {_KEYS[name]: point}))
 
 
-def _widths(words: str, values: str) -> list[float]:
+def _numbers(words: str, values: str) -> list[float]:
     try:
         return sorted({float(value) for value in values.split(",")})
     except ValueError:
-        raise UserError(f"sweep={words}: expected numbers, for example ema:0.05,0.1,0.15") from None
+        raise UserError(f"sweep={words}: expected numbers, for example ema:0.05,0.1,0.15 or sigma:0.5,0.8") from None

@@ -19,6 +19,7 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "sweep": (),
     "guidance": tuple(flag for flag in _DRAWN if flag != "guidance"),
     "cascade": ("augmentation", *_DRAWN),
+    "steps": ("clip", "precision", "weights", "seed"),
     "reconstruction": ("num_images", "weights", "seed"),
     "latent": ("num_images", "weights", "seed"),
 }

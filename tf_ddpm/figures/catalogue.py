@@ -15,7 +15,7 @@ from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import likelihood
-from tf_ddpm.figures import autoencoders, cascade, experiments, plots, sweeps
+from tf_ddpm.figures import autoencoders, cascade, experiments, few_steps, lossy_coding, plots, sweeps
 from tf_ddpm.sampling import image_files
 from tf_ddpm.sampling.first_stage import FirstStage
 from tf_ddpm.sampling.run import Run
@@ -167,51 +167,6 @@ def _variation(subject: FigureContext) -> Figure:
     return plots.sheet(drawn, columns=[r"$x_0$", *_timesteps(subject, cuts)])
 
 
-def rate_and_distortion(bits: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Progressive lossy coding (Ho et al. 2020, section 4.3): what is known after each message, from x_T on.
-
-    Args:
-      bits: of `likelihood.bits_per_dim`.
-
-    Returns:
-      The rates [T], in bits per dimension: L_T and the terms sent until then; and the root mean squared errors [T] of
-      the predicted image, in steps of 0 to 255.
-    """
-    terms = [bits["terms"]["L_T"], *reversed(bits["terms"]["L_t_minus_1"])]
-    return np.cumsum(terms), 127.5 * np.sqrt(bits["x_0_squared_error"][::-1])
-
-
-def _coding(subject: FigureContext) -> Figure:
-    rates, distortions = rate_and_distortion(subject.bits)
-    left = np.arange(len(rates), 0, -1)
-    figure, axes = plots.panels(3)
-    axes[0].plot(left, distortions)
-    axes[0].set(xlabel="reverse steps left", ylabel="distortion (root mean square, of 255)")
-    axes[1].plot(left, rates)
-    axes[1].set(xlabel="reverse steps left", ylabel="rate (bits/dim)")
-    axes[2].plot(rates, distortions)
-    axes[2].set(xlabel="rate (bits/dim)", ylabel="distortion")
-    for axis in axes[:2]:
-        axis.invert_xaxis()
-    figure.tight_layout()
-    return figure
-
-
-def _bound(subject: FigureContext) -> Figure:
-    terms, receipt = subject.bits["terms"], subject.bits["receipt"]
-    figure, (axis,) = plots.panels(1)
-    by_t = np.array([terms["L_0"], *terms["L_t_minus_1"]])
-    axis.plot(np.arange(1, len(by_t) + 1), by_t)
-    axis.set(xlabel="t", ylabel="bits/dim", xscale="log", yscale="log")
-    axis.set_title(
-        rf"$L_0$ and $L_{{t-1}}$ by t; $L_T$ = {terms['L_T']:.2g}; sum {subject.bits['value']:.3f} bits/dim "
-        f"({receipt['num_images']} images)",
-        fontsize=9,
-    )
-    figure.tight_layout()
-    return figure
-
-
 def _sweep(subject: FigureContext) -> Figure:
     path = subject.run_dir / "sweep_sampling_steps.json"
     try:
@@ -239,13 +194,14 @@ FIGURES: dict[str, Callable[[FigureContext], Figure]] = {
     "progressive": _progressive,
     "interpolation": _interpolation,
     "shared_prefix": _shared_prefix,
-    "coding": _coding,
+    "coding": lambda subject: lossy_coding.coding(subject.bits),
     "inpainting": _inpainting,
     "variation": _variation,
-    "bound": _bound,
+    "bound": lambda subject: lossy_coding.bound(subject.bits),
     "sweep": _sweep,
     "guidance": _guidance,
     "cascade": lambda subject: cascade.figure(subject.run, _ROWS, subject.seed),
+    "steps": lambda subject: few_steps.figure(subject.run, subject.run_dir, subject.seed),
 }
 # Figures of what a run draws from noise alone.
 _FROM_NOISE = (
@@ -259,9 +215,15 @@ _FROM_NOISE = (
 )
 
 
+# Figures of a bound, or of the way back from an image to its noise.
+_OF_MEANS = ("interpolation", "coding", "bound")
+
+
 def _check(name: str, subject: FigureContext) -> None:
     if name in _FROM_NOISE and subject.run.low_res_shape is not None:
         raise UserError(f"{name} is of a run that draws from noise alone; this one enlarges images, as cascade shows")
+    if name in _OF_MEANS and subject.run.config.distill.jumps:
+        raise UserError(f"{name} has no meaning for a consistency student, which says where a path ends")
 
 
 def draw(name: str, subject: FigureContext, path: Path | None = None) -> list[Path]:

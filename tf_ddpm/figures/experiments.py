@@ -27,6 +27,12 @@ def own_chain(run: Run) -> Chain:
     return build.shorter_chain(run.config.sample, run.chain)
 
 
+def _stepping(run: Run) -> samplers.Sampler:
+    """Steps with noise on the chain in use: ancestral ones, and of a consistency student its own."""
+    kind = samplers.Consistency if run.config.distill.jumps else samplers.Ancestral
+    return kind(own_chain(run), run.config.sample.clip)
+
+
 def noised(run: Run, images: np.ndarray, timesteps: Sequence[int], seed: int) -> np.ndarray:
     """x_t of `images` [N, ...] at each of `timesteps` [K], the noise of an image always the same: [N, K, ...]."""
     x_0 = run.codec.encode(tf.constant(images))
@@ -52,7 +58,7 @@ def sharing(run: Run, cuts: Sequence[int], count: int, seed: int) -> np.ndarray:
     Ho et al. 2020, figure 7. Only the noise is shared: until the cut all are drawn alike.
     """
     whole, shape = own_chain(run), run.state_shape
-    sampler = samplers.Ancestral(whole, run.config.sample.clip)
+    sampler = _stepping(run)
     own = np.tile(_seeds(seed + 1, count), len(cuts))
     alike = np.repeat(len(whole) - 1 - np.array(cuts), count)  # steps that lead to the cut
 
@@ -72,7 +78,7 @@ def variations(run: Run, images: np.ndarray, labels: np.ndarray, cuts: Sequence[
     def draw(images: np.ndarray, labels: np.ndarray, seeds: np.ndarray, cut: np.ndarray) -> np.ndarray:
         x_0 = run.codec.encode(tf.constant(images))
         x_cut = whole.levels.at(tf.constant(cut), x_0).noised(x_0, _noise(seeds, 0, shape))
-        sampler = samplers.Entering(samplers.Ancestral(whole, run.config.sample.clip), tf.constant(cut) + 1)
+        sampler = samplers.Entering(_stepping(run), tf.constant(cut) + 1)
         return _drawn(run, sampler, x_cut, lambda k: _noise(seeds, k + 1, shape), labels)
 
     each = [np.repeat(part, len(cuts), axis=0) for part in (images, labels, _seeds(seed, len(images)))]
@@ -111,12 +117,11 @@ def inpainted(
     run: Run, images: np.ndarray, labels: np.ndarray, keep: np.ndarray, repeats: int, seed: int
 ) -> np.ndarray:
     """`images` [N, ...] with the pixels where `keep` [H, W] is 0 filled in by RePaint, [N, ...]."""
-    whole, seeds = own_chain(run), _seeds(seed, len(images))
-    inner = samplers.Ancestral(whole, run.config.sample.clip)
+    seeds = _seeds(seed, len(images))
     given = run.codec.encode(tf.constant(images))
     kept = tf.constant(keep, tf.float32)[None, ..., None]
     kept = resampling.all_kept(kept, run.image_shape[0] // run.state_shape[0])
-    sampler = samplers.Inpainting(inner, given, kept, repeats)
+    sampler = samplers.inpainting(_stepping(run), given, kept, repeats)
     noise = lambda k: _noise(seeds, k + 1, run.state_shape)  # noqa: E731
     drawn = _drawn(run, sampler, _noise(seeds, 0, run.state_shape), noise, labels)
     return np.where(keep[..., None] == 1, images, drawn)

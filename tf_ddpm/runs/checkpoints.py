@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from tf_ddpm.errors import NotTrainedError, UserError, first_line
-from tf_ddpm.runs import checkpoint_files
+from tf_ddpm.runs import checkpoint_files, probes
 
 
 class Trainable(Protocol):
@@ -64,6 +64,7 @@ class CheckpointManager:
         self._run_dir, self._state, self._writes = run_dir, state, writes
         self._keep, self._keep_every, self._initial_share = keep, keep_every, initial_share
         self._kept = set(kept)
+        self.best = probes.best(run_dir)  # its checkpoint stays too
         self.latest: str | None = None  # the path of the last one that was read or written
 
     def save(self, step: int) -> None:
@@ -82,7 +83,7 @@ class CheckpointManager:
         for damaged in (later for later in found if later > step):  # that `restore` has passed over
             checkpoint_files.remove(self._run_dir, damaged)
         for old in [earlier for earlier in found if earlier <= step][: -self._keep]:
-            if old not in self._kept and (not self._keep_every or old % self._keep_every):
+            if old not in (*self._kept, self.best) and (not self._keep_every or old % self._keep_every):
                 checkpoint_files.remove(self._run_dir, old)
 
     def restore(self) -> None:

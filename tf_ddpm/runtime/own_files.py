@@ -16,6 +16,7 @@ _FILES = (
     "report.html",
     "passed_over.txt",
     "latents.json",
+    "probes.json",
 )
 _FOLDERS = (
     "checkpoints",
@@ -28,6 +29,7 @@ _FOLDERS = (
     "diffusers",
     "upscaled",
     "autoencoder",
+    "teacher",
 )
 _PICTURES = ("closest_pairs.png", "sweep_checkpoint.png", "sweep_sampling_steps.png", "sweep_augmentation.png")
 _CURVES = ("sweep_checkpoint.json", "sweep_sampling_steps.json", "sweep_augmentation.json")

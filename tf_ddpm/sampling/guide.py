@@ -38,8 +38,11 @@ class OpenGuide(NamedTuple):
         return build.Guide(self.network, self.config.diffusion)
 
 
-def open_guide(config: Config, run_dir: str | os.PathLike) -> OpenGuide | None:
+def open_guide(config: Config, run_dir: str | os.PathLike, fits: bool = False) -> OpenGuide | None:
     """The guide that `config.sample.guide` names for the run in `run_dir`; None: it names none.
+
+    Args:
+      fits: whether it is known to be of latents of the same autoencoder.
 
     Raises:
       UserError: where there is no such checkpoint or run, or it is not of the same images.
@@ -62,7 +65,7 @@ def open_guide(config: Config, run_dir: str | os.PathLike) -> OpenGuide | None:
         except NotTrainedError as error:
             raise UserError(f"guide={word}: {error}; expected a step of this run, or a run's directory") from None
         check(config, own, word)
-        if config.codec.run is not None and _first_stage(config, run_dir) != _first_stage(own, folder):
+        if not fits and config.codec.run is not None and _first_stage(config, run_dir) != _first_stage(own, folder):
             raise UserError(f"guide={word}: it diffuses latents of another autoencoder than this run")
     network = build.network(own, "float32")
     step, _ = checkpoints.restore_network(network, folder, step, sample.weights)

@@ -23,7 +23,7 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.networks import averaging
 from tf_ddpm.networks.backbone import Condition
 from tf_ddpm.networks.unet import UNet
-from tf_ddpm.runs import checkpoints, configuration, kept_labels
+from tf_ddpm.runs import checkpoints, configuration, kept_labels, probes
 from tf_ddpm.runtime import devices
 from tf_ddpm.runtime.collectives import agree, over_replicas
 from tf_ddpm.runtime.paths import printable
@@ -322,6 +322,8 @@ def open_run(
       UserError: where there is no such checkpoint, or it cannot be read.
     """
     devices.share_gpus()
+    if step is None:
+        step = probes.best(run_dir)  # of a student
     if config.autoencoder.trained:
         raise UserError(
             f"{run_dir} is the run of an autoencoder, which draws no images; train a run that diffuses its latents: "

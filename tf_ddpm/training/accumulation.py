@@ -1,4 +1,4 @@
-"""A gradient computed in parts, to save memory."""
+"""Of parts a whole: a gradient that is computed in parts, to save memory, and what all replicas have seen."""
 
 from __future__ import annotations
 
@@ -30,3 +30,15 @@ def in_parts(
         lambda i, *_: i < parts, body, (1, first[0], first[1], losses), parallel_iterations=1
     )
     return gradient, loss, losses.concat()
+
+
+def of_all_replicas(own: tf.Tensor, address: tf.Tensor, batch_size: int) -> tf.Tensor:
+    """The numbers of a replica's rows, [..., rows], among those of all rows of the global batch, [..., batch_size].
+
+    Args:
+      address: of its first row.
+    """
+    first, rows = tf.cast(address[2], tf.int32), tf.shape(own)[-1]
+    paddings = [[0, 0]] * (own.shape.rank - 1) + [[first, batch_size - first - rows]]
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.pad(own, paddings))

@@ -14,17 +14,21 @@ from tf_ddpm.diffusion import noising, objectives
 from tf_ddpm.diffusion.levels import Level
 from tf_ddpm.errors import required
 from tf_ddpm.networks.backbone import Condition
-from tf_ddpm.training import accumulation, conditions
+from tf_ddpm.training import accumulation, conditions, distilling
 from tf_ddpm.training.state import QUARTERS, TrainState, flattened, network_variables
 
 
 def make_differentiate(
-    state: TrainState, config: Config, objective: objectives.Objective | None = None, codec: Codec | None = None
+    state: TrainState,
+    config: Config,
+    objective: objectives.Objective | None = None,
+    codec: Codec | None = None,
+    lesson: distilling.Lesson | None = None,
 ) -> Callable[[dict], tuple]:
     """A replica's part of the loss and its gradient.
 
     Args:
-      objective, codec: see `update.make_update`.
+      objective, codec, lesson: see `update.make_update`.
 
     Gives the gradient [N] of the global batch and its norm, this replica's share of [loss, summed losses of each
     quarter of the chain, how many they are], and, where the losses draw the levels, every replica's steps and losses
@@ -32,7 +36,7 @@ def make_differentiate(
     """
     train, timesteps = config.train, config.diffusion.timesteps
     codec = codec or Pixels()
-    objective = objective or build.objective(config, build.chain(config.diffusion))
+    from_data = objective or build.objective(config, build.chain(config.diffusion))
     level_sampler = required(state.level_sampler, "the sampler of levels")
 
     def of_rows(
@@ -41,11 +45,13 @@ def make_differentiate(
         """This replica's share of the gradient and of the loss; its losses [B]."""
         with tf.GradientTape() as tape:
             denoiser = build.denoiser(config.diffusion, state.network, condition, address=address)
-            losses = objective(denoiser, x_0, level, eps)
+            minimised = from_data if lesson is None else lesson.objective(condition, x_0)
+            losses = minimised(denoiser, x_0, level, eps)
             loss = tf.reduce_sum(weight * losses) / train.batch_size
         # (The sparse gradient of the table of labels becomes a dense one here.)
         return flattened(tape.gradient(loss, network_variables(state.network))), loss, losses
 
+    further = [] if lesson is None else lesson.further(train.batch_size)
     if train.jit == "step":
         of_rows = tf.function(of_rows, jit_compile=True, autograph=False)
 
@@ -64,12 +70,10 @@ def make_differentiate(
         by_quarter = [tf.math.unsorted_segment_sum(part, quarter, QUARTERS) for part in (losses, tf.ones_like(losses))]
         seen = tf.zeros([])
         if level_sampler.learns:
-            # Every replica's rows in their places, so that all know what the whole batch has shown.
-            first = tf.cast(address[2], tf.int32)
-            seen = tf.stack([tf.cast(level.step, tf.float32), losses])
-            seen = tf.pad(seen, [[0, 0], [first, train.batch_size - first - rows]])
-            seen = context.all_reduce(tf.distribute.ReduceOp.SUM, seen)
+            own = tf.stack([tf.cast(level.step, tf.float32), losses])
+            seen = accumulation.of_all_replicas(own, address, train.batch_size)
         norm = tf.sqrt(2.0 * tf.nn.l2_loss(gradient))  # with no gradient * gradient in between
-        return gradient, norm, tf.concat([loss[None], *by_quarter], axis=0), seen
+        others = [share(level, address) for share in further]
+        return gradient, norm, tf.concat([loss[None], *others, *by_quarter], axis=0), seen
 
     return differentiate

@@ -18,13 +18,13 @@ from tf_ddpm.config import Config, LatentScale, TrainConfig
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.errors import UserError, required
 from tf_ddpm.networks import averaging
-from tf_ddpm.runs import averages, checkpoint_files, checkpoints, configuration, directory, latents
+from tf_ddpm.runs import averages, checkpoint_files, checkpoints, configuration, directory, latents, probes
 from tf_ddpm.runtime import cluster, devices, interruption
 from tf_ddpm.runtime.collectives import agree, all_gather
 from tf_ddpm.runtime.paths import home_expanded, printable
 from tf_ddpm.runtime.preemption import Preemption
-from tf_ddpm.sampling import first_stage
-from tf_ddpm.training import autoencoding, encoded
+from tf_ddpm.sampling import first_stage, teacher
+from tf_ddpm.training import autoencoding, distilling, encoded
 from tf_ddpm.training.optimizers import make_optimizer
 from tf_ddpm.training.previews import Preview
 from tf_ddpm.training.reconstructions import Reconstructions
@@ -87,6 +87,7 @@ def _run(
     with strategy.scope():
         tf.keras.utils.set_random_seed(train.seed)
         codec = first_stage.codec_of(config, run_dir)  # in the scope, so that each device has its own
+        taught_by = teacher.open_teacher(config, run_dir) if config.distill.student else None
         state = _state(config)
     share = lambda updates: averaging.initial_share(updates, train.ema_decay, train.ema_warmup)  # noqa: E731
     keeper = checkpoints.CheckpointManager(
@@ -94,6 +95,9 @@ def _run(
     )
     keeper.restore()
     step = state.updates
+    if taught_by is not None and not step:
+        state.take_from(taught_by.network, taught_by.network)
+        state.initial_share.assign(0.0)
     if here.count > 1:
         autoencoder = first_stage.digest(codec) if isinstance(codec, Latents) else None
         agree(strategy, step_in_the_run_directory=step, autoencoder=autoencoder)
@@ -111,12 +115,14 @@ def _run(
         directory.write(run_dir, config, images)
         if config.codec.run is not None:
             first_stage.copy_into(run_dir, config.codec.run)
+        if taught_by is not None:
+            teacher.copy_into(run_dir, taught_by)
         where = f"{strategy.num_replicas_in_sync} device(s)" + (f" of {here.count} workers" if here.count > 1 else "")
         print(f"training {run_dir} from step {step} to {train.steps} on {len(images)} images, {where}", flush=True)
         if config.model.classes:
             named = ", ".join(f"{i} {name}" for i, name in enumerate(images.label_names[:_SHOWN]))
             print(printable(f"labels: {named}{', ...' if len(images.label_names) > _SHOWN else ''}"), flush=True)
-    _Training(config, run_dir, strategy, state, keeper, images, codec).run()
+    _Training(config, run_dir, strategy, state, keeper, images, codec, taught_by).run()
     if here.count > 1:
         all_gather(strategy, step)  # no worker leaves while the chief still writes
     if here.is_chief:
@@ -125,8 +131,10 @@ def _run(
 
 
 def _state(config: Config) -> TrainState:
-    make, optimizer = lambda: build.trained_network(config), make_optimizer(config.train)
-    count = len(config.train.averages)
+    make, count = lambda: build.trained_network(config), len(config.train.averages)
+    if config.distill.student:
+        return distilling.make_state(config, make)
+    optimizer = make_optimizer(config.train)
     if config.autoencoder.trained:
         further = autoencoding.further_metrics(config.autoencoder)
         return TrainState(make, optimizer, further=further, power_averages=count)
@@ -173,7 +181,7 @@ def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet |
             f"{run_dir} has checkpoints and no config.json, which describes their run; "
             "put it back, or take another run directory"
         )
-    config = first_stage.describe(_with_decoder(config))
+    config = teacher.describe(first_stage.describe(_with_decoder(config)), run_dir)
     if config.data.name == "folder":
         directory.check_free(run_dir, home_expanded(required(config.data.path, "data.path"), "data.path"))
     images = datasets.load(config.data)
@@ -198,6 +206,7 @@ class _Training:
         keeper: checkpoints.CheckpointManager,
         images: datasets.ImageSet,
         codec: Codec,
+        taught_by: teacher.Teacher | None = None,
     ):
         self._config, self._run_dir, self._strategy = config, run_dir, strategy
         self._state, self._keeper, self._images = state, keeper, images
@@ -206,6 +215,10 @@ class _Training:
         self._codec, self._encoded = codec, None
         if isinstance(codec, Latents) and config.codec.cached:
             self._encoded = encoded.latents(codec, images, config.data)
+        self._lesson = self._student = None
+        if taught_by is not None:
+            self._lesson = distilling.Lesson(config, state, taught_by)
+            self._student = distilling.Student(config, state, images, run_dir, codec)
         self._preview = None
         if self._chief:
             folder = run_dir / "previews"
@@ -236,6 +249,8 @@ class _Training:
             with contextlib.closing(preemption):
                 batches = iter(self._batches(step))
                 while True:
+                    if self._student is not None:
+                        self._student.before(step)
                     count = self._count_until_due(step)
                     metrics, waited = updates(batches, tf.constant(count))
                     step += count
@@ -254,10 +269,11 @@ class _Training:
         due = [every - step % every for every in (train.log_every, train.checkpoint_every, train.preview_every)]
         due += [1] if train.keeps_averages(step + 1) else []
         due += [kept - step for kept in train.guide_steps if kept > step]
+        due += self._student.until_due(step) if self._student is not None else []
         return min(train.steps_per_call, train.steps - step, *due)
 
     def _make_updates(self):
-        update = make_update(self._state, self._config, self._strategy, codec=self._codec)
+        update = make_update(self._state, self._config, self._strategy, codec=self._codec, lesson=self._lesson)
         return make_updates(update, timed=devices.have_clock())
 
     def _batches(self, step: int) -> tf.distribute.DistributedDataset:
@@ -289,6 +305,8 @@ class _Training:
         log.pause()
         if saves:
             self._stop_if_not_finite()
+        if self._chief and self._student is not None and self._student.probes(step, last):
+            saves |= self._probe(log, self._student, step)
         if self._chief and train.keeps_averages(step):
             self._stop_if_not_finite()
             vectors = [tf.convert_to_tensor(average).numpy() for average in state.power_averages]
@@ -302,6 +320,16 @@ class _Training:
         if saves:
             self._keeper.save(step)
         log.resume()
+
+    def _probe(self, log: RunLog | NullLog, student: distilling.Student, step: int) -> bool:
+        """Measures what a student draws now, and says whether that is the best so far: its checkpoint is kept."""
+        self._stop_if_not_finite()
+        value = student.probe()
+        best = probes.write(self._run_dir, step, value)
+        if best:
+            self._keeper.best = step
+        log.note(step, "probe", value, "the best so far" if best else "")
+        return best
 
     def _stop_if_not_finite(self) -> None:
         bad_step, most = self._state.first_bad_update, self._config.train.max_bad_steps

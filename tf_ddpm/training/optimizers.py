@@ -89,7 +89,12 @@ class Adam(Optimizer):
         )
 
 
-def make_optimizer(train: TrainConfig) -> Optimizer:
-    """Adam as Ho et al. 2020 use it (beta 0.9 and 0.999, epsilon 1e-8), or plain SGD."""
-    rate = warmup_cosine(train.learning_rate, train.warmup_steps, train.decay_steps)
+def make_optimizer(train: TrainConfig, decay_steps: int | None = None) -> Optimizer:
+    """Adam as Ho et al. 2020 use it (beta 0.9 and 0.999, epsilon 1e-8), or plain SGD.
+
+    Args:
+      decay_steps: instead of `train.decay_steps`.
+    """
+    decay_steps = train.decay_steps if decay_steps is None else decay_steps
+    rate = warmup_cosine(train.learning_rate, train.warmup_steps, decay_steps)
     return {"adam": Adam, "sgd": SGD}[train.optimizer](rate)

@@ -33,6 +33,8 @@ class Preview:
     def __init__(self, config: Config, state: TrainState, images: ImageSet, folder: Path, codec: Codec | None = None):
         values = {"sampler": "ddim", "eta": 0.0, "steps": min(_STEPS, config.diffusion.timesteps)}
         settings = config_lib.with_values(config, {f"sample.{name}": value for name, value in values.items()}).sample
+        if config.distill.student:  # which draws well in its own steps alone
+            settings = config.sample
         self._state, self._told = state, False
         self._sample = drawing.compiled_draw(
             build.sampler(settings, build.chain(config.diffusion)), state.network, config, codec=codec

@@ -30,7 +30,7 @@ class NullLog:
     def update(self, *_: Any, **__: Any) -> None:
         """Does nothing, like all other methods."""
 
-    scalars = image = pause = resume = close = update
+    scalars = image = note = pause = resume = close = update
 
 
 class RunLog(NullLog):
@@ -110,6 +110,13 @@ class RunLog(NullLog):
             tf.summary.image(name, image[None])
             for key, value in values.items():
                 tf.summary.scalar(key, value)
+
+    def note(self, step: int, name: str, value: float, remark: str) -> None:
+        """Writes a number that is measured now and then, to TensorBoard and as a line."""
+        with _errors_of_disk(), self._writer.as_default(step):
+            tf.summary.scalar(name, value)
+        tqdm.write(f"step {step}/{self._total}  {name} {value:.5g}{', ' * bool(remark)}{remark}")
+        sys.stdout.flush()
 
     def pause(self) -> None:
         """Time until `resume` (a checkpoint, a preview) does not count as training."""

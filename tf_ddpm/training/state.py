@@ -28,6 +28,7 @@ class TrainState(tf.Module):
       level_sampler: what draws the levels of an update, and may learn from its losses; None: it has no levels.
       further: names of what is logged beside `METRICS`.
       power_averages: how many further averages there are, of power functions.
+      distills: whether it keeps the network with which a stage of distillation began.
 
     Attributes:
       network: whose weights are those of the last update.
@@ -42,6 +43,7 @@ class TrainState(tf.Module):
         level_sampler: LevelSampler | None = None,
         further: tuple[str, ...] = (),
         power_averages: int = 0,
+        distills: bool = False,
     ):
         super().__init__()
         self._strategy = tf.distribute.get_strategy()
@@ -55,6 +57,8 @@ class TrainState(tf.Module):
         self.power_averages = [
             tf.Variable(weights, trainable=False, name=f"power_average_{i}") for i in range(power_averages)
         ]
+        self.previous = tf.Variable(weights, trainable=False, name="previous") if distills else None
+        self.previous_network = make_network() if distills else None
         self.refresh_network()
         self.optimizer = optimizer
         self.optimizer.build(len(weights))
@@ -102,11 +106,25 @@ class TrainState(tf.Module):
         """Sets the weights and their average to those of two networks, `self.network` itself perhaps."""
         self.weights.assign(flattened(network_variables(network)))
         self.average.assign(flattened(network_variables(ema_network)))
+        if self.previous is not None and not self.updates:
+            self.previous.assign(self.weights)
+        self.refresh_network()
+
+    def begin_stage(self) -> None:
+        """The network becomes the next stage's teacher, and its optimizer and its average begin anew."""
+        assert self.previous is not None
+        self.previous.assign(self.weights)
+        self.average.assign(self.weights)
+        for slot in self.optimizer.slots:
+            slot.assign(tf.zeros_like(slot))
+        self.optimizer.updates.assign(0)
         self.refresh_network()
 
     def refresh_network(self) -> None:
         """Copies the `weights` into `network`, after something other than an update has changed them."""
         self._copy_into(self.network, self.weights)
+        if self.previous is not None:
+            self._copy_into(self.previous_network, self.previous)
 
     @property
     def ema_network(self) -> keras.Model:
@@ -182,6 +200,8 @@ class TrainState(tf.Module):
             "skipped": self.skipped,
             "initial_share": self.initial_share,
         }
+        if self.previous is not None:
+            parts["previous"] = self.previous
         if self.power_averages:
             parts["power_averages"] = self.power_averages
         if self.level_sampler is not None:

@@ -10,7 +10,7 @@ from tf_ddpm.codecs.codec import Codec
 from tf_ddpm.config import Config, TrainConfig
 from tf_ddpm.diffusion import objectives
 from tf_ddpm.networks import averaging
-from tf_ddpm.training import autoencoding, denoising
+from tf_ddpm.training import autoencoding, denoising, distilling
 from tf_ddpm.training.state import METRICS, TrainState, network_variables, unflatten_into
 
 
@@ -20,6 +20,7 @@ def make_update(
     strategy: tf.distribute.Strategy,
     objective: objectives.Objective | None = None,
     codec: Codec | None = None,
+    lesson: distilling.Lesson | None = None,
 ) -> Callable[[dict], dict[str, tf.Tensor]]:
     """The compiled `train_step`: of a network that denoises (Ho et al. 2020, algorithm 1), or of an autoencoder.
 
@@ -30,6 +31,7 @@ def make_update(
     Args:
       objective: `(denoiser, x_0, level, eps) -> [B]`, from `objectives`; None: as the configuration says.
       codec: of a run that diffuses latents; None: pixels.
+      lesson: of a student; None: the run learns from data alone.
 
     Returns:
       A function of a distributed batch (`datasets.batches`) that updates `state` and returns the float32 scalars
@@ -38,7 +40,7 @@ def make_update(
     if config.autoencoder.trained:
         differentiate = autoencoding.make_differentiate(state, config)
     else:
-        differentiate = denoising.make_differentiate(state, config, objective, codec)
+        differentiate = denoising.make_differentiate(state, config, objective, codec, lesson)
     change_weights = _change_weights(state, strategy, config.train)
 
     @tf.function(autograph=False)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tf_ddpm.diffusion.denoiser import Denoiser
 from tf_ddpm.diffusion.levels import Levels, lookup
 from tf_ddpm.diffusion.samplers.base import Noise, Sampler, SolverState
+from tf_ddpm.diffusion.samplers.consistency import Consistency
 
 
 class Inpainting(Sampler):
@@ -56,3 +57,13 @@ class Inpainting(Sampler):
         state = (0, x_t, tf.zeros_like(x_t))
         _, x_prev, x_0 = tf.while_loop(lambda k, *_: k < self.repeats, repeat, state, parallel_iterations=1)
         return x_prev, x_0, memory
+
+
+def inpainting(inner: Sampler, x_0: tf.Tensor, keep: tf.Tensor, repeats: int = 1) -> Sampler:
+    """A sampler that fills in a part of given images with the steps of `inner`: see `Inpainting`.
+
+    One that draws new noise after each predicted image has the known pixels put into that image, once.
+    """
+    if isinstance(inner, Consistency):
+        return Consistency(inner.chain, inner.clip, known=(x_0, keep))
+    return Inpainting(inner, x_0, keep, repeats)

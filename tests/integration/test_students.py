@@ -1,0 +1,208 @@
+"""Students: trained, resumed, moved away from their teachers, drawn, exported."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.support.tiny import make_tiny_config, mirrored
+from tf_ddpm import config as config_lib
+from tf_ddpm.config import plans, students
+from tf_ddpm.errors import UserError
+from tf_ddpm.evaluation import evaluate
+from tf_ddpm.figures import catalogue
+from tf_ddpm.runs import checkpoint_files, configuration, probes
+from tf_ddpm.sampling import teacher as teachers
+from tf_ddpm.sampling.run import load_run
+from tf_ddpm.training import loop
+
+SHORT = ("train.steps=8", "train.checkpoint_every=4", "train.log_every=2", "train.preview_images=4")
+METHODS = {
+    "consistency": (*SHORT, "distill.stages=2", "distill.probe_every=2", "distill.probe_images=16"),
+    "progressive": (*SHORT, "distill.teacher_steps=4", "distill.steps=1", "train.warmup_steps=1"),
+}
+
+
+@pytest.fixture(scope="module")
+def teacher_dir(tmp_path_factory):
+    """A run with classes that predicts v, and its checkpoint after half of the updates."""
+    path = tmp_path_factory.mktemp("runs") / "teacher"
+    config = make_tiny_config(
+        diffusion__prediction="v",
+        model__classes=10,
+        model__null_class=True,
+        model__dropout=0.1,
+        train__label_dropout=0.1,
+        train__learning_rate=5e-3,
+        train__guide_at=(0.5,),
+    )
+    loop.run(config, path)
+    return path
+
+
+def student_config(teacher_dir, method, *settings):
+    own = configuration.read(teacher_dir)
+    return students.student_of(own, str(teacher_dir), method, [*METHODS[method], *settings])
+
+
+@pytest.fixture(scope="module", params=list(METHODS))
+def student(request, teacher_dir, tmp_path_factory):
+    """(method, run directory, final state) of a student that was trained in one go."""
+    path = tmp_path_factory.mktemp("runs") / request.param
+    return request.param, path, loop.run(student_config(teacher_dir, request.param), path)
+
+
+def same_state(one, other):
+    assert one.updates == other.updates
+    for name in ("weights", "average"):
+        np.testing.assert_array_equal(getattr(one, name).numpy(), getattr(other, name).numpy(), err_msg=name)
+
+
+def test_a_killed_student_goes_on_bit_for_bit_without_its_teachers_run(student, teacher_dir, tmp_path):
+    _, path, whole = student
+    cut = tmp_path / "cut"
+    shutil.copytree(path, cut)
+    for step in checkpoint_files.steps(cut):
+        if step > 4:
+            checkpoint_files.remove(cut, step)
+    aside = teacher_dir.with_name("aside")
+    os.rename(teacher_dir, aside)
+    try:
+        resumed = loop.run(configuration.read(cut), cut)
+    finally:
+        os.rename(aside, teacher_dir)
+    same_state(resumed, whole)
+    assert probes.read(cut) == probes.read(path)
+
+
+def test_two_devices_make_the_student_of_one(student, teacher_dir, tmp_path):
+    method, _, whole = student
+    state = loop.run(student_config(teacher_dir, method), tmp_path / "two", mirrored(2))
+    np.testing.assert_allclose(state.weights.numpy(), whole.weights.numpy(), atol=2e-5)
+
+
+def test_a_student_begins_as_its_teacher_and_keeps_a_copy(student, teacher_dir):
+    _, path, whole = student
+    config = configuration.read(path)
+    copy = teachers.open_teacher(config, path)
+    assert copy.sha256 == config.distill.teacher_sha256
+    teaching, own = load_run(teacher_dir), load_run(path)
+    for weight, other in zip(copy.network.weights, teaching.network.weights, strict=True):
+        np.testing.assert_array_equal(weight, other)
+    size = np.linalg.norm(np.concatenate([np.ravel(weight) for weight in teaching.network.weights]))
+    moved = np.linalg.norm(whole.weights.numpy() - np.concatenate([np.ravel(w) for w in teaching.network.weights]))
+    assert 0 < moved < 0.2 * size
+    assert own.sample(range(3)).shape == (3, 8, 8, 1)
+    assert str(teacher_dir) not in config_lib.to_json(config_lib.portable(config))
+
+
+def test_a_student_draws_with_the_checkpoint_of_its_best_probe(student):
+    method, path, _ = student
+    if method != "consistency":
+        assert probes.read(path) == {}
+        return
+    found = probes.read(path)
+    assert list(found) == [2, 4, 6, 8]
+    best = min(found, key=found.get)
+    assert best in checkpoint_files.steps(path) and load_run(path).checkpoint_step == best
+    logged = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    # Weights are at most that of the least level, and those of the second stage are larger.
+    assert all(1 < line["largest_weight"] < 1 / 0.05 * 20 for line in logged)
+
+
+def test_another_copy_of_the_teacher_is_not_taken_for_it(student, tmp_path):
+    _, path, _ = student
+    changed = tmp_path / "changed"
+    shutil.copytree(path, changed)
+    config = config_lib.with_values(configuration.read(changed), {"distill.teacher_sha256": "0" * 64})
+    with pytest.raises(UserError, match="is not the network that began to teach this student"):
+        teachers.open_teacher(config, changed)
+
+
+def test_a_consistency_student_has_no_way_back_to_noise(student, tmp_path):
+    from export import saved_model
+
+    method, path, _ = student
+    run = load_run(path)
+    word = plans.own(run.config)
+    version = saved_model.export_run(run, tmp_path / "served", plans.parse(word, run.config), 4)
+    served = tf.saved_model.load(str(version)).signatures
+    jumps = method == "consistency"
+    assert word == ("consistency-2" if jumps else "ddim-1")
+    assert ("encode" in served, "decode" in served) == (not jumps, not jumps)
+    inputs = {"label": tf.constant([3, 1]), "guidance": tf.constant([1.0, 1.0])}
+    seeds = tf.constant([11, 12], tf.int64)
+    images = served["serving_default"](seed=seeds, **inputs)["image"].numpy()
+    alone = served["serving_default"](seed=seeds[1:], label=tf.constant([1]), guidance=tf.constant([1.0]))
+    assert np.abs(alone["image"].numpy()[0].astype(int) - images[1]).max() <= 1
+    assert np.abs(run.sample([11, 12], label=[3, 1]).astype(int) - images).max() <= 1
+    mask = np.zeros([2, 8, 8, 1], np.uint8)
+    mask[:, :4] = 255
+    filled = served["inpaint"](image=tf.constant(images), mask=tf.constant(mask), seed=seeds, **inputs)[
+        "image"
+    ].numpy()
+    np.testing.assert_array_equal(filled[:, :4], images[:, :4])
+    if jumps:
+        request = evaluate.EvaluationRequest(("bpd",), 4)
+        with pytest.raises(UserError, match="no bound follows"):
+            evaluate.evaluate(request, run.config, path, tmp_path / "metrics.json")
+        with pytest.raises(UserError, match="no meaning for a consistency student"):
+            catalogue.draw("interpolation", catalogue.FigureContext(run, path))
+    assert catalogue.draw("steps", catalogue.FigureContext(run, path), tmp_path / "steps.png")
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("consistency", ("distill.target=teacher", "distill.solver=heun", "distill.guidance=2", "distill.guide=4")),
+        ("progressive", ("distill.guidance=2",)),
+    ],
+)
+def test_a_guided_teacher_teaches_something_else(teacher_dir, tmp_path, method, settings):
+    plain = [s for s in settings if "guid" not in s]
+    runs = [loop.run(student_config(teacher_dir, method, *given), tmp_path / f"{len(given)}") for given in
+            (plain, settings)]  # fmt: skip
+    assert np.abs(runs[0].weights.numpy() - runs[1].weights.numpy()).max() > 1e-5
+    guided = configuration.read(tmp_path / f"{len(settings)}")
+    assert guided.distill.guidance == 2.0 and guided.sample.guidance == 1.0
+    again = teachers.open_teacher(guided, tmp_path / f"{len(settings)}")
+    assert (again.guide is not None) == ("distill.guide=4" in settings)
+
+
+def test_the_teacher_of_eps_is_converted_first(run_dir, tmp_path):
+    own = configuration.read(run_dir)
+    assert own.diffusion.prediction == "eps"
+    for method, settings in METHODS.items():
+        config = students.student_of(own, str(run_dir), method, settings)
+        assert config.diffusion.prediction == "v" and config.distill.convert == 2
+        loop.run(config, tmp_path / method)
+        assert load_run(tmp_path / method).sample(range(2)).shape == (2, 8, 8, 1)
+
+
+def test_what_does_not_fit_a_student_is_named(teacher_dir):
+    def refused(match, method="consistency", *settings):
+        with pytest.raises(UserError, match=match):
+            student_config(teacher_dir, method, *settings)
+
+    refused("with distill.target=data the teacher is not asked", "consistency", "distill.guidance=2")
+    refused("distill.gap is of distill.method=consistency", "progressive", "distill.gap=3")
+    refused("6, 18, 54, 162 are", "progressive", "distill.steps=2", "distill.factor=3", "distill.teacher_steps=12")
+    refused("is more than diffusion.timesteps=20", "progressive", "distill.teacher_steps=32")
+    refused("too few for distill.convert=7 and 2", "consistency", "distill.convert=7")
+    refused("train.min_snr_gamma is of networks that learn from data", "consistency", "train.min_snr_gamma=5")
+    refused("a student predicts v or edm", "consistency", "diffusion.prediction=x_0")
+    refused("has no effect with distill.guidance=1", "consistency", "distill.guide=4")
+    with pytest.raises(UserError, match=r"distill\.gap is of students"):
+        make_tiny_config(distill__gap=4.0)
+    with pytest.raises(UserError, match="method=magic: expected one of consistency, progressive"):
+        students.student_of(configuration.read(teacher_dir), "T", "magic", [])
+    other = student_config(teacher_dir, "consistency", "model.channels=16")
+    with pytest.raises(UserError, match="model: a student has those of its teacher"):
+        teachers.open_teacher(other, "nowhere")
+    with pytest.raises(UserError, match=r"sample.sigmas=3: expected 2 of them"):
+        student_config(teacher_dir, "consistency", "sample.sigmas=3")
+    with pytest.raises(UserError, match="expected each smaller than the one before"):
+        student_config(teacher_dir, "consistency", "sample.sigmas=1,2")

@@ -1,0 +1,100 @@
+"""--mode=distill"""
+
+import os
+import shutil
+from pathlib import Path
+
+from tf_ddpm import config as config_lib
+from tf_ddpm import datasets
+from tf_ddpm.commands import flags
+from tf_ddpm.commands.flags import FLAGS
+from tf_ddpm.config import students
+from tf_ddpm.errors import NotTrainedError, UserError
+from tf_ddpm.runs import configuration
+from tf_ddpm.runtime import quiet_tensorflow
+from tf_ddpm.runtime.paths import home_expanded
+
+
+def run(run_dir: str) -> None:
+    """Trains a student of another run, or resumes one."""
+    begun = os.path.lexists(os.path.join(run_dir, "config.json"))
+    config = _resumed(run_dir) if begun else _new(run_dir)
+    datasets.check(config.data)
+    quiet_tensorflow.import_tensorflow()
+    from tf_ddpm.training import loop
+
+    loop.run(config, run_dir)
+
+
+def _resumed(run_dir: str) -> config_lib.Config:
+    saved = configuration.read(run_dir)
+    if not saved.distill.student:
+        raise UserError(f"{run_dir} is no student's run; choose another directory for the student: --run_dir=DIR")
+    settings = [*_taught(), *flags.settings()]
+    if FLAGS.method is not None:
+        settings.insert(0, f"distill.method={FLAGS.method}")
+    if FLAGS.teacher is not None and not _is_diffusers(Path(FLAGS.teacher)):
+        named = os.path.realpath(home_expanded(FLAGS.teacher, "--teacher"))
+        if named != os.path.realpath(saved.distill.teacher or ""):
+            raise UserError(f"--teacher={FLAGS.teacher}: {run_dir} is a student of {saved.distill.teacher}")
+    return configuration.training_config(run_dir, None, settings)
+
+
+def _new(run_dir: str) -> config_lib.Config:
+    if FLAGS.teacher is None:
+        raise UserError("--mode=distill needs the run that teaches: --teacher=RUN")
+    if FLAGS.run_dir is None:
+        raise UserError("--mode=distill needs the student's own directory: --run_dir=DIR")
+    teacher = Path(os.path.abspath(home_expanded(FLAGS.teacher, "--teacher")))
+    foreign = _is_diffusers(teacher)
+    own = _of_diffusers(teacher) if foreign else _of_run(teacher)
+    place = Path(os.path.abspath(run_dir)) / "teacher" if foreign else teacher
+    config = students.student_of(own, str(place), FLAGS.method, [*_taught(), *flags.settings()])
+    if config.codec.run is not None:
+        config = config_lib.with_values(config, {"codec.run": str(place / "autoencoder")})
+    if config.data.name is None:
+        raise UserError(
+            f"--teacher={FLAGS.teacher} was imported, and does not say what it was trained on; name the data: "
+            "--set=data.name=NAME"
+        )
+    datasets.check(config.data)
+    if foreign:
+        _import(teacher, own, run_dir)
+    return config
+
+
+def _of_run(teacher: Path) -> config_lib.Config:
+    try:
+        return configuration.read(teacher)
+    except NotTrainedError as error:
+        raise UserError(f"--teacher={FLAGS.teacher}: {error}; expected a trained run, or a diffusers folder") from None
+
+
+def _of_diffusers(teacher: Path) -> config_lib.Config:
+    from tf_ddpm.diffusers_format import reading
+
+    return reading.read_config(teacher)
+
+
+def _taught() -> list[str]:
+    """The flags that say how the teacher is guided, as settings."""
+    wanted = flags.sampling()
+    names = ("guidance", "guide", "guidance_min", "guidance_max")
+    given = {name: wanted[name] for name in names if wanted[name] is not None}
+    return [f"distill.{name}={value}" for name, value in given.items()]
+
+
+def _is_diffusers(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("model_index.json", "diffusion_pytorch_model.safetensors"))
+
+
+def _import(folder: Path, own: config_lib.Config, run_dir: str) -> None:
+    """Writes the diffusers folder as a run, which is the student's copy of its teacher."""
+    quiet_tensorflow.import_tensorflow()
+    from tf_ddpm.diffusers_format import folders
+    from tf_ddpm.sampling import teacher
+
+    target = Path(run_dir) / teacher.FOLDER
+    shutil.rmtree(target, ignore_errors=True)  # of a student that did not begin
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folders.import_run(folder, own, target)

@@ -1,0 +1,96 @@
+"""What must fit together in the configuration of a student, and what a student takes from its teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tf_ddpm.config.distillation import DistillConfig
+from tf_ddpm.config.schema import Config, TrainConfig
+from tf_ddpm.errors import UserError
+
+_OF_METHODS = {
+    "consistency": ("target", "solver", "gap", "stages", "huber"),
+    "progressive": ("teacher_steps", "factor"),
+}
+_OF_DATA = ("objective", "min_snr_gamma", "nearest_noise", "averages", "guide_at")  # keys of `train`
+_BOUNDED = ("v", "edm")  # predictions that are the image itself where there is no noise, and finite where there is all
+
+
+def check(config: Config) -> None:
+    """Whether the keys fit together.
+
+    Raises:
+      UserError: naming the key that does not fit, and what would.
+    """
+    distill = config.distill
+    if not distill.student:
+        given = _changed(distill, DistillConfig())
+        if given:
+            raise UserError(f"distill.{given[0]} is of students: --mode=distill --teacher=RUN")
+        return
+    if distill.teacher is None:
+        raise UserError(f"distill.method={distill.method} needs the run that teaches: distill.teacher=RUN")
+    for method, names in _OF_METHODS.items():
+        given = [name for name in _changed(distill, DistillConfig()) if name in names]
+        if given and method != distill.method:
+            raise UserError(f"distill.{given[0]} is of distill.method={method}, not {distill.method}")
+    given = [name for name in _OF_DATA if getattr(config.train, name) != getattr(TrainConfig, name)]
+    if given:
+        raise UserError(f"train.{given[0]} is of networks that learn from data alone; this run is a student")
+    if config.autoencoder.trained:
+        raise UserError("distill.method: this run trains an autoencoder, which has no teacher")
+    if config.diffusion.learned_variance:
+        raise UserError(
+            f"diffusion.variance={config.diffusion.variance}: a student draws without a learned variance; its teacher "
+            "must be a run of fixed_small or fixed_large"
+        )
+    if config.diffusion.prediction not in _BOUNDED:
+        raise UserError(
+            f"diffusion.prediction={config.diffusion.prediction}: a student predicts {' or '.join(_BOUNDED)}"
+        )
+    _check_stages(config)
+    _check_teaching(distill)
+
+
+def _changed(here: DistillConfig, usual: DistillConfig) -> list[str]:
+    names = [field.name for field in dataclasses.fields(here)]
+    return [name for name in names if getattr(here, name) != getattr(usual, name)]
+
+
+def _check_stages(config: Config) -> None:
+    distill, train = config.distill, config.train
+    stages = distill.stages
+    if distill.method == "progressive":
+        stages = distill.halvings
+        if stages < 1 or distill.steps * distill.factor**stages != distill.teacher_steps:
+            fits = [distill.steps * distill.factor**count for count in (1, 2, 3, 4)]
+            raise UserError(
+                f"distill.teacher_steps={distill.teacher_steps} is not distill.steps={distill.steps} times a power of "
+                f"distill.factor={distill.factor}; {', '.join(map(str, fits))} are"
+            )
+        if distill.teacher_steps > config.diffusion.timesteps:
+            raise UserError(
+                f"distill.teacher_steps={distill.teacher_steps} is more than "
+                f"diffusion.timesteps={config.diffusion.timesteps}"
+            )
+    if distill.convert + stages > train.steps:
+        raise UserError(
+            f"train.steps={train.steps} is too few for distill.convert={distill.convert} and {stages} stage(s)"
+        )
+
+
+def _check_teaching(distill: DistillConfig) -> None:
+    if distill.guide is not None and not distill.guided:
+        raise UserError("distill.guide has no effect with distill.guidance=1; expected more, for example 2")
+    if distill.guidance_min >= distill.guidance_max:
+        raise UserError(
+            f"distill.guidance_min={distill.guidance_min:g} is not below distill.guidance_max={distill.guidance_max:g}"
+        )
+    if distill.method == "consistency" and distill.target == "data":
+        if distill.guided:
+            raise UserError(
+                f"distill.guidance={distill.guidance:g}: with distill.target=data the teacher is not asked; expected "
+                "distill.target=teacher"
+            )
+        if distill.solver != DistillConfig.solver:
+            raise UserError(f"distill.solver={distill.solver} is of distill.target=teacher")

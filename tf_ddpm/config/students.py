@@ -1,0 +1,88 @@
+"""The configuration of a new student: its teacher's, and how a student of its method learns and draws by default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tf_ddpm.config.parsing import with_settings, with_values
+from tf_ddpm.config.rules import validated
+from tf_ddpm.config.schema import Config, SampleConfig, TrainConfig
+from tf_ddpm.errors import UserError
+
+METHODS = ("consistency", "progressive")
+_SHARE = 0.2  # of the teacher's learning rate
+_LEVELS = (-0.75, 2.0)  # Geng et al. 2024: -1.1 and 2.0 for images of standard deviation 0.5; 0.7 are usual here
+_FOUR_UNITS = 0.75  # updates in the time of one of the teacher's: it calls the network forth and back, we once more
+
+
+def student_of(own: Config, teacher: str, method: str | None, settings: Sequence[str]) -> Config:
+    """The configuration of a new student.
+
+    Args:
+      own: the teacher's. teacher: its run directory. settings: `section.key=value`, each applied last.
+
+    Raises:
+      UserError: for an unknown method, or settings that do not fit.
+    """
+    if method not in METHODS:
+        raise UserError(f"method={method or ''}: expected one of {', '.join(METHODS)}")
+    named = {setting.partition("=")[0].strip() for setting in settings}
+    config = with_values(own, _learning(own, method) | _drawing(own, method) | {"distill.teacher": teacher})
+    config = with_settings(config, settings)
+    values = {}
+    if "train.decay_steps" not in named:
+        values["train.decay_steps"] = config.train.steps
+    if "train.warmup_steps" not in named:
+        values["train.warmup_steps"] = min(100, config.train.steps // 10)
+    if "sample.steps" not in named:
+        values["sample.steps"] = config.distill.steps
+    if own.diffusion.prediction in ("eps", "x_0") and "distill.convert" not in named:
+        share = 4 if method == "consistency" else 1 + config.distill.halvings
+        values["distill.convert"] = config.train.steps // share
+    each = max(1, config.train.steps // 5)
+    for name in ("checkpoint_every", "preview_every"):
+        if f"train.{name}" not in named:
+            values[f"train.{name}"] = each
+    if "distill.probe_every" not in named and method == "consistency":
+        values["distill.probe_every"] = max(1, config.train.steps // 10)
+    return validated(with_values(config, values))
+
+
+def _learning(own: Config, method: str) -> dict[str, object]:
+    usual, train = TrainConfig(), own.train
+    steps = max(10, round(train.steps * _FOUR_UNITS))
+    begun_anew = (
+        "objective",
+        "min_snr_gamma",
+        "nearest_noise",
+        "averages",
+        "averages_every",
+        "guide_at",
+        "keep_every",
+    )
+    values: dict[str, object] = {f"train.{name}": getattr(usual, name) for name in begun_anew}
+    values |= {
+        "distill.method": method,
+        "distill.steps": 2 if method == "consistency" else 4,
+        "train.steps": steps,
+        "train.learning_rate": train.learning_rate * _SHARE,
+        "train.precision": "float32",
+        "train.level_sampling": "uniform",
+        "train.level_mean": usual.level_mean,
+        "train.level_std": usual.level_std,
+    }
+    if method == "consistency":
+        mean, std = _LEVELS
+        values |= {"train.level_sampling": "lognormal", "train.level_mean": mean, "train.level_std": std}
+    if own.diffusion.prediction in ("eps", "x_0"):
+        values["diffusion.prediction"] = "v"
+    return values
+
+
+def _drawing(own: Config, method: str) -> dict[str, object]:
+    usual = SampleConfig()
+    kept = ("clip", "batch_size")
+    names = [name for name in SampleConfig.__dataclass_fields__ if name not in kept]
+    values: dict[str, object] = {f"sample.{name}": getattr(usual, name) for name in names}
+    sampler, spacing = ("consistency", "sigmas") if method == "consistency" else ("ddim", "trailing")
+    return values | {"sample.sampler": sampler, "sample.spacing": spacing}

@@ -1,0 +1,170 @@
+"""The run that teaches a student: opened, guided as it teaches, copied into the student's directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tf_ddpm import build
+from tf_ddpm import config as config_lib
+from tf_ddpm.config import Config
+from tf_ddpm.diffusion.denoiser import Denoiser
+from tf_ddpm.errors import NotTrainedError, UserError, required
+from tf_ddpm.networks.backbone import Condition
+from tf_ddpm.networks.unet import UNet
+from tf_ddpm.runs import checkpoints, configuration, probes
+from tf_ddpm.runtime import atomic_files
+from tf_ddpm.runtime.paths import home_expanded
+from tf_ddpm.sampling.guide import OpenGuide, open_guide
+
+FOLDER = "teacher"  # of a student: its own copy
+_GUIDE = "guide"  # of that copy
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A trained network as it teaches: with the guide and the guidance that its student's configuration names."""
+
+    config: Config
+    network: UNet
+    guide: OpenGuide | None = None
+
+    def denoiser(self, condition: Condition, rows: tf.Tensor) -> Denoiser:
+        """Under the condition of so many rows, guided as `config.sample` says."""
+        sample = self.config.sample
+        guidance = None if sample.guidance == 1.0 else tf.fill([rows], tf.constant(sample.guidance, tf.float32))
+        known = {name: condition[name] for name in self.network.conditions}
+        guide = None if self.guide is None else self.guide.guide
+        interval = build.guidance_interval(sample)
+        return build.denoiser(self.config.diffusion, self.network, known, guidance, guide=guide, interval=interval)
+
+    @property
+    def sha256(self) -> str:
+        """Of all that it teaches depends on, but its guidance."""
+        found = hashlib.sha256()
+        for network, diffusion in ((self.network, self.config.diffusion), *self._guiding()):
+            found.update(repr((network.model, diffusion)).encode())
+            for weight in network.weights:
+                found.update(np.asarray(weight).tobytes())
+        return found.hexdigest()
+
+    def _guiding(self) -> list:
+        return [] if self.guide is None else [(self.guide.network, self.guide.config.diffusion)]
+
+
+def open_teacher(config: Config, run_dir: str | os.PathLike) -> Teacher:
+    """The teacher of the student `config` in `run_dir`: its copy there, or, before there is one, the run it names.
+
+    Raises:
+      UserError: where it cannot be read, does not fit the student, or is not the one that began to teach it.
+    """
+    copy, distill = Path(run_dir) / FOLDER, config.distill
+    place = copy if copy.exists() else Path(required(distill.teacher, "distill.teacher"))
+    guide = str(copy / _GUIDE) if copy.exists() and distill.guide is not None else distill.guide
+    own = _teaching(config, read_config(place), guide)
+    network = build.network(own, "float32")
+    checkpoints.restore_network(network, place, probes.best(place))
+    teacher = Teacher(own, network, open_guide(own, place, fits=copy.exists()))
+    if distill.teacher_sha256 not in (None, teacher.sha256):
+        raise UserError(
+            f"{place} is not the network that began to teach this student (its weights or its guide have changed); "
+            "put that one back, or start a new student in another directory"
+        )
+    return teacher
+
+
+def read_config(place: str | os.PathLike) -> Config:
+    """The configuration of a run that is to teach.
+
+    Raises:
+      UserError: where there is none, or it cannot teach.
+    """
+    try:
+        own = configuration.read(place)
+    except NotTrainedError as error:
+        raise UserError(f"teacher={place}: {error}; expected the directory of a trained run") from None
+    if own.autoencoder.trained:
+        raise UserError(f"teacher={place} is the run of an autoencoder, which draws no images")
+    return own
+
+
+def _teaching(config: Config, own: Config, guide: str | None) -> Config:
+    """The teacher's configuration with the guidance that the student names."""
+    distill = config.distill
+    for section, ours, theirs in (
+        ("model", dataclasses.replace(config.model, dropout=0.0), dataclasses.replace(own.model, dropout=0.0)),
+        ("diffusion", _chain_of(config), _chain_of(own)),
+        ("data.image_size and channels", config.data.image_shape, own.data.image_shape),
+    ):
+        if ours != theirs:
+            raise UserError(f"{section}: a student has those of its teacher (but for model.dropout)")
+    values = {
+        "guidance": distill.guidance,
+        "guide": guide,
+        "guidance_min": distill.guidance_min,
+        "guidance_max": distill.guidance_max,
+        "precision": "float32",
+        "weights": "ema",
+        "ema": None,
+    }
+    try:
+        return config_lib.validated(
+            config_lib.with_values(own, {f"sample.{key}": part for key, part in values.items()})
+        )
+    except UserError as error:
+        raise UserError(f"distill.teacher: {error}") from None
+
+
+def _chain_of(config: Config) -> config_lib.DiffusionConfig:
+    """The chain, whatever is predicted about it."""
+    usual = config_lib.DiffusionConfig
+    return dataclasses.replace(
+        config.diffusion, prediction=usual.prediction, variance=usual.variance, sigma_data=usual.sigma_data
+    )
+
+
+def describe(config: Config, run_dir: str | os.PathLike) -> Config:
+    """`config` of a new student, with its teacher's hash.
+
+    Raises:
+      UserError: as `open_teacher`.
+    """
+    if not config.distill.student or config.distill.teacher_sha256 is not None:
+        return config
+    named = os.path.abspath(home_expanded(required(config.distill.teacher, "distill.teacher"), "distill.teacher"))
+    config = config_lib.with_values(config, {"distill.teacher": named})
+    return config_lib.with_values(config, {"distill.teacher_sha256": open_teacher(config, run_dir).sha256})
+
+
+def copy_into(run_dir: Path, teacher: Teacher) -> None:
+    """Keeps the teacher and its guide in `run_dir`, which then needs no other run; whole, or not at all.
+
+    Raises:
+      UserError: where it cannot be written.
+    """
+    target = run_dir / FOLDER
+    if target.exists():
+        return
+    try:
+        with atomic_files.staging_directory(run_dir) as folder:
+            aside = folder / FOLDER
+            _write(aside, teacher.config, teacher.network)
+            if teacher.guide is not None:
+                _write(aside / _GUIDE, teacher.guide.config, teacher.guide.network)
+            os.replace(aside, target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from None
+
+
+def _write(folder: Path, config: Config, network: UNet) -> None:
+    """A run directory with its weights alone, as an import is; not yet guided."""
+    folder.mkdir()
+    plain = {"sample.guidance": 1.0, "sample.guide": None}
+    config = config_lib.portable(config_lib.with_values(config, plain))
+    (folder / "config.json").write_text(config_lib.to_json(config), encoding="utf-8")
+    checkpoints.save_imported(network, folder)
