@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
-from diffusers.schedulers import scheduling_ddpm, scheduling_dpmsolver_multistep
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, LCMScheduler
+from diffusers.schedulers import scheduling_ddpm, scheduling_dpmsolver_multistep, scheduling_lcm
 
 from tests.support.gaussian import denoiser_of
 from tf_ddpm.diffusion import samplers, schedules
@@ -213,3 +213,35 @@ def test_solver_steps_are_dpm_solver_multistep_schedulers(
 
     expected = theirs(scheduler, x_T, noises, step)
     assert_close(ours(sampler, x_T, noises, prediction), expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("clip", ["static", "none", "dynamic"])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
+def test_the_steps_of_a_consistency_student_are_lcm_schedulers(schedule, steps, clip, dtype, monkeypatch):
+    name = {"squaredcos_cap_v2": "cosine"}.get(schedule, schedule)
+    scheduler = LCMScheduler(
+        beta_schedule=schedule,
+        beta_start=1e-4,
+        beta_end=0.02,
+        prediction_type="v_prediction",
+        clip_sample=clip == "static",
+        thresholding=clip == "dynamic",
+        sample_max_value=1e6,
+        original_inference_steps=steps,
+        timestep_scaling=1e10,
+    )
+    if dtype == np.float64:
+        raised(scheduler)
+    whole = Chain(schedules.betas(name, T))
+    kept = schedules.nearest_timesteps(whole.levels.relative_sigma, schedules.few_step_sigmas(steps))
+    scheduler.set_timesteps(timesteps=kept[::-1].tolist(), original_inference_steps=T)
+    x_T, noises = start(dtype, steps)
+
+    def step(output, t, x, noise):
+        monkeypatch.setattr(scheduling_lcm, "randn_tensor", lambda *_, **__: noise)
+        return scheduler.step(output, t, x).prev_sample
+
+    found = ours(samplers.Consistency(chain(kept, schedule=name), clip), x_T, noises, "v")
+    assert_close(found, theirs(scheduler, x_T, noises, step), dtype)

@@ -67,16 +67,15 @@ def export_run(run: Run, out_dir: str | os.PathLike) -> Path:
     latent = found is not None
     if latent and run.config.diffusion.learned_variance:
         raise UserError("diffusers' LDMPipeline has no scheduler for a network that learns the variance")
-    # Its LDMPipeline asks for a scheduler that takes eta, and calls every autoencoder vqvae.
-    scheduler = "DDIMScheduler" if latent else "DDPMScheduler"
+    # Its LDMPipeline calls every autoencoder vqvae.
     index: dict[str, object] = {
         "_class_name": "LDMPipeline" if latent else "DDPMPipeline",
-        "scheduler": ["diffusers", scheduler],
+        "scheduler": ["diffusers", scheduler_words.scheduler_class(run.config)],
         "unet": ["diffusers", "UNet2DModel"],
     }
     files: dict[str, dict] = {
         "unet/config.json": unet_words.unet_config(run.config),
-        "scheduler/scheduler_config.json": scheduler_words.scheduler_config(run.config) | {"_class_name": scheduler},
+        "scheduler/scheduler_config.json": scheduler_words.scheduler_config(run.config),
     }
     arrays = {"unet": tensors.to_arrays(run.network)}
     if found is not None:

@@ -11,7 +11,12 @@ from tf_ddpm.config import Config
 from tf_ddpm.diffusers_format.refusals import refuse, refuse_others, translated
 from tf_ddpm.errors import UserError
 
-_SAMPLERS = {"DDPMScheduler": "ddpm", "DDIMScheduler": "ddim", "DPMSolverMultistepScheduler": "dpmpp"}
+_SAMPLERS = {
+    "DDPMScheduler": "ddpm",
+    "DDIMScheduler": "ddim",
+    "DPMSolverMultistepScheduler": "dpmpp",
+    "LCMScheduler": "consistency",
+}
 _SCHEDULES = {"linear": "linear", "scaled_linear": "quadratic", "squaredcos_cap_v2": "cosine"}
 _PREDICTIONS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
 _VARIANCES = {
@@ -60,7 +65,14 @@ _SCHEDULER_FIXED = {
 
 
 # They change nothing where the options above have their values.
-_SCHEDULER_IGNORED = {"flow_shift", "time_shift_type", "lambda_min_clipped", "tensor_format"}
+_SCHEDULER_IGNORED = {
+    "flow_shift",
+    "time_shift_type",
+    "lambda_min_clipped",
+    "tensor_format",
+    "original_inference_steps",
+}
+_NO_SKIP = 1e10  # an LCMScheduler's timestep_scaling, with which the clean image is the network's and nothing else
 _ETAS = {"dpmsolver++": 0.0, "sde-dpmsolver++": 1.0}
 _UNBOUNDED = 1e6  # largest value of dynamic thresholding that stands for none
 
@@ -76,6 +88,10 @@ def chain_words(scheduler: dict[str, Any], learned: bool) -> dict[str, Any]:
     """
     name = scheduler.get("_class_name", "DDPMScheduler")
     sampler = translated("scheduler", "_class_name", {"_class_name": name}, _SAMPLERS)
+    scaling = scheduler.get("timestep_scaling", 10.0)
+    if sampler == "consistency" and scaling < _NO_SKIP:
+        refuse(name, "timestep_scaling", scaling, f"expected {_NO_SKIP:g}, as in what a student here is written to")
+    scheduler = {key: value for key, value in scheduler.items() if key != "timestep_scaling"}
     if "timesteps" in scheduler:  # the oldest releases' word for it
         scheduler = {"num_train_timesteps": scheduler["timesteps"]} | scheduler
         scheduler.pop("timesteps")
@@ -115,8 +131,16 @@ def chain_words(scheduler: dict[str, Any], learned: bool) -> dict[str, Any]:
     }
 
 
+def scheduler_class(config: Config) -> str:
+    """Which scheduler draws as the run does."""
+    if config.distill.jumps:
+        return "LCMScheduler"
+    # diffusers' LDMPipeline asks for one that takes eta.
+    return "DDIMScheduler" if config.distill.student or config.codec.run is not None else "DDPMScheduler"
+
+
 def scheduler_config(config: Config) -> dict[str, Any]:
-    """The config of the DDPMScheduler that is the run's chain.
+    """The config of the scheduler that is the run's chain.
 
     Raises:
       UserError: naming the key that diffusers has no word for.
@@ -129,9 +153,10 @@ def scheduler_config(config: Config) -> dict[str, Any]:
     backwards = {ours: theirs for theirs, ours in _SCHEDULES.items()}
     if diffusion.schedule != "constant" and diffusion.schedule not in backwards:
         raise UserError(f"diffusion.schedule={diffusion.schedule}: diffusers' DDPMScheduler has no word for it")
-    constant = diffusion.schedule == "constant"
-    return {
-        "_class_name": "DDPMScheduler",
+    constant, name = diffusion.schedule == "constant", scheduler_class(config)
+    jumps = {"original_inference_steps": sample.steps, "timestep_scaling": _NO_SKIP} if config.distill.jumps else {}
+    return jumps | {
+        "_class_name": name,
         "num_train_timesteps": diffusion.timesteps,
         "beta_schedule": "linear" if constant else backwards[diffusion.schedule],
         "beta_start": diffusion.beta_end if constant else diffusion.beta_start,

@@ -94,8 +94,10 @@ def make_updates(
             with tf.control_dependencies([began]):
                 batch = next(batches)
             with tf.device("CPU:0"), tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
-                waited += tf.timestamp() - began
-            return made + 1, waited, update(batch)
+                ended = tf.timestamp()
+            # (Both are ready at the same moment, and a single thread might make the update first.)
+            with tf.control_dependencies([ended]):
+                return made + 1, waited + (ended - began), update(batch)
 
         with tf.device("CPU:0"):
             never = tf.zeros([], tf.float64)
