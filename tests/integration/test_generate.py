@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 import tf_ddpm
-from tf_ddpm import build
+from tf_ddpm import build, datasets
 from tf_ddpm.errors import UserError
-from tf_ddpm.sampling import image_files
+from tf_ddpm.sampling import image_files, sample_files
 from tf_ddpm.sampling.generate import generate
 from tf_ddpm.sampling.run import Run
 
@@ -100,3 +100,76 @@ def test_what_a_killed_generation_left_is_removed(run, tmp_path):
     (tmp_path / ".partial-dead" / "lock").touch()
     generate(run, tmp_path, 1, seed=0, steps=2)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def files_in(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("file_format", ["png", "both"])
+def test_a_generation_that_was_killed_three_times_ends_as_one_run_through(run, tmp_path, monkeypatch, file_format):
+    settings = {"seed": 3, "steps": 2, "batch_size": 2, "file_format": file_format}
+    generate(run, tmp_path / "through", 9, **settings)
+    add, calls = sample_files.Parts.add, []
+
+    def killed(parts, images):
+        calls.append(parts.done)
+        if len(calls) in (2, 3, 5):
+            raise KeyboardInterrupt  # after the images were drawn, and before they are written
+        add(parts, images)
+
+    monkeypatch.setattr(sample_files.Parts, "add", killed)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            generate(run, tmp_path / "killed", 9, **settings)
+        assert not (tmp_path / "killed" / "manifest.json").exists()
+    generate(run, tmp_path / "killed", 9, **settings)
+    assert calls == [0, 2, 2, 2, 4, 4, 6, 8]
+    assert files_in(tmp_path / "killed") == files_in(tmp_path / "through")
+    # Other work begins anew, and removes what it finds.
+    monkeypatch.setattr(sample_files.Parts, "add", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        generate(run, tmp_path / "killed", 9, **settings)
+    monkeypatch.setattr(sample_files.Parts, "add", add)
+    generate(run, tmp_path / "killed", 3, **settings)
+    assert not [path for path in (tmp_path / "killed").iterdir() if path.name.startswith(".")]
+
+
+def test_an_npz_holds_the_images_and_labels_of_the_pngs(run, tmp_path):
+    generate(run, tmp_path, 5, seed=0, steps=2, batch_size=2, file_format="both")
+    with np.load(tmp_path / "samples.npz", allow_pickle=False) as found:
+        assert list(found) == ["arr_0"] and found["arr_0"].dtype == np.uint8
+        for i, image in enumerate(found["arr_0"]):
+            np.testing.assert_array_equal(image[..., 0], np.asarray(Image.open(tmp_path / f"{i:06d}.png")))
+    generate(run, tmp_path, 5, seed=0, steps=2, batch_size=2, file_format="npz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "grid.png", "manifest.json", "progress.gif", "samples.npz"
+    ]  # fmt: skip
+
+
+def test_many_files_go_into_folders_that_are_read_back_and_replaced(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_files, "_FOLDER", 4)
+    generate(run, tmp_path, 9, seed=0, steps=2, batch_size=3)
+    folders = sorted(path for path in tmp_path.iterdir() if path.is_dir())
+    assert [path.name for path in folders] == ["000000", "000004", "000008"]
+    assert (folders[1] / "000007.png").exists() and (folders[2] / "000008.png").exists()
+    assert len(datasets.load_pictures(str(tmp_path))) == 9
+    (folders[1] / "mine.txt").write_text("keep")
+    with pytest.raises(UserError, match="000004"):  # it would have to go
+        generate(run, tmp_path, 9, seed=1, steps=2, batch_size=3)
+    (folders[1] / "mine.txt").unlink()
+    generate(run, tmp_path, 3, seed=1, steps=2)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_two_processes_do_not_draw_the_same_into_one_folder(run, tmp_path, monkeypatch):
+    def meanwhile(parts, images):
+        with pytest.raises(UserError, match="another process is drawing the same images"):
+            generate(run, tmp_path, 2, seed=0, steps=2)
+        monkeypatch.setattr(sample_files.Parts, "add", add)
+        add(parts, images)
+
+    add = sample_files.Parts.add
+    monkeypatch.setattr(sample_files.Parts, "add", meanwhile)
+    generate(run, tmp_path, 2, seed=0, steps=2)
+    assert (tmp_path / "000001.png").exists()

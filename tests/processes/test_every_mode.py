@@ -31,9 +31,10 @@ def test_a_run_of_the_first_version_works_in_every_mode(name, tmp_path, monkeypa
         "export_diffusers": [],
         "import": [f"--diffusers_dir={name}/diffusers"],
     }
+    written |= {"distill": [f"--teacher={name}", "--method=consistency", "--set=train.steps=10"]}
     assert set(written) == set(MODES) - {"upscale"}  # of runs that enlarge
     for mode, flags in written.items():
-        run_dir = "imported" if mode == "import" else name
+        run_dir = {"import": "imported", "distill": "student"}.get(mode, name)
         command = [sys.executable, str(ROOT / "main.py"), f"--mode={mode}", f"--run_dir={run_dir}", *flags]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
         assert done.returncode == 0, (mode, done.stderr)

@@ -26,6 +26,12 @@ def _exact_eps(x, level):
     return level.sigma * (x - level.alpha * MEAN) / (level.alpha**2 * STD**2 + level.sigma**2)
 
 
+def end_of_path(x, level):
+    """Where the probability-flow ODE leads from x: x / alpha keeps its place in a Gaussian of another width."""
+    sigma = level.sigma / level.alpha
+    return MEAN + STD * (x / level.alpha - MEAN) / (STD**2 + sigma**2) ** 0.5
+
+
 EXACT = denoiser_of(_exact_eps)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.gaussian import EXACT, MEAN, STD, denoiser_of
+from tests.support.gaussian import EXACT, MEAN, STD, denoiser_of, end_of_path
 from tf_ddpm import randomness
 from tf_ddpm.diffusion import consistency, samplers, schedules
 from tf_ddpm.diffusion.chain import Chain
@@ -20,12 +20,6 @@ ADDRESS = randomness.row_address(3, 7, 0)
 def spread(sigma):
     """Of x / alpha under the noise sigma."""
     return (STD**2 + sigma**2) ** 0.5
-
-
-def end_of_path(x, level):
-    """Where the probability-flow ODE leads from x: x / alpha keeps its place in a Gaussian of another width."""
-    sigma = level.sigma / level.alpha
-    return MEAN + STD * (x / level.alpha - MEAN) / spread(sigma)
 
 
 MAP = denoiser_of(end_of_path, "x_0")

@@ -98,6 +98,13 @@ ROWS = (
         "upscaled, diffusers.",
     ),
     Flag(
+        "format",
+        ("png", "npz", "both"),
+        "sample",
+        "Images as PNGs, or as samples.npz (arr_0 uint8 [N, H, W, C], as other programs that measure FID read them).",
+        "png",
+    ),
+    Flag(
         "num_images",
         int,
         "sample eval figure",

@@ -28,7 +28,7 @@ def run(run_dir: str) -> None:
         which = "" if label is None else f" of {opened.name_of(label)}"
         tell(f"drawing {count} images{which} with the weights of step {opened.checkpoint_step}")
         out = flags.out() or os.path.join(run_dir, "samples")
-        tell(f"wrote {generate.generate(opened, out, count, FLAGS.seed, label)}")
+        tell(f"wrote {generate.generate(opened, out, count, FLAGS.seed, label, FLAGS.format)}")
 
 
 def _of_pipeline(config: PipelineConfig) -> None:
@@ -44,4 +44,4 @@ def _of_pipeline(config: PipelineConfig) -> None:
             stage.agree(count, FLAGS.seed, label, config.rounded)
         tell(f"drawing {count} images with {config.name}, the weights of steps {opened.steps}")
         out = flags.out() or os.path.join(config.directory, "samples")
-        tell(f"wrote {generate.generate(opened, out, count, FLAGS.seed, label)}")
+        tell(f"wrote {generate.generate(opened, out, count, FLAGS.seed, label, FLAGS.format)}")

@@ -6,6 +6,7 @@ import dataclasses
 
 from tf_ddpm.config.distillation import DistillConfig
 from tf_ddpm.config.schema import Config, TrainConfig
+from tf_ddpm.diffusion.sampler_facts import SAMPLERS
 from tf_ddpm.errors import UserError
 
 _OF_METHODS = {
@@ -22,7 +23,11 @@ def check(config: Config) -> None:
     Raises:
       UserError: naming the key that does not fit, and what would.
     """
-    distill = config.distill
+    distill, sampler = config.distill, config.sample.sampler
+    if SAMPLERS[sampler].jumps != distill.jumps:
+        fit = ", ".join(name for name, facts in SAMPLERS.items() if facts.jumps == distill.jumps)
+        kind = "a consistency student" if distill.jumps else "no consistency student"
+        raise UserError(f"sampler={sampler}: this run is {kind}; expected {fit}")
     if not distill.student:
         given = _changed(distill, DistillConfig())
         if given:

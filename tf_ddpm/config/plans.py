@@ -60,12 +60,14 @@ def parse(words: str | None, config: Config) -> tuple[Plan, ...]:
 
     Args:
       words: `sampler-steps` separated by commas; None: 50 steps of DDIM, 20 of DPM-Solver++ and 1,000 ancestral ones,
-        none longer than the run's chain. Everything else about the sampling is the run's own.
+        none longer than the run's chain; of a student its own. Everything else about the sampling is the run's own.
 
     Raises:
       UserError: for a plan that is no sampler and number, does not fit the run, or is listed twice.
     """
     timesteps = config.diffusion.timesteps
+    if words is None and config.distill.student:
+        words = own(config)
     if words is None:
         cut = [(name, min(int(steps), timesteps)) for name, _, steps in (word.partition("-") for word in _DEFAULT)]
         words = ",".join(f"{name}-{steps}" for name, steps in dict.fromkeys(cut))

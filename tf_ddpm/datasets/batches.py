@@ -46,15 +46,20 @@ def batch_dataset(
         if encoded is not None:
             (x_0,) = tf.numpy_function(lambda *i: [encoded[i]], [flip, chosen], [tf.float32], stateful=False)
             return {"x_0": tf.ensure_shape(x_0, [rows, *encoded.shape[2:]]), **others}
-        (batch,) = tf.numpy_function(lambda index: [images.images[index]], [chosen], [tf.uint8], stateful=False)
-        batch = tf.ensure_shape(batch, [rows, *images.image_shape])
-        if random_flip:
-            batch = tf.where((flip == 1)[:, None, None, None], tf.reverse(batch, axis=[2]), batch)
-        return {"image": batch, **others}
+        gathered = lambda index, flip: [_gathered(images.images, index, flip)]  # noqa: E731
+        (batch,) = tf.numpy_function(gathered, [chosen, flip], [tf.uint8], stateful=False)
+        return {"image": tf.ensure_shape(batch, [rows, *images.image_shape]), **others}
 
     # (Repeated, it is known to be endless: workers need not agree before each batch that there is one.)
     positions = tf.data.Dataset.range(first_step * len(own), np.iinfo(np.int64).max).repeat()
-    return positions.map(element, num_parallel_calls=2, deterministic=True).prefetch(4 * len(own))
+    return positions.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4 * len(own))
+
+
+def _gathered(images: np.ndarray, index: np.ndarray, flip: np.ndarray) -> np.ndarray:
+    """The images [B, H, W, C] at `index`, mirrored where `flip` is 1."""
+    batch, mirrored = images[index], np.flatnonzero(flip)
+    batch[mirrored] = batch[mirrored][:, :, ::-1]
+    return batch
 
 
 def _shuffled(position: tf.Tensor, count: int, seed: int) -> tf.Tensor:

@@ -44,11 +44,12 @@ def files(root: Path, bad: list[str], first_rules: bool = False, samples: bool =
     found: list[Found] = []
     ours = 0
     for here, wanted in _folders(root, bad, first_rules):
-        drawn = [] if first_rules else own_files.sample_files(here)
-        if drawn and samples:
+        written = [] if first_rules else own_files.manifest_files(here)
+        drawn = own_files.sample_files(here) if written else []
+        if written and samples:
             wanted = drawn
-        elif drawn:
-            others = {*own_files.manifest_files(here), "manifest.json"}
+        elif written:
+            others = {*written, "manifest.json"}
             wanted, ours = [name for name in wanted if name not in others], ours + len(drawn)
         found += _regular(here, wanted, bad)
     return sorted(found), ours

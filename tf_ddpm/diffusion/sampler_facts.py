@@ -16,6 +16,8 @@ class SamplerFacts:
       file, cls: where it stands in `samplers`. about: in a few words.
       settings: keys of `SampleConfig` that its class takes, beside the chain and the clipping.
       noise: when its steps draw noise: always, never, or where the setting of this name is above 0.
+      jumps: whether it wants a network that says where the path of a noisy image ends, and not the mean of all images
+        that it may have been.
     """
 
     file: str
@@ -23,6 +25,7 @@ class SamplerFacts:
     about: str
     settings: tuple[str, ...] = ()
     noise: str = "always"
+    jumps: bool = False
 
     @property
     def takes_eta(self) -> bool:
@@ -43,7 +46,7 @@ SAMPLERS: dict[str, SamplerFacts] = {
     "ddim": SamplerFacts("ddim", "DDIM", "DDIM", ("eta",), noise="eta"),
     "dpmpp": SamplerFacts("dpm_solver", "DPMSolverPP", "DPM-Solver++", ("order", "third_order", "eta"), noise="eta"),
     "heun": SamplerFacts("heun", "Heun", "Heun's method on the ODE, two calls a step", _CHURN, noise="churn"),
-    "consistency": SamplerFacts("consistency", "Consistency", "new noise after each of a few steps"),
+    "consistency": SamplerFacts("consistency", "Consistency", "new noise after each of a few steps", jumps=True),
     "langevin": SamplerFacts("langevin", "Langevin", "ancestral steps with Langevin corrections", ("snr",)),
     "annealed_langevin": SamplerFacts(
         "annealed_langevin",

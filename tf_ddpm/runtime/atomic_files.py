@@ -69,6 +69,47 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
+def _remove_left_directories(parent: Path, but: Path | None = None) -> None:
+    """Creates `parent`, or removes what killed processes have left in it."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(".partial-*/lock"):
+        if left.parent == but:
+            continue
+        with contextlib.suppress(OSError), left.open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left.parent, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def resumed_directory(parent: Path, work: str) -> Iterator[Path]:
+    """A hidden folder in `parent` (created if missing) as a killed process has left it with the same `work`.
+
+    It is removed when the work is done or has failed, and stays where the process is stopped.
+
+    Args:
+      work: names all that is done there; letters and digits.
+
+    Raises:
+      BlockingIOError: where another process is about the same work.
+    """
+    folder = parent / f".partial-{work}"
+    _remove_left_directories(parent, but=folder)
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # some network file systems have no such locks
+            pass
+        try:
+            yield folder
+        except Exception:
+            _remove(folder)
+            raise
+        _remove(folder)
+
+
 @contextlib.contextmanager
 def staging_directory(parent: Path) -> Iterator[Path]:
     """A hidden folder in `parent` (created if missing) to write in and rename from; removed afterwards.
@@ -76,11 +117,7 @@ def staging_directory(parent: Path) -> Iterator[Path]:
     Those that killed processes have left there are removed. A lock, which dies with its process, says whether the one
     that made a folder is still at work.
     """
-    parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.glob(".partial-*/lock"):
-        with contextlib.suppress(OSError), left.open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left.parent, ignore_errors=True)
+    _remove_left_directories(parent)
     folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=parent))
     with _gone_afterwards(folder), (folder / "taking-lock").open("w") as lock:
         with contextlib.suppress(OSError):
