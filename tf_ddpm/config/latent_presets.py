@@ -100,8 +100,8 @@ LATENT_PRESETS: dict[str, _Values] = {
     | {
         "data.image_size": (128, 128),
         "train.crop": 64,
-        "train.steps": 2400,
-        "train.decay_steps": 2400,
+        "train.steps": 5000,
+        "train.decay_steps": 5000,
     },
     "flowers128_latent": _LATENT_CPU
     | {
@@ -114,8 +114,8 @@ LATENT_PRESETS: dict[str, _Values] = {
         "model.classes": 5,
         "model.null_class": True,
         "train.label_dropout": 0.1,
-        "train.steps": 5400,
-        "train.decay_steps": 5400,
+        "train.steps": 8000,
+        "train.decay_steps": 8000,
     },
     # Emoji, 64x64, as latents of 16x16x4.
     "autoencoder_emoji64": _AUTOENCODER_CPU

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets import finding, pictures
@@ -20,6 +19,7 @@ from tf_ddpm.datasets.pictures import Reader, Rules
 from tf_ddpm.errors import UserError, required
 from tf_ddpm.runtime import own_files
 from tf_ddpm.runtime.paths import home_expanded, printable
+from tf_ddpm.runtime.progress import Progress
 
 _SHOWN = 5  # bad files named in full
 
@@ -208,7 +208,7 @@ def _images(
     strict: bool = False,
 ) -> Iterator[tuple[Path, np.ndarray]]:
     with reader.open(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = tqdm(total=len(files), desc="reading images", unit="", leave=False, disable=None)
+        bar = Progress(len(files), "reading images")
         chunk = 1024  # so that the pool never runs far ahead of what is gathered
         for start in range(0, len(files), chunk):
             part = files[start : start + chunk]

@@ -12,7 +12,6 @@ import numpy as np
 import requests
 import tensorflow_datasets as tfds
 from absl import logging
-from tqdm import tqdm
 
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import DataConfig
@@ -20,6 +19,7 @@ from tf_ddpm.datasets import pictures
 from tf_ddpm.datasets.image_set import ImageSet, collect
 from tf_ddpm.errors import UserError, required
 from tf_ddpm.runtime import paths
+from tf_ddpm.runtime.progress import Progress
 
 _PROBE_SECONDS = 3
 
@@ -122,7 +122,7 @@ def _decoded(
     examples = builder.as_dataset(
         split=data.split, shuffle_files=False, read_config=tfds.ReadConfig(interleave_cycle_length=1)
     )
-    bar = tqdm(desc=f"reading {builder.name}", total=count, unit="", leave=False, disable=None)
+    bar = Progress(count, f"reading {builder.name}")
     wanted = examples.map(lambda row: (row["image"], row["label"] if labelled else -1))
     for image, label in wanted.prefetch(64).as_numpy_iterator():
         bar.update()

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from tf_ddpm import build, datasets, randomness
 from tf_ddpm import config as config_lib
@@ -16,6 +15,7 @@ from tf_ddpm.diffusion import bounds
 from tf_ddpm.diffusion.chain import Chain
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import provenance
+from tf_ddpm.runtime.progress import Progress
 from tf_ddpm.sampling.run import Run
 
 _VERSION = 2  # of how it is computed
@@ -36,7 +36,7 @@ def bits_per_dim(run: Run, images: datasets.ImageSet, seed: int, steps: int | No
     began, settings, data = time.perf_counter(), run.config.sample, run.config.data
     chain = build.shorter_chain(dataclasses.replace(settings, steps=steps), run.chain)
     terms = _compiled_terms(run, chain)
-    parts, bar = [], tqdm(total=len(images), unit="image", leave=False, disable=None)
+    parts, bar = [], Progress(len(images), "measuring bits/dim")
     for start in range(0, len(images), settings.batch_size):
         stop = min(start + settings.batch_size, len(images))
         seeds = np.arange(seed + start, seed + stop, dtype=np.int64)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from tf_ddpm.errors import UserError
 from tf_ddpm.runtime import atomic_files, cluster
+from tf_ddpm.runtime.progress import Progress
 
 CHUNK = 500  # rows; the same for everyone, since the rows of one batch round alike
 
@@ -38,7 +38,7 @@ def in_chunks(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         atomic_files.remove_left(folder)
-        with tqdm(total=count, desc=what, unit="image", leave=False, disable=None if chief else True) as bar:
+        with Progress(count, what, quiet=not chief) as bar:
             for start in range(0, count, CHUNK):
                 stop = min(start + CHUNK, count)
                 path = folder / f"{start:08d}-{stop:08d}.npz"

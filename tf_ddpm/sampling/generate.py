@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from tf_ddpm.errors import UserError
 from tf_ddpm.runtime import atomic_files, cluster
+from tf_ddpm.runtime.progress import Progress
 from tf_ddpm.sampling import image_files, sample_files, small_images
 from tf_ddpm.sampling.run import Run
 from tf_ddpm.sampling.sample_files import Parts
@@ -108,9 +108,7 @@ def _draw(source: Source, seeds: np.ndarray, labels: np.ndarray, columns: int | 
     first = parts.done
     if first:
         print(f"going on behind {first} images that are there", flush=True)
-    bar = tqdm(
-        initial=first, total=len(seeds), unit="image", disable=True if len(seeds) <= source.batch_size else None
-    )
+    bar = Progress(len(seeds), "drawing", first, quiet=len(seeds) <= source.batch_size)
     for images, frames in source.batches(seeds[first:], labels[first:], 0 if first else _FRAMES):
         if frames is not None:  # with the first images, so that those that go on need not draw them again
             _animate(frames, source.image_shape[-1], parts.folder)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from tf_ddpm import config as config_lib
 from tf_ddpm.datasets import finding
@@ -20,6 +19,7 @@ from tf_ddpm.datasets.pictures import Reader, Rules
 from tf_ddpm.errors import UserError
 from tf_ddpm.runtime import atomic_files, own_files
 from tf_ddpm.runtime.paths import home_expanded, printable
+from tf_ddpm.runtime.progress import Progress
 from tf_ddpm.sampling import image_files
 from tf_ddpm.sampling.run import Run
 from tf_ddpm.sampling.upscaler import Upscaler
@@ -58,7 +58,7 @@ def upscale(run: Run, pictures: str, out_dir: str | os.PathLike, seed: int = 0, 
     work.check_free(names)
     reader = Reader(Rules(), marked=True)
     try:
-        with reader.open(), tqdm(total=len(files), unit="picture", disable=None) as bar:
+        with reader.open(), Progress(len(files), "enlarging") as bar:
             for file, name in zip(files, names, strict=True):
                 pixels = reader.read(file, None, run.config.data.image_channels)
                 if isinstance(pixels, str):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from tf_ddpm.codecs.latents import Latents
 from tf_ddpm.config import DataConfig
@@ -17,6 +16,7 @@ from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.errors import UserError
 from tf_ddpm.runtime import atomic_files
 from tf_ddpm.runtime.paths import home_expanded
+from tf_ddpm.runtime.progress import Progress
 from tf_ddpm.sampling import first_stage
 
 _ROWS = 32  # at once
@@ -59,7 +59,7 @@ def _write(path: Path, whole: tuple[int, ...], codec: Latents, images: ImageSet)
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": whole})
         encode = encoder_of(codec)
-        with tqdm(total=whole[0] * whole[1], desc="encoding images", unit="", leave=False, disable=None) as bar:
+        with Progress(whole[0] * whole[1], "encoding images") as bar:
             for mirrored in range(whole[0]):
                 for start in range(0, len(images), _ROWS):
                     part = images.images[start : start + _ROWS]
