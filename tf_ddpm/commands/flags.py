@@ -39,6 +39,7 @@ MODES = {
     "figure": Mode("figure", "draw the papers' figures"),
     "report": Mode("report", "write report.html"),
     "upscale": Mode("upscale", "enlarge a folder of images with a run that enlarges"),
+    "cache": Mode("cache", "show, remove or fill the cache of decoded pictures"),
     "import": Mode("import_diffusers", "make a run of a diffusers folder"),
     "export_diffusers": Mode("export_diffusers", "write a diffusers folder"),
 }
@@ -247,6 +248,13 @@ ROWS = (
         "A curve: sampling_steps:10,20,50; checkpoint for all that are kept; ema:0.05,0.1,0.15; sigma:0.5,0.8, the "
         "level of the second of a student's two steps; or augmentation:0,50,100, of a run or pipeline that enlarges, "
         "whose best it keeps in pipeline.json.",
+    ),
+    Flag(
+        "older_than",
+        float,
+        "cache",
+        "Removes decoded pictures that were not used for so many days. (--set=data.name=folder --set=data.path=DIR "
+        "--set=data.image_size=N decodes those of a folder.)",
     ),
     Flag("figure", str, "figure", f"{', '.join(FIGURES)}, or all of them."),
     Flag("diffusers_dir", "path", "import", "The folder: a pipeline, or a UNet2DModel alone."),

@@ -15,7 +15,7 @@ from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import required
 
 FORMAT_VERSION = 1
-DECODER = 2  # the newest rules by which picture files become pixels; 1: as up to November 2026 (`first_decoder`)
+DECODER = 3  # the newest rules by which picture files become pixels; 1: as up to November 2026 (`first_decoder`)
 
 
 @dataclasses.dataclass(frozen=True)

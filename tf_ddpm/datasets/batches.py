@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tf_ddpm import randomness
 from tf_ddpm.datasets.image_set import ImageSet
+from tf_ddpm.datasets.lazy_images import LazyImages
 
 
 def batch_dataset(
@@ -55,7 +56,7 @@ def batch_dataset(
     return positions.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4 * len(own))
 
 
-def _gathered(images: np.ndarray, index: np.ndarray, flip: np.ndarray) -> np.ndarray:
+def _gathered(images: np.ndarray | LazyImages, index: np.ndarray, flip: np.ndarray) -> np.ndarray:
     """The images [B, H, W, C] at `index`, mirrored where `flip` is 1."""
     batch, mirrored = images[index], np.flatnonzero(flip)
     batch[mirrored] = batch[mirrored][:, :, ::-1]

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
+import sqlite3
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from tf_ddpm.config import DataConfig
-from tf_ddpm.datasets import finding, pictures
+from tf_ddpm.datasets import finding, picture_cache, pictures
+from tf_ddpm.datasets import heads as lazy_heads
 from tf_ddpm.datasets.image_set import ImageSet, collect
+from tf_ddpm.datasets.lazy_images import LazyImages, cores
+from tf_ddpm.datasets.picture_cache import PictureCache
 from tf_ddpm.datasets.pictures import Reader, Rules
 from tf_ddpm.errors import UserError, required
 from tf_ddpm.runtime import own_files
@@ -22,6 +28,7 @@ from tf_ddpm.runtime.paths import home_expanded, printable
 from tf_ddpm.runtime.progress import Progress
 
 _SHOWN = 5  # bad files named in full
+_LAZY = 3  # the first decoder whose pictures are decoded when they are asked for
 
 
 def load(data: DataConfig) -> ImageSet:
@@ -52,6 +59,8 @@ def load(data: DataConfig) -> ImageSet:
     if strict and unreachable:
         _refuse(unreachable[0])
     reader = Reader(rules)
+    if rules.decoder >= _LAZY:
+        return _not_decoded_yet(data, root, reader, _Files(found, labels, label_names, tuple(unreachable), ours))
     bad: list[str] = []
     rows = _decoded(reader, files, labels, size, channels, bad, strict)
     key = _key(found, data, rules, label_names)
@@ -67,6 +76,74 @@ def load(data: DataConfig) -> ImageSet:
     return images
 
 
+class _Files(NamedTuple):
+    """What `_labelled` has found."""
+
+    found: list[finding.Found]
+    labels: list[int]
+    label_names: tuple[str, ...]
+    unreachable: tuple[str, ...]
+    ours: int
+
+
+def _not_decoded_yet(data: DataConfig, root: Path, reader: Reader, files: _Files) -> ImageSet:
+    """The pictures that the heads of the files promise. What decoding finds out is another picture's place."""
+    reader.set_limits()
+    heads = lazy_heads.read(files.found, root, reader)
+    chosen = [i for i, head in enumerate(heads) if head.problem is None]
+    problems = [head.problem for head in heads if head.problem]
+    ours = files.ours + sum(head.problem == "" for head in heads)
+    bad = (*files.unreachable, *problems)
+    strict = data.on_bad_file == "fail"
+    if strict and problems:
+        _refuse(problems[0])
+    labels, names = np.array(files.labels, np.int32)[chosen], files.label_names
+    empty = ImageSet(np.zeros((0, 1, 1, 1), np.uint8), labels, names, bad)
+    if not chosen:
+        raise UserError(f"data.path={data.path}: {_why_none(empty, ours)}")
+    paths, keys = [files.found[i][0] for i in chosen], [heads[i].key for i in chosen]
+    lazy = _lazy(data, reader, paths, keys, labels)
+    if strict:
+        lazy.read_all()
+        if lazy.bad:
+            _refuse(lazy.bad[0])
+    images = ImageSet(lazy, labels, names, bad)
+    images = images if data.holdout else _with_used_labels(images)
+    _tell(images, reader)
+    return images
+
+
+def _lazy(data: DataConfig, reader: Reader, paths: list[Path], keys: list[bytes], labels: np.ndarray) -> LazyImages:
+    """The pictures at `paths`, kept in the cache under their keys, or in memory where it cannot be written."""
+    size, channels = required(data.image_size, "data.image_size"), data.channels or 3
+    shape, rules = (*size, channels), reader.rules
+
+    def decode(index: int) -> np.ndarray | str:
+        found = reader.read(paths[index], size, channels)
+        return f"{paths[index]}: made by this program" if found is None else found
+
+    whole = (len(paths), *shape)
+    name = f"d{rules.decoder}-{rules.max_megapixels:g}-{rules.truncated}{'-heif' * pictures.has_heif()}"
+    folder = picture_cache.folder_of(home_expanded(data.cache_dir, "data.cache_dir"), shape, name)
+    try:
+        cache = PictureCache(folder, shape)
+        places, reasons = cache.places(keys)
+    except (OSError, sqlite3.Error) as error:
+        size_gb = np.prod(whole, dtype=np.float64) / 1e9
+        if size_gb <= data.memory_gb:
+            return LazyImages(decode, whole, labels)
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"cannot keep {size_gb:.1f} GB of decoded images in data.cache_dir={data.cache_dir} ({why or error}); "
+            f"choose another, or raise data.memory_gb={data.memory_gb:g}"
+        ) from None
+    if not cache.has(int(places[-1])):
+        each = np.prod(shape) * len(keys) / 1e9
+        print(f"decoded pictures are kept in {folder} ({each:.2g} GB; --mode=cache)", file=sys.stderr)
+    known = {index: reasons[place] for index, place in enumerate(places.tolist()) if place in reasons}
+    return LazyImages(decode, whole, labels, cache, places, known)
+
+
 def _labelled(
     root: Path, data: DataConfig, rules: Rules, unreachable: list[str]
 ) -> tuple[list[finding.Found], list[int], tuple[str, ...], int]:
@@ -76,14 +153,15 @@ def _labelled(
     """
     found, ours = finding.files(root, unreachable, first_rules=rules.decoder == 1)
     naming = [one for one in found if finding.is_named_so(one[0])] if data.holdout else found
-    folders = {os.path.relpath(file.parent, root) for file, _, _ in naming}
+    below = functools.cache(lambda folder: os.path.relpath(folder, root))
+    folders = {below(file.parent) for file, _, _ in naming}
     label_names = tuple(sorted(folders, key=finding.natural if rules.decoder > 1 else None))
     number = {name: i for i, name in enumerate(label_names)}
-    known = [one for one in found if os.path.relpath(one[0].parent, root) in number]
+    known = [one for one in found if below(one[0].parent) in number]
     part = _of_part(known, data, unreachable)
     if known and not part and data.holdout:
         raise UserError(f"data.split={data.split}: none of {len(known)} files falls into it; change data.holdout")
-    return part, [number[os.path.relpath(file.parent, root)] for file, _, _ in part], label_names, ours
+    return part, [number[below(file.parent)] for file, _, _ in part], label_names, ours
 
 
 def _of_part(found: list[finding.Found], data: DataConfig, unreachable: list[str]) -> list[finding.Found]:
@@ -207,7 +285,7 @@ def _images(
     bad: list[str],
     strict: bool = False,
 ) -> Iterator[tuple[Path, np.ndarray]]:
-    with reader.open(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with reader.open(), ThreadPoolExecutor(cores()) as pool:
         bar = Progress(len(files), "reading images")
         chunk = 1024  # so that the pool never runs far ahead of what is gathered
         for start in range(0, len(files), chunk):

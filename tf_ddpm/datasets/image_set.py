@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tf_ddpm.config import DataConfig
+from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.errors import UserError
 from tf_ddpm.runtime import atomic_files
 from tf_ddpm.runtime.paths import home_expanded
@@ -25,11 +26,12 @@ class ImageSet:
     """Images at random access.
 
     Attributes:
-      images: uint8 [N, H, W, C], an array or a memory-mapped file. labels: int32 [N]. label_names: by label.
+      images: uint8 [N, H, W, C], an array, a memory-mapped file, or pictures that are not decoded yet.
+      labels: int32 [N]. label_names: by label.
       bad: the files that were passed over, and why, a line each.
     """
 
-    images: np.ndarray
+    images: np.ndarray | LazyImages
     labels: np.ndarray
     label_names: tuple[str, ...]
     bad: tuple[str, ...] = ()
@@ -37,10 +39,37 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def whole(self) -> np.ndarray:
+        """All images, decoded: an array, or the memory-mapped file."""
+        if isinstance(self.images, LazyImages):
+            self.images.read_all()
+        return self.images[:]
+
+    def fill(self) -> None:
+        """Begins to decode what is not decoded yet, until `stop`."""
+        if isinstance(self.images, LazyImages):
+            self.images.fill()
+
+    def stop(self) -> None:
+        """Ends `fill`."""
+        if isinstance(self.images, LazyImages):
+            self.images.stop()
+
+    @property
+    def failure(self) -> UserError | None:
+        """Why images could not be read, where a graph asked for them."""
+        return self.images.failure if isinstance(self.images, LazyImages) else None
+
+    @property
+    def all_bad(self) -> tuple[str, ...]:
+        """`bad`, and what decoding has found since."""
+        return (*self.bad, *self.images.bad) if isinstance(self.images, LazyImages) else self.bad
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
-        return tuple(self.images.shape[1:])
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
 
     def fingerprint(self) -> tuple:
         """What tells one set of images from another: how many, the labels, and digests of these and of some images."""

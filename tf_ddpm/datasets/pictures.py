@@ -27,6 +27,7 @@ _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _FIRST_MOST_PIXELS = 89_478_485  # of decoder 1
 _XMP = ("xmp", "XML:com.adobe.xmp", "Raw profile type xmp")
 _MOST_TEXT = 64 << 20  # bytes of text in a PNG
+_ORIENTATION = 0x0112  # of EXIF; 5 to 8 are turned by a quarter
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 
@@ -85,6 +86,16 @@ class Reader:
                 for (module, name, _), value in zip(limits, before, strict=True):
                     setattr(module, name, value)
 
+    def set_limits(self) -> None:
+        """Sets Pillow's limits to the rules' for good, for pictures that are read now and then."""
+        # (It warns above its limit, and raises above twice that.)
+        Image.MAX_IMAGE_PIXELS = max(1, round(self.rules.max_megapixels * 1e6) // 2)
+        PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = _MOST_TEXT
+        ImageFile.LOAD_TRUNCATED_IMAGES = self.rules.truncated == "read"
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # it warns of damaged EXIF data
+        _register_heif()
+
     def read(self, file: Path, size: tuple[int, int] | None, channels: int | None) -> np.ndarray | str | None:
         """The pixels uint8 [H, W, C], or in words why there are none; None for a picture of this program's.
 
@@ -123,7 +134,24 @@ class Reader:
                 return None, None
             if self.rules.decoder == 1:
                 return first_decoder.to_array(picture, required(size, "size"), required(channels, "channels")), None
+            if self.rules.decoder > 2 and size is not None:
+                _reduce(picture, size)
             return _to_array(picture, size, channels)
+
+
+def _reduce(picture: Image.Image, size: tuple[int, int]) -> None:
+    """Has the decoder of a JPEG make it smaller, to not less than twice `size`: a fraction of the time, and the same
+    picture to a grey level. Sides that it cannot divide would move the picture by a part of a pixel."""
+    if picture.format != "JPEG":
+        return
+    turned = picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    wanted = size if turned else size[::-1]
+    for scale in (8, 4, 2):
+        if all(
+            side % scale == 0 and side // scale >= 2 * least for side, least in zip(picture.size, wanted, strict=True)
+        ):
+            picture.draft(None, (picture.width // scale, picture.height // scale))
+            return
 
 
 def to_array(picture: Image.Image, size: tuple[int, int] | None = None, channels: int | None = None) -> np.ndarray:

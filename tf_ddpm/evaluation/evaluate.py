@@ -205,7 +205,7 @@ def reference(wanted: EvaluationRequest, config: Config, network: FeatureNetwork
     data = dataclasses.replace(config.data, split=wanted.reference, random_flip=False)
     about = {"data": data.name, "split": data.split, "image_size": data.image_size, "channels": data.channels}
     about["decoder"] = data.decoder or DECODER
-    return quality.array_features(datasets.load(data).images, network, data.cache_dir, about, "reference")
+    return quality.array_features(datasets.load(data).whole(), network, data.cache_dir, about, "reference")
 
 
 def drawn(

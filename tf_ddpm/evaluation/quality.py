@@ -157,7 +157,7 @@ def load_statistics(path: str) -> FeatureSet:
 
 def folder_features(path: str, network: FeatureNetwork, cache_dir: str) -> FeatureSet:
     """Every image of a folder, all of one size."""
-    images = datasets.load_pictures(path).images
+    images = datasets.load_pictures(path).whole()
     about = {"folder": os.path.basename(os.path.abspath(path)), "decoder": config_lib.DECODER}
     return array_features(images, network, cache_dir, about, "features")
 

@@ -58,7 +58,7 @@ class ReconstructionSource(Source):
             "config_sha256": hashlib.sha256(text).hexdigest(),
             "autoencoder_sha256": self._found.sha256,
             "weights": config.sample.weights,
-            "pictures": {"split": self._split, "sha256": provenance.digest(self.pictures.images)},
+            "pictures": {"split": self._split, "sha256": provenance.digest(self.pictures.whole())},
         }
 
 

@@ -88,7 +88,7 @@ def _schedules(subject: FigureContext) -> Figure:
 def _forward(subject: FigureContext) -> Figure:
     chain = subject.run.chain
     timesteps = [round(share * (len(chain) - 1)) for share in (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)]
-    real = subject.some(_ROWS).images
+    real = subject.some(_ROWS).images[:]
     drawn = experiments.noised(subject.run, real, timesteps, subject.seed)
     words = [r"$x_0$", *(f"t = {t + 1}" for t in timesteps)]
     return plots.sheet(np.concatenate([real[:, None], drawn], axis=1), columns=words)
@@ -135,13 +135,13 @@ def _interpolation(subject: FigureContext) -> Figure:
 def _inpainting(subject: FigureContext) -> Figure:
     run, real = subject.run, subject.some(_ROWS)
     height, width = run.image_shape[:2]
-    columns = [real.images]
+    pixels = real.images[:]
+    columns = [pixels]
     words = ["image"]
     for word, keep in (("lower half", _lower(height, width)), ("middle", _middle(height, width))):
-        grey = np.where(keep[..., None] == 1, real.images, 128).astype(np.uint8)
+        grey = np.where(keep[..., None] == 1, pixels, 128).astype(np.uint8)
         filled = [
-            experiments.inpainted(run, real.images, real.labels, keep, _REPEATS, subject.seed + i * _ROWS)
-            for i in range(2)
+            experiments.inpainted(run, pixels, real.labels, keep, _REPEATS, subject.seed + i * _ROWS) for i in range(2)
         ]
         columns += [grey, *filled]
         words += [word, "filled in", "again"]
@@ -162,8 +162,9 @@ def _middle(height: int, width: int) -> np.ndarray:
 
 def _variation(subject: FigureContext) -> Figure:
     cuts, real = subject.cuts(8)[::-1], subject.some(_ROWS)
-    drawn = experiments.variations(subject.run, real.images, real.labels, cuts, subject.seed)
-    drawn = np.concatenate([real.images[:, None], drawn], axis=1)
+    pixels = real.images[:]
+    drawn = experiments.variations(subject.run, pixels, real.labels, cuts, subject.seed)
+    drawn = np.concatenate([pixels[:, None], drawn], axis=1)
     return plots.sheet(drawn, columns=[r"$x_0$", *_timesteps(subject, cuts)])
 
 

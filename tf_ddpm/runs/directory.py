@@ -92,13 +92,18 @@ def write(run_dir: Path, config: Config, images: ImageSet) -> None:
     try:
         atomic_files.write_text(run_dir / "config.json", config_lib.to_json(config))
         atomic_files.write_text(path, json.dumps(now, indent=1) + "\n")
-        _list_bad(run_dir / "passed_over.txt", images.bad)
+        list_bad(run_dir, images)
     except OSError as error:
         raise UserError(f"cannot write the run directory {run_dir}: {error.strerror}") from None
 
 
-def _list_bad(path: Path, bad: tuple[str, ...]) -> None:
-    """Writes the list of files that were passed over, or removes an earlier one; somebody else's file stays."""
+def list_bad(run_dir: Path, images: ImageSet) -> None:
+    """Writes the list of files that were passed over, or removes an earlier one; somebody else's file stays.
+
+    Raises:
+      OSError: where it cannot be written.
+    """
+    path, bad = run_dir / "passed_over.txt", images.all_bad
     if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(_BAD_HEADER):
         print(f"warning: {path} is not this program's, and stays; what was passed over is not listed", file=sys.stderr)
     elif bad:

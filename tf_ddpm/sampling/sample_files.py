@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,12 +38,14 @@ class Parts:
     def __init__(self, folder: Path, count: int, file_format: str):
         self.folder, self._count, self._format = folder / "samples", count, file_format
         self._arrays, self._state = folder / "arrays", folder / "done.json"
-        self.folder.mkdir(exist_ok=True)
-        self._arrays.mkdir(exist_ok=True)
         try:
             self.done = int(json.loads(self._state.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             self.done = 0
+            for left in (self.folder, self._arrays):
+                shutil.rmtree(left, ignore_errors=True)
+        self.folder.mkdir(exist_ok=True)
+        self._arrays.mkdir(exist_ok=True)
 
     def add(self, images: np.ndarray) -> None:
         """Writes the next images uint8 [b, H, W, C]."""
@@ -74,7 +77,7 @@ class Parts:
                 yield np.load(path, allow_pickle=False)
 
     def finish(self, manifest: dict[str, Any], labels: np.ndarray | None) -> None:
-        """Writes what can only be written at the end: the .npz, and the manifests.
+        """Writes what can only be written at the end: the .npz, and the manifests. Then they are to be moved away.
 
         Args:
           manifest: without the names of the files. labels: int32 [N], kept in the .npz; None: there are none.
@@ -89,6 +92,7 @@ class Parts:
         names = sorted(path.name for path in self.folder.iterdir() if path.is_file() and path.name != "manifest.json")
         whole = {"made_by": own_files.MADE_BY, "files": names} | manifest
         _write_json(self.folder / "manifest.json", whole | ({"folders": [p.name for p in folders]} if folders else {}))
+        self._state.unlink()  # whoever finds the rest of what was moved begins anew
 
     def _write_npz(self, labels: np.ndarray | None) -> None:
         """arr_0 uint8 [N, H, W, C] and arr_1 of the labels, as the evaluation of Dhariwal & Nichol 2021 reads them."""

@@ -9,19 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
-from tf_ddpm import randomness
+from tf_ddpm import build, randomness
 from tf_ddpm.codecs import resampling
 from tf_ddpm.codecs.pixels import Pixels
-from tf_ddpm.config import AutoencoderConfig, Config
+from tf_ddpm.config import AutoencoderConfig, Config, LatentScale
+from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.networks import autoencoder as autoencoders
 from tf_ddpm.networks.autoencoder import Autoencoder
+from tf_ddpm.sampling import first_stage
 from tf_ddpm.training import accumulation
 from tf_ddpm.training.conditions import cropped
 from tf_ddpm.training.state import TrainState, flattened, network_variables
 
 _SCALES = (2, 4, 8)
+_SCALE_IMAGES = 2000  # of which the scale of latents is estimated
 _MOST_WEIGHT = 1e4  # of the adversarial gradient
 _LATENT_SIZE = 1e-6  # weight of the mean square of a latent that has no noise, so that it does not grow for ever
 
@@ -163,3 +167,12 @@ class _Judge:
         sizes = [tf.norm(tf.split(part, self._sizes)[place]) for part in (gradient, deceit)]
         weight = tf.clip_by_value(sizes[0] / (sizes[1] + 1e-4), 0.0, _MOST_WEIGHT)
         return gradient + self._weight * weight * deceit
+
+
+def scale(config: Config, state: TrainState, images: ImageSet, step: int) -> LatentScale:
+    """That of the latents of an autoencoder which is trained to its end, at `step`."""
+    network = build.autoencoder(config, "float32", judged=config.autoencoder.adversarial > 0)
+    for weight, average in zip(network.weights, state.ema_network.weights, strict=True):
+        weight.assign(average)
+    some = np.unique(np.linspace(0, len(images) - 1, _SCALE_IMAGES).astype(np.int64))
+    return first_stage.estimate(network, images.images[some], step)

@@ -7,14 +7,13 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
 from tf_ddpm import build, datasets
 from tf_ddpm import config as config_lib
 from tf_ddpm.codecs.codec import Codec
 from tf_ddpm.codecs.latents import Latents
-from tf_ddpm.config import Config, LatentScale, TrainConfig
+from tf_ddpm.config import Config, TrainConfig
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.errors import UserError, required
 from tf_ddpm.networks import averaging
@@ -38,7 +37,6 @@ _NEEDS_LESS = (
 )
 
 _SHOWN = 30  # labels
-_SCALE_IMAGES = 2000  # of which the scale of latents is estimated
 
 
 def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Strategy | None = None) -> TrainState:
@@ -104,7 +102,7 @@ def _run(
     if step >= train.steps:
         kept = latents.read(run_dir) if config.autoencoder.trained else None
         if config.autoencoder.trained and here.is_chief and (kept is None or kept.checkpoint_step != step):
-            latents.write(run_dir, _scale(config, state, images or datasets.load(config.data), step))
+            latents.write(run_dir, autoencoding.scale(config, state, images or datasets.load(config.data), step))
         print(f"already at step {step} of {train.steps}: nothing to do; a larger train.steps takes it further")
         return state
     images = images or datasets.load(config.data)
@@ -139,15 +137,6 @@ def _state(config: Config) -> TrainState:
         further = autoencoding.further_metrics(config.autoencoder)
         return TrainState(make, optimizer, further=further, power_averages=count)
     return TrainState(make, optimizer, build.level_sampler(config), power_averages=count)
-
-
-def _scale(config: Config, state: TrainState, images: datasets.ImageSet, step: int) -> LatentScale:
-    """That of the latents of an autoencoder which is trained to its end."""
-    network = build.autoencoder(config, "float32", judged=config.autoencoder.adversarial > 0)
-    for weight, average in zip(network.weights, state.ema_network.weights, strict=True):
-        weight.assign(average)
-    some = np.unique(np.linspace(0, len(images) - 1, _SCALE_IMAGES).astype(np.int64))
-    return first_stage.estimate(network, images.images[some], step)
 
 
 def _check_batch(train: TrainConfig, replicas: int) -> None:
@@ -232,13 +221,20 @@ class _Training:
     def run(self) -> None:
         """Updates, logs, saves and draws until the last step, or until a signal."""
         try:
+            self._images.fill()
             self._loop()
+            if self._chief:
+                directory.list_bad(self._run_dir, self._images)
+        except tf.errors.OpError as error:
+            raise self._images.failure or error from None
         except OSError as error:
             place = error.filename or self._run_dir
             raise UserError(
                 f"cannot write into {place}: {error.strerror or error}; the last good checkpoint is "
                 f"{self._keeper.latest or 'none (none was written yet)'}"
             ) from None
+        finally:
+            self._images.stop()
 
     def _loop(self) -> None:
         train, step = self._config.train, self._state.updates
@@ -316,7 +312,7 @@ class _Training:
             sheet, drift = self._preview.draw(step)
             log.image(step, "preview", sheet, {"preview_colour_drift": drift})
         if last and self._chief and self._config.autoencoder.trained:
-            latents.write(self._run_dir, _scale(self._config, state, self._images, step))
+            latents.write(self._run_dir, autoencoding.scale(self._config, state, self._images, step))
         if saves:
             self._keeper.save(step)
         log.resume()

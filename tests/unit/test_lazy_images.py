@@ -1,0 +1,246 @@
+"""Pictures that are decoded when they are asked for, and kept."""
+
+import os
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tf_ddpm import datasets
+from tf_ddpm.config import DataConfig
+from tf_ddpm.datasets import picture_cache, pictures
+from tf_ddpm.datasets.lazy_images import LazyImages
+from tf_ddpm.datasets.picture_cache import PictureCache
+from tf_ddpm.datasets.pictures import Reader, Rules
+from tf_ddpm.errors import UserError
+
+SHAPE = (2, 3, 1)
+
+
+def picture(value):
+    return np.full(SHAPE, value, np.uint8)
+
+
+def keys(*names):
+    return [name.encode() for name in names]
+
+
+@pytest.fixture
+def decodes(monkeypatch):
+    """The files that were decoded, by name."""
+    seen, read = [], Reader.read
+
+    def counted(self, file, size, channels):
+        seen.append(file.name)
+        return read(self, file, size, channels)
+
+    monkeypatch.setattr(Reader, "read", counted)
+    return seen
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "pictures"
+    for i in range(12):
+        path = root / ("cat" if i % 2 else "dog") / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), 20 * i, np.uint8)).save(path)
+    return root
+
+
+def data(folder, **changes):
+    values = {"name": "folder", "path": str(folder), "image_size": (8, 8), "channels": 3}
+    return DataConfig(**values | {"cache_dir": str(folder.parent / "cache")} | changes)
+
+
+def test_a_cache_gives_back_what_was_written_and_keeps_places(tmp_path):
+    cache, into = PictureCache(tmp_path, SHAPE), picture(0)
+    places, _ = cache.places(keys("a", "b", "a", "c"))
+    assert places.tolist() == [0, 1, 0, 2]
+    assert not cache.read(1, into)
+    cache.write(1, picture(7))
+    again = PictureCache(tmp_path, SHAPE)
+    found, reasons = again.places(keys("d", "b"))
+    assert found.tolist() == [3, 1] and reasons == {}
+    assert again.read(1, into) and (into == 7).all() and not again.read(3, into)
+    again.give_up(3, "no picture")
+    assert PictureCache(tmp_path, SHAPE).places(keys("d"))[1] == {3: "no picture"}
+
+
+def test_what_was_half_written_is_no_picture(tmp_path):
+    cache, into = PictureCache(tmp_path, SHAPE), picture(0)
+    cache.places(keys("a", "b"))
+    cache.write(0, picture(9))
+    with (tmp_path / "pixels.bin").open("r+b") as file:
+        file.seek(3)
+        file.write(b"\1")
+    assert not cache.read(0, into)
+    cache.write(0, picture(9))
+    assert cache.read(0, into)
+
+
+def test_a_full_disk_leaves_the_cache_as_it_was(tmp_path, monkeypatch):
+    cache = PictureCache(tmp_path, SHAPE)
+    cache.places(keys("a"))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="No space"):
+            cache.places(keys("b", "c"))
+    assert cache.places(keys("c"))[0].tolist() == [1]
+
+
+def test_processes_that_come_together_share_places(tmp_path):
+    found = {}
+
+    def ask(number):
+        names = [f"{i}" for i in range(number, number + 40)]
+        found[number] = dict(zip(names, PictureCache(tmp_path, SHAPE).places(keys(*names))[0].tolist(), strict=True))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(0, 100, 20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    whole = {}
+    for part in found.values():
+        assert all(whole.setdefault(name, place) == place for name, place in part.items())
+    assert sorted(whole.values()) == list(range(len(whole)))
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_images_are_the_decoded_ones_whatever_asks_for_them(tmp_path, memory):
+    rng, calls = np.random.default_rng(0), []
+    whole = rng.integers(0, 256, (9, *SHAPE), np.uint8)
+
+    def decode(index):
+        calls.append(index)
+        return whole[index]
+
+    kept = {}
+    if not memory:
+        cache = PictureCache(tmp_path, SHAPE)
+        kept = {"cache": cache, "places": cache.places(keys(*"abcdefghi"))[0]}
+    images = LazyImages(decode, whole.shape, np.zeros(9, np.int32), **kept)
+    for index in (3, -1, slice(2, 7, 2), np.array([5, 5, 0]), [8, 1], np.arange(9) % 2 == 0, (slice(None), 0, 1)):
+        np.testing.assert_array_equal(images[index], whole[index])
+    np.testing.assert_array_equal(np.asarray(images), whole)
+    assert sorted(set(calls)) == list(range(9)) and len(calls) <= 10  # the same twice in one request perhaps
+    count = len(calls)
+    images.read_all()
+    images.fill()
+    np.testing.assert_array_equal(images[:], whole)
+    assert len(calls) == count
+
+
+def test_one_picture_more_or_changed_is_one_decoded_and_a_moved_folder_none(folder, decodes):
+    first = datasets.load(data(folder))
+    assert decodes == []  # till somebody asks
+    before = first.whole()
+    assert len(decodes) == 12 and datasets.load(data(folder)).images[3, 0, 0, 0] == before[3, 0, 0, 0]
+    np.testing.assert_array_equal(datasets.load(data(folder)).whole(), before)
+    assert len(decodes) == 12
+    Image.fromarray(np.full((8, 8, 3), 250, np.uint8)).save(folder / "cat" / "01.png")
+    Image.fromarray(np.full((8, 8, 3), 251, np.uint8)).save(folder / "dog" / "99.png")
+    after = datasets.load(data(folder)).whole()
+    assert sorted(decodes[12:]) == ["01.png", "99.png"] and {250, 251} <= set(after[:, 0, 0, 0])
+    moved = folder.rename(folder.with_name("elsewhere"))
+    np.testing.assert_array_equal(datasets.load(data(moved)).whole(), after)
+    shutil.copytree(moved, folder, copy_function=shutil.copy2)
+    np.testing.assert_array_equal(datasets.load(data(folder)).whole(), after)
+    assert len(decodes) == 14
+
+
+def test_files_that_differ_in_their_bytes_alone_are_told_apart(tmp_path, decodes):
+    for name, value in (("one", 10), ("two", 200)):
+        path = tmp_path / name / "a.bmp"
+        path.parent.mkdir()
+        Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(path)
+        os.utime(path, ns=(10**18, 10**18))
+        found = datasets.load(data(path.parent, cache_dir=str(tmp_path / "cache"))).whole()
+        assert (found == value).all()
+
+
+def test_what_cannot_be_decoded_is_replaced_by_the_next_of_its_label_in_any_order(folder, decodes, capsys):
+    for name in ("cat/01.png", "cat/03.png", "dog/10.png"):
+        path = folder / name
+        path.write_bytes(path.read_bytes()[:60] + b"\0" * 40)
+    images = datasets.load(data(folder))
+    expected = {1: 5, 3: 5, 10: 0}
+    order = [i for i in range(12) if images.labels[i] == 0] + [i for i in range(12) if images.labels[i] == 1]
+    numbers = [*range(1, 12, 2), *range(0, 12, 2)]  # of cats, and of dogs
+    assert order == list(range(12)) and images.label_names == ("cat", "dog")
+    wanted = [20 * expected.get(number, number) for number in numbers]
+    assert images.images[::-1][:, 0, 0, 0].tolist() == wanted[::-1]
+    assert len(images.all_bad) == 3 and capsys.readouterr().err.count("another picture takes its place") == 3
+    count = len(decodes)
+    again = datasets.load(data(folder))
+    assert again.images[:, 0, 0, 0].tolist() == wanted and len(again.all_bad) == 3 and len(decodes) == count
+    with pytest.raises(UserError, match=r"Remove it, or pass over such files"):
+        datasets.load(data(folder, on_bad_file="fail"))
+
+
+def test_files_that_are_no_pictures_are_found_by_their_heads(folder, decodes):
+    (folder / "cat" / "notes.png").write_text("no picture")
+    (folder / "dog" / "empty.jpg").touch()
+    images = datasets.load(data(folder))
+    assert len(images) == 12 and len(images.bad) == 2
+    assert sorted(decodes) == ["empty.jpg", "notes.png"]
+    for name in ("cat", "dog"):
+        shutil.rmtree(folder / name)
+        (folder / name).mkdir()
+        (folder / name / "x.png").write_text("no picture")
+    with pytest.raises(UserError, match="none of its 2 files is an image"):
+        datasets.load(data(folder))
+
+
+def test_a_label_of_which_nothing_can_be_read_is_a_clear_error(folder):
+    for path in (folder / "cat").iterdir():
+        path.write_bytes(path.read_bytes()[:60] + b"\0" * 40)
+    images = datasets.load(data(folder))
+    with pytest.raises(UserError, match="no picture with one of the labels can be read"):
+        images.images[0]
+    assert images.failure is not None
+
+
+def test_where_the_cache_cannot_be_written_a_small_set_is_kept_in_memory(folder, tmp_path, decodes):
+    (tmp_path / "file").touch()
+    images = datasets.load(data(folder, cache_dir=str(tmp_path / "file")))
+    images.whole()
+    images.whole()
+    assert len(decodes) == 12
+    with pytest.raises(UserError, match=r"raise data\.memory_gb=0"):
+        datasets.load(data(folder, cache_dir=str(tmp_path / "file"), memory_gb=0.0))
+
+
+def test_caches_are_shown_and_removed(folder, tmp_path):
+    datasets.load(data(folder)).whole()
+    (one,) = picture_cache.kept(tmp_path / "cache")
+    assert one.pictures == 12 and one.size >= 12 * 192 and one.days < 1
+    picture_cache.remove(one)
+    assert picture_cache.kept(tmp_path / "cache") == []
+    np.testing.assert_array_equal(datasets.load(data(folder)).images[0, 0, 0, 0], 20)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_that_its_decoder_makes_smaller_is_the_same_picture(tmp_path, orientation):
+    y, x = np.mgrid[0:900, 0:1200]
+    waves = np.stack([127 + 120 * np.sin(x / 90 + c) * np.cos(y / (70 + 9 * c)) for c in range(3)], axis=-1)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a.jpg"
+    Image.fromarray(waves.astype(np.uint8)).save(path, quality=95, exif=exif)
+    sizes = []
+    for decoder in (2, 3):
+        reader = Reader(Rules(decoder))
+        found = reader.read(path, (48, 64), 3)
+        sizes.append(found.astype(int))
+    assert np.abs(sizes[0] - sizes[1]).max() <= 1
+    with Image.open(path) as picture_file:
+        pictures._reduce(picture_file, (48, 64))
+        assert max(picture_file.size) < 400

@@ -1,0 +1,32 @@
+"""--mode=cache"""
+
+from __future__ import annotations
+
+from tf_ddpm import datasets
+from tf_ddpm.commands import flags
+from tf_ddpm.commands.flags import FLAGS
+from tf_ddpm.config import DataConfig
+from tf_ddpm.datasets import picture_cache
+from tf_ddpm.runs import configuration
+from tf_ddpm.runtime.paths import home_expanded
+
+
+def run(_: str) -> None:
+    """Shows the decoded pictures that are kept, after removing some or decoding more of them."""
+    settings = flags.settings()
+    data = configuration.data_config(settings).data
+    if any(word.startswith("data.path=") for word in settings):
+        images = datasets.load(data)
+        images.whole()
+        print(f"{len(images)} pictures are decoded")
+    place = home_expanded(data.cache_dir, "data.cache_dir")
+    kept = picture_cache.kept(place)
+    if FLAGS.older_than is not None:
+        for one in (one for one in kept if one.days >= FLAGS.older_than):
+            picture_cache.remove(one)
+            print(f"removed {one.folder.name}, {one.size / 1e9:.2f} GB")
+        kept = picture_cache.kept(place)
+    usual = "" if data.cache_dir != DataConfig.cache_dir else " (data.cache_dir)"
+    print(f"{place}{usual}: {len(kept)} sizes of pictures, {sum(one.size for one in kept) / 1e9:.2f} GB")
+    for one in kept:
+        print(f"  {one.folder.name}: {one.pictures:,} pictures, {one.size / 1e9:.2f} GB, used {one.days:.1f} days ago")

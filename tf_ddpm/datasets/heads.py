@@ -1,0 +1,97 @@
+"""What the first bytes of files say: whether they are pictures, and a key under which each is kept."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from tf_ddpm.datasets.finding import Found
+from tf_ddpm.datasets.lazy_images import cores
+from tf_ddpm.datasets.pictures import Reader
+from tf_ddpm.runtime import own_files
+
+_BYTES = 4096
+_TOGETHER = 512  # files
+_SURE = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
+_OWN = own_files.MADE_BY.encode()
+
+
+class Head(NamedTuple):
+    """Of a file.
+
+    Attributes:
+      key: made of its path below the root, its size, its time of change and its first bytes: a folder may move, and a
+        file that has changed has another one.
+      problem: why it is no picture; empty: it is this program's own; None: it is one, as far as its head says.
+    """
+
+    key: bytes
+    problem: str | None
+
+
+def read(found: Sequence[Found], root: Path, reader: Reader) -> list[Head]:
+    """The heads of all files below `root`."""
+    parts = [found[start : start + _TOGETHER] for start in range(0, len(found), _TOGETHER)]
+    skipped = len(os.path.join(root, ""))
+
+    def of_part(part: Sequence[Found]) -> list[Head]:
+        return [_head(one, skipped, reader) for one in part]
+
+    with ThreadPoolExecutor(2 * cores()) as pool:  # which wait for a disk more than they compute
+        return [head for heads in pool.map(of_part, parts) for head in heads]
+
+
+def _head(one: Found, skipped: int, reader: Reader) -> Head:
+    file, size, changed = one
+    path = str(file)
+    try:
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            first = os.read(opened, _BYTES)
+        finally:
+            os.close(opened)
+    except OSError as error:
+        return Head(b"", f"{path}: {error.strerror}")
+    about = f"{path[skipped:]}\0{size}\0{changed}\0".encode("utf-8", "surrogateescape")
+    return Head(hashlib.blake2b(about + first, digest_size=20).digest(), _problem(file, first, reader))
+
+
+def _problem(file: Path, first: bytes, reader: Reader) -> str | None:
+    if _OWN in first and _is_own(file):
+        return ""
+    if first.startswith(_SURE) or _is_known(first[:16]):
+        return None
+    found = reader.read(file, None, None)  # a format that its first bytes do not tell
+    return found if isinstance(found, str) else None
+
+
+def _is_own(file: Path) -> bool:
+    try:
+        with Image.open(file) as picture:
+            return own_files.is_marked(picture)
+    except Exception:  # Pillow's decoders raise whatever a damaged file makes them raise
+        return False
+
+
+def _is_known(prefix: bytes) -> bool:
+    """Whether a decoder of Pillow's says that it knows what begins so."""
+    for accept in _accepting():
+        try:
+            if accept(prefix) is True:
+                return True
+        except Exception:  # of a prefix that is too short
+            continue
+    return False
+
+
+@functools.cache
+def _accepting() -> tuple:
+    Image.init()
+    return tuple(accept for _, accept in Image.OPEN.values() if accept is not None)

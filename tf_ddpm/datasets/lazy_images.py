@@ -1,0 +1,194 @@
+"""Images that are decoded when they are first asked for, as if they all were there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from tf_ddpm.datasets.picture_cache import PictureCache
+from tf_ddpm.errors import UserError
+from tf_ddpm.runtime.paths import printable
+from tf_ddpm.runtime.progress import Progress
+
+_SHOWN = 5  # bad files named in full
+_CHUNK = 256  # decoded at once where all are
+
+
+class LazyImages:
+    """uint8 [N, H, W, C] by index, slice or array of indices.
+
+    A picture that cannot be decoded is replaced by the next one with its label: whoever asks, and in whatever order,
+    finds the same one in its place.
+
+    Args:
+      decode: index -> the picture uint8 [H, W, C], or in words why there is none; called in several threads.
+      shape: [N, H, W, C]. labels: int32 [N].
+      cache, places: where each is kept; None: in memory.
+      reasons: index -> why there is none, as far as that is known.
+
+    Attributes:
+      failure: that no picture is left to take another one's place, once that has been found; readers in other threads
+        and graphs cannot raise it as it is.
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(
+        self,
+        decode: Callable[[int], np.ndarray | str],
+        shape: tuple[int, int, int, int],
+        labels: np.ndarray,
+        cache: PictureCache | None = None,
+        places: np.ndarray | None = None,
+        reasons: dict[int, str] | None = None,
+    ):
+        self._decode, self.shape, self._labels = decode, shape, labels
+        self._cache, self._places = cache, places
+        self._memory = None if cache is not None else np.zeros(shape, np.uint8)
+        self._there = np.zeros(shape[0], bool)
+        self._reasons, self._told = dict(reasons or {}), len(reasons or {})
+        self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="decoding")
+        self._lock, self._stopped = threading.Lock(), threading.Event()
+        self._filling: threading.Thread | None = None
+        self.failure: UserError | None = None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def bad(self) -> tuple[str, ...]:
+        """Why some pictures are replaced by others, a line each, as far as that is known."""
+        return tuple(self._reasons[index] for index in sorted(self._reasons))
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def __getitem__(self, index: int | slice | tuple | np.ndarray | Sequence[int]) -> np.ndarray:
+        if isinstance(index, tuple):
+            rows, *others = index
+            return self[rows][tuple(others) if isinstance(rows, int | np.integer) else (slice(None), *others)]
+        if isinstance(index, int | np.integer):
+            return self._rows(np.array([range(len(self))[int(index)]]))[0]
+        if isinstance(index, slice):
+            return self._rows(np.arange(*index.indices(len(self))))
+        return self._rows(np.arange(len(self))[np.asarray(index)])
+
+    def _rows(self, wanted: np.ndarray) -> np.ndarray:
+        found = np.empty((len(wanted), *self.shape[1:]), np.uint8)
+        missing = [row for row, index in enumerate(wanted) if not self._read(int(index), found[row])]
+        for row, picture in zip(missing, self._pool.map(self._replaced, wanted[missing]), strict=True):
+            found[row] = picture
+        return found
+
+    def _read(self, index: int, into: np.ndarray) -> bool:
+        """Whether the picture was there to be read."""
+        if self._memory is not None:
+            if self._there[index]:
+                into[...] = self._memory[index]
+            return bool(self._there[index])
+        assert self._cache is not None and self._places is not None
+        return index not in self._reasons and self._cache.read(int(self._places[index]), into)
+
+    def _replaced(self, index: int) -> np.ndarray:
+        """The picture, or the one in its place."""
+        index = int(index)
+        picture = self._decoded(index)
+        if picture is not None:
+            return picture
+        alike = np.flatnonzero(self._labels == self._labels[index])
+        start = int(np.searchsorted(alike, index))
+        for step in range(1, len(alike)):
+            picture = self._decoded(int(alike[(start + step) % len(alike)]))
+            if picture is not None:
+                return picture
+        self.failure = UserError(f"no picture with one of the labels can be read, for example {self._reasons[index]}")
+        raise self.failure
+
+    def _decoded(self, index: int) -> np.ndarray | None:
+        """The picture from where it is kept, or decoded and kept; None where it cannot be."""
+        picture = np.empty(self.shape[1:], np.uint8)
+        if index in self._reasons:
+            return None
+        if self._read(index, picture):
+            return picture
+        result = self._decode(index)
+        if isinstance(result, str):
+            self._give_up(index, result)
+            return None
+        picture[...] = result
+        self._keep(index, picture)
+        return picture
+
+    def _keep(self, index: int, picture: np.ndarray) -> None:
+        if self._memory is not None:
+            self._memory[index] = picture
+            self._there[index] = True
+            return
+        assert self._cache is not None and self._places is not None
+        with contextlib.suppress(OSError):  # it is decoded again another time
+            self._cache.write(int(self._places[index]), picture)
+
+    def _give_up(self, index: int, reason: str) -> None:
+        with self._lock:
+            if index in self._reasons:
+                return
+            self._reasons[index] = reason
+            if self._told < _SHOWN:
+                self._told += 1
+                print(f"warning: {printable(reason)}; another picture takes its place", file=sys.stderr, flush=True)
+        if self._cache is not None and self._places is not None:
+            with contextlib.suppress(OSError, sqlite3.Error):
+                self._cache.give_up(int(self._places[index]), reason)
+
+    def _is_there(self, index: int) -> bool:
+        if index in self._reasons:
+            return True
+        if self._memory is not None:
+            return bool(self._there[index])
+        assert self._cache is not None and self._places is not None
+        return self._cache.has(int(self._places[index]))
+
+    def read_all(self) -> None:
+        """Decodes what is not there yet, with all cores and a bar."""
+        missing = [index for index in range(len(self)) if not self._is_there(index)]
+        with Progress(len(missing), "reading images") as bar:
+            for start in range(0, len(missing), _CHUNK):
+                for _ in self._pool.map(self._decoded, missing[start : start + _CHUNK]):
+                    bar.update()
+
+    def fill(self) -> None:
+        """Begins to decode what is not there yet, in a thread of its own that no end of a process waits for."""
+
+        def work() -> None:
+            for index in range(len(self)):
+                if self._stopped.is_set():
+                    return
+                if not self._is_there(index):
+                    self._decoded(index)
+
+        if self._filling is None:
+            self._filling = threading.Thread(target=work, name="filling", daemon=True)
+            self._filling.start()
+
+    def stop(self) -> None:
+        """Ends `fill`."""
+        self._stopped.set()
+
+
+def cores() -> int:
+    """How many cores this process may use: those it is bound to, and no more than its control group grants."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        with open("/sys/fs/cgroup/cpu.max", encoding="utf-8") as file:
+            quota, period = file.read().split()[:2]
+        if quota != "max":
+            return max(1, min(bound, round(int(quota) / int(period))))
+    return bound

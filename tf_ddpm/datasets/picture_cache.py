@@ -1,0 +1,156 @@
+"""Decoded pictures in a file, each under a key: filled bit by bit, by several processes, killed at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+_PIXELS, _MARKS, _INDEX = "pixels.bin", "marks.bin", "index.sqlite"
+_PREFIX = "pictures-"  # of the folders of caches
+_MARK_BYTES = 4
+_WAIT = 120.0  # seconds, for another process that reserves places
+
+
+class PictureCache:
+    """Pictures of one size that are decoded by one set of rules.
+
+    A picture is written before its mark, a checksum: what a killed process or a lost power has left half-written has
+    none that fits, and is written again. All read and write at places of their own in the files, and need no lock.
+
+    Args:
+      folder: made if it is missing.
+      shape: (height, width, channels) of each.
+
+    Raises:
+      OSError, sqlite3.Error: where the files cannot be opened.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, int, int]):
+        self.folder, self._bytes = folder, int(np.prod(shape))
+        folder.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT
+        self._pixels, self._marks = (os.open(folder / name, flags, 0o644) for name in (_PIXELS, _MARKS))
+        with self._connected() as index:
+            index.execute("CREATE TABLE IF NOT EXISTS entries (key BLOB PRIMARY KEY, place INTEGER, reason TEXT)")
+        os.utime(folder / _PIXELS)  # when it was last used
+
+    def __del__(self) -> None:
+        for name in ("_pixels", "_marks"):
+            if hasattr(self, name):
+                with contextlib.suppress(OSError):
+                    os.close(getattr(self, name))
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        """The index, in a transaction that no other process is in."""
+        index = sqlite3.connect(self.folder / _INDEX, timeout=_WAIT, isolation_level=None)
+        try:
+            index.execute("BEGIN IMMEDIATE")
+            yield index
+            index.execute("COMMIT")
+        finally:
+            index.close()  # which undoes what is not committed
+
+    def places(self, keys: Sequence[bytes]) -> tuple[np.ndarray, dict[int, str]]:
+        """The place int64 of each key, with room on the disk for all; and why some will never have a picture.
+
+        Raises:
+          OSError: where the disk has no room.
+        """
+        with self._connected() as index:
+            index.execute("CREATE TEMP TABLE wanted (number INTEGER PRIMARY KEY, key BLOB)")
+            index.executemany("INSERT INTO wanted VALUES (?, ?)", enumerate(keys))
+            (used,) = index.execute("SELECT COALESCE(MAX(place) + 1, 0) FROM entries").fetchone()
+            new = index.execute(
+                "SELECT key, MIN(number) AS first FROM wanted WHERE key NOT IN (SELECT key FROM entries) "
+                "GROUP BY key ORDER BY first"
+            ).fetchall()
+            self._reserve(used + len(new))
+            index.executemany(
+                "INSERT INTO entries VALUES (?, ?, NULL)", ((key, used + i) for i, (key, _) in enumerate(new))
+            )
+            rows = index.execute(
+                "SELECT place, reason FROM wanted JOIN entries USING (key) ORDER BY number"
+            ).fetchall()
+        return np.array([place for place, _ in rows], np.int64), {place: why for place, why in rows if why is not None}
+
+    def _reserve(self, count: int) -> None:
+        for file, each in ((self._pixels, self._bytes), (self._marks, _MARK_BYTES)):
+            if count and os.fstat(file).st_size < count * each:
+                os.posix_fallocate(file, 0, count * each)
+
+    def read(self, place: int, into: np.ndarray) -> bool:
+        """Reads the picture at `place` into uint8 [H, W, C]; False where there is none."""
+        mark = os.pread(self._marks, _MARK_BYTES, place * _MARK_BYTES)
+        if not any(mark) or os.preadv(self._pixels, [into.data], place * self._bytes) != self._bytes:
+            return False
+        return _mark(into) == mark
+
+    def has(self, place: int) -> bool:
+        """Whether something was written at `place`; it may still be damaged."""
+        return any(os.pread(self._marks, _MARK_BYTES, place * _MARK_BYTES))
+
+    def write(self, place: int, picture: np.ndarray) -> None:
+        """Writes uint8 [H, W, C].
+
+        Raises:
+          OSError: where the disk does not take it.
+        """
+        os.pwrite(self._pixels, picture.data, place * self._bytes)
+        os.pwrite(self._marks, _mark(picture), place * _MARK_BYTES)
+
+    def give_up(self, place: int, reason: str) -> None:
+        """Keeps why there will never be a picture at `place`."""
+        with self._connected() as index:
+            index.execute("UPDATE entries SET reason = ? WHERE place = ?", (reason, place))
+
+
+def _mark(picture: np.ndarray) -> bytes:
+    return (zlib.crc32(picture.data) or 1).to_bytes(_MARK_BYTES, "little")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """A cache on the disk: how many pictures have a place in it, its size in bytes, and the days since it was used."""
+
+    folder: Path
+    pictures: int
+    size: int
+    days: float
+
+
+def kept(cache_dir: Path) -> list[Kept]:
+    """The caches in `cache_dir`, the largest first."""
+    found = []
+    for folder in cache_dir.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError, sqlite3.Error):
+            index = sqlite3.connect(f"file:{folder / _INDEX}?mode=ro", uri=True, timeout=_WAIT)
+            with contextlib.closing(index):
+                (count,) = index.execute("SELECT COUNT(*) FROM entries").fetchone()
+            size = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+            days = (time.time() - (folder / _PIXELS).stat().st_mtime) / 86_400
+            found.append(Kept(folder, count, size, days))
+    return sorted(found, key=lambda one: -one.size)
+
+
+def remove(one: Kept) -> None:
+    """Removes a cache. A process that uses it goes on with what it holds open.
+
+    Raises:
+      OSError: where it cannot be removed.
+    """
+    shutil.rmtree(one.folder)
+
+
+def folder_of(cache_dir: Path, shape: tuple[int, int, int], rules: str) -> Path:
+    """Where the pictures of this shape and these rules are kept."""
+    return cache_dir / f"{_PREFIX}{'x'.join(map(str, shape))}-{rules}"
