@@ -2,8 +2,11 @@
 
 import importlib.util
 import os
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# A home of its own, where nothing of the user's is and what tests decode is kept.
+os.environ["HOME"] = tempfile.mkdtemp(prefix="tf_ddpm-home-")
 
 import pytest
 import tensorflow as tf

@@ -199,6 +199,15 @@ def test_files_that_are_no_pictures_are_found_by_their_heads(folder, decodes):
         datasets.load(data(folder))
 
 
+def test_a_run_of_decoder_2_decodes_all_at_once_and_leaves_damaged_pictures_out(folder, decodes):
+    path = folder / "cat" / "01.png"
+    path.write_bytes(path.read_bytes()[:60] + b"\0" * 40)
+    images = datasets.load(data(folder, decoder=2))
+    assert len(images) == 11 and len(images.bad) == 1 and len(decodes) == 12
+    assert isinstance(images.images, np.ndarray)
+    assert not (folder.parent / "cache").exists()
+
+
 def test_a_label_of_which_nothing_can_be_read_is_a_clear_error(folder):
     for path in (folder / "cat").iterdir():
         path.write_bytes(path.read_bytes()[:60] + b"\0" * 40)
