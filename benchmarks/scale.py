@@ -2,10 +2,10 @@
 
     python -m benchmarks.scale --files=64,1000,10000,100000 --side=64 --out=DIR
 
-For each number a folder of JPEGs is made (kept in DIR for the next time), and the `digits` network is trained on it for
-one update, twice: from nothing, and with what the first left in the cache. Then the pipeline alone: images/s of batches
-of 64 with and without mirror images, as they are decoded and as they are read again. `--megapixels=12` makes
-photographs of that size instead. Prints a table, and JSON into DIR.
+For each number a folder of JPEGs is made (kept in DIR for the next time), and the `digits` network is trained on it
+for one update, twice: from nothing, and with what the first left in the cache. Then the pipeline alone: images/s of
+batches of 64 with and without mirror images. `--megapixels=12` makes photographs of that size instead. Prints a table,
+and JSON into DIR.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tf_ddpm.runtime.progress import Progress
+
 _BLOCK = 1000  # rows of a block
 
 
@@ -60,9 +62,11 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 def _kernel_sum(a: np.ndarray, b: np.ndarray) -> float:
     total = 0.0
-    for _, rows in _blocks(a):
-        for _, columns in _blocks(b):
-            total += ((rows @ columns.T / a.shape[1] + 1.0) ** 3).sum()
+    with Progress(len(a), "measuring KID") as bar:
+        for _, rows in _blocks(a):
+            for _, columns in _blocks(b):
+                total += ((rows @ columns.T / a.shape[1] + 1.0) ** 3).sum()
+            bar.update(len(rows))
     return total
 
 
@@ -70,43 +74,64 @@ def _kernel_diagonal(a: np.ndarray) -> float:
     return sum(((np.square(rows).sum(axis=1) / a.shape[1] + 1.0) ** 3).sum() for _, rows in _blocks(a))
 
 
-def precision_and_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> tuple[float, float]:
+def precision_and_recall(
+    real: np.ndarray, generated: np.ndarray, k: int = 3, real_radii: np.ndarray | None = None
+) -> tuple[float, float]:
     """Improved precision and recall (Kynkaanniemi et al. 2019, eq. 1 to 3).
 
     Precision is the share of generated features within the k-th nearest neighbour's distance of some real one, recall
     the share of real features within that of some generated one.
+
+    Args:
+      real_radii: [N], how far the k-th neighbour of each real one is, where that is known.
     """
-    return _covered(generated, real, k), _covered(real, generated, k)
+    if real_radii is None:
+        real_radii = radii(real, k)
+    return _covered(generated, real, real_radii), _covered(real, generated, radii(generated, k))
 
 
-def _covered(points: np.ndarray, centres: np.ndarray, k: int) -> float:
-    """The share of `points` in a ball around one of the `centres`, as wide as its k-th neighbour is far."""
-    radii = neighbours(centres, centres, k + 1)[1][:, k]  # a centre is its own nearest
+def radii(points: np.ndarray, k: int) -> np.ndarray:
+    """How far the k-th neighbour of each point is, [N]."""
+    return neighbours(points, points, k + 1)[1][:, k]  # a point is its own nearest
+
+
+def _covered(points: np.ndarray, centres: np.ndarray, reach: np.ndarray) -> float:
+    """The share of `points` in a ball around one of the `centres`, as wide as its `reach`."""
     inside = 0
-    for _, block in _blocks(points):
-        covered = np.zeros(len(block), bool)
-        for start, columns in _blocks(centres):
-            covered |= (_distances(block, columns) <= radii[start : start + len(columns)]).any(axis=1)
-        inside += int(covered.sum())
+    with Progress(len(points), "measuring precision and recall") as bar:
+        for _, block in _blocks(points):
+            covered = np.zeros(len(block), bool)
+            for start, columns in _blocks(centres):
+                covered |= (_distances(block, columns) <= reach[start : start + len(columns)]).any(axis=1)
+            inside += int(covered.sum())
+            bar.update(len(block))
     return inside / len(points)
 
 
 def neighbours(points: np.ndarray, others: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """(indices int64 [N, k], Euclidean distances [N, k]) of each point's k nearest of `others`, the nearest first."""
     indices, distances = [], []
-    for _, block in _blocks(points):
-        best = np.zeros([len(block), 0]), np.zeros([len(block), 0], np.int64)
-        for start, columns in _blocks(others):
-            found = np.concatenate([best[0], _distances(block, columns)], axis=1)
-            names = np.broadcast_to(np.arange(start, start + len(columns)), [len(block), len(columns)])
-            names = np.concatenate([best[1], names], axis=1)
-            nearest = np.argpartition(found, min(k, found.shape[1]) - 1, axis=1)[:, :k]
-            found, names = (np.take_along_axis(part, nearest, axis=1) for part in (found, names))
-            order = np.argsort(found, axis=1, kind="stable")
-            best = np.take_along_axis(found, order, axis=1), np.take_along_axis(names, order, axis=1)
-        distances.append(best[0])
-        indices.append(best[1])
+    with Progress(len(points), "looking for neighbours") as bar:
+        for _, block in _blocks(points):
+            near, far = _neighbours_of(block, others, k)
+            indices.append(near)
+            distances.append(far)
+            bar.update(len(block))
     return np.concatenate(indices), np.concatenate(distances)
+
+
+def _neighbours_of(block: np.ndarray, others: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """`neighbours` of the points of a block."""
+    best = np.zeros([len(block), 0]), np.zeros([len(block), 0], np.int64)
+    for start, columns in _blocks(others):
+        found = np.concatenate([best[0], _distances(block, columns)], axis=1)
+        names = np.broadcast_to(np.arange(start, start + len(columns)), [len(block), len(columns)])
+        names = np.concatenate([best[1], names], axis=1)
+        nearest = np.argpartition(found, min(k, found.shape[1]) - 1, axis=1)[:, :k]
+        found, names = (np.take_along_axis(part, nearest, axis=1) for part in (found, names))
+        order = np.argsort(found, axis=1, kind="stable")
+        best = np.take_along_axis(found, order, axis=1), np.take_along_axis(names, order, axis=1)
+    return best[1], best[0]
 
 
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from pathlib import Path
 
@@ -41,6 +42,7 @@ class FeatureSet:
     features: np.ndarray | None
     moments: Moments
     about: dict
+    _nearest: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @property
     def pixels(self) -> np.ndarray:
@@ -51,6 +53,18 @@ class FeatureSet:
     def rows(self) -> np.ndarray:
         """The features of such a set, a row each."""
         return required(self.features, "what the features are")
+
+    @functools.cached_property
+    def apart(self) -> np.ndarray:
+        """How far each image's nearest ones in its own set are, [N, 4], itself the first; looked for once."""
+        return feature_metrics.neighbours(self.rows, self.rows, _K + 1)[1]
+
+    def nearest(self, real: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
+        """(index, distance) of the one of `real` that is nearest to each image, [N] each; looked for once."""
+        if id(real) not in self._nearest:
+            found = feature_metrics.neighbours(self.rows, real.rows, 1)
+            self._nearest[id(real)] = found[0][:, 0], found[1][:, 0]
+        return self._nearest[id(real)]
 
 
 class FeatureNetwork:
@@ -212,9 +226,11 @@ def measure(
     if "kid" in metrics:
         found["kid"] = feature_metrics.kernel_distance(generated.rows, real.rows)
     if "pr" in metrics:
-        found["precision"], found["recall"] = feature_metrics.precision_and_recall(real.rows, generated.rows, _K)
+        found["precision"], found["recall"] = feature_metrics.precision_and_recall(
+            real.rows, generated.rows, _K, real.apart[:, _K]
+        )
     if "memorisation" in metrics:
-        found["memorisation"] = memorised_share(generated.rows, real.rows)
+        found["memorisation"] = _near_share(generated.nearest(real)[1], real.apart[:, 1])
     described = {name: {"value": value, "receipt": receipt} for name, value in found.items()}
     if "memorisation" in metrics:
         flat = [pictures.pixels.reshape(len(pictures.pixels), -1) for pictures in (generated, real)]
@@ -227,16 +243,19 @@ def memorised_share(generated: np.ndarray, real: np.ndarray) -> float:
 
     About 0.01 is what fresh real images would give; much more means copies.
     """
-    apart = feature_metrics.neighbours(real, real, 2)[1][:, 1]
-    return float(np.mean(feature_metrics.neighbours(generated, real, 1)[1][:, 0] <= np.quantile(apart, _NEAR)))
+    return _near_share(feature_metrics.neighbours(generated, real, 1)[1][:, 0], feature_metrics.radii(real, 1))
+
+
+def _near_share(distances: np.ndarray, apart: np.ndarray) -> float:
+    return float(np.mean(distances <= np.quantile(apart, _NEAR)))
 
 
 def save_closest_pairs(generated: FeatureSet, real: FeatureSet, path: Path, count: int = 16) -> Path:
     """A picture of the generated images nearest to a real one (in features), each beside it, the nearest first."""
-    indices, distances = feature_metrics.neighbours(generated.rows, real.rows, 1)
-    nearest = np.argsort(distances[:, 0], kind="stable")[:count]
+    indices, distances = generated.nearest(real)
+    nearest = np.argsort(distances, kind="stable")[:count]
     drawn = np.round(generated.pixels[nearest]).astype(np.uint8)
-    pairs = np.stack([drawn, real.pixels[indices[nearest, 0]]], axis=1)
+    pairs = np.stack([drawn, real.pixels[indices[nearest]]], axis=1)
     return image_files.save_image(image_files.grid(pairs.reshape(-1, *pairs.shape[2:]), columns=8), path)
 
 
