@@ -17,7 +17,7 @@ import numpy as np
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.errors import UserError
-from tf_ddpm.runtime import atomic_files
+from tf_ddpm.runtime import atomic_files, memory
 from tf_ddpm.runtime.paths import home_expanded
 
 
@@ -40,8 +40,14 @@ class ImageSet:
         return len(self.images)
 
     def whole(self) -> np.ndarray:
-        """All images, decoded: an array, or the memory-mapped file."""
+        """All images, decoded: an array, or the memory-mapped file.
+
+        Raises:
+          UserError: where there is no memory for them.
+        """
         if isinstance(self.images, LazyImages):
+            size = float(np.prod(self.images.shape))
+            memory.check(size, f"holding {len(self)} images", "a smaller data.image_size takes less")
             self.images.read_all()
         return self.images[:]
 
@@ -99,7 +105,7 @@ def collect(
       UserError: where they cannot be kept there.
     """
     size_gb = limit * np.prod(image_shape, dtype=np.float64) / 1e9
-    if size_gb <= data.memory_gb:
+    if size_gb <= data.memory_gb and size_gb * 1e9 <= memory.available():
         images, labels = np.empty((limit, *image_shape), np.uint8), np.empty(limit, np.int32)
         count = _fill(images, labels, rows)
         return ImageSet(images[:count], labels[:count], label_names, tuple(bad))

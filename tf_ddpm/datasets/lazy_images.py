@@ -14,6 +14,7 @@ import numpy as np
 
 from tf_ddpm.datasets.picture_cache import PictureCache
 from tf_ddpm.errors import UserError
+from tf_ddpm.runtime import memory
 from tf_ddpm.runtime.paths import printable
 from tf_ddpm.runtime.progress import Progress
 
@@ -52,6 +53,10 @@ class LazyImages:
     ):
         self._decode, self.shape, self._labels = decode, shape, labels
         self._cache, self._places = cache, places
+        if cache is None:
+            memory.check(
+                float(np.prod(shape)), f"holding {shape[0]} images", "data.cache_dir=DIR keeps them on a disk"
+            )
         self._memory = None if cache is not None else np.zeros(shape, np.uint8)
         self._there = np.zeros(shape[0], bool)
         self._reasons, self._told = dict(reasons or {}), len(reasons or {})
