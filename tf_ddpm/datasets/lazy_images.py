@@ -33,6 +33,7 @@ class LazyImages:
       shape: [N, H, W, C]. labels: int32 [N].
       cache, places: where each is kept; None: in memory.
       reasons: index -> why there is none, as far as that is known.
+      keeps: False: each is decoded whenever it is asked for, and kept nowhere.
 
     Attributes:
       failure: that no picture is left to take another one's place, once that has been found; readers in other threads
@@ -50,14 +51,15 @@ class LazyImages:
         cache: PictureCache | None = None,
         places: np.ndarray | None = None,
         reasons: dict[int, str] | None = None,
+        keeps: bool = True,
     ):
         self._decode, self.shape, self._labels = decode, shape, labels
         self._cache, self._places = cache, places
-        if cache is None:
+        if cache is None and keeps:
             memory.check(
                 float(np.prod(shape)), f"holding {shape[0]} images", "data.cache_dir=DIR keeps them on a disk"
             )
-        self._memory = None if cache is not None else np.zeros(shape, np.uint8)
+        self._memory = np.zeros(shape, np.uint8) if cache is None and keeps else None
         self._there = np.zeros(shape[0], bool)
         self._reasons, self._told = dict(reasons or {}), len(reasons or {})
         self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="decoding")
@@ -99,8 +101,9 @@ class LazyImages:
             if self._there[index]:
                 into[...] = self._memory[index]
             return bool(self._there[index])
-        assert self._cache is not None and self._places is not None
-        return index not in self._reasons and self._cache.read(int(self._places[index]), into)
+        if self._cache is None or self._places is None or index in self._reasons:
+            return False
+        return self._cache.read(int(self._places[index]), into)
 
     def _replaced(self, index: int) -> np.ndarray:
         """The picture, or the one in its place."""
@@ -137,7 +140,8 @@ class LazyImages:
             self._memory[index] = picture
             self._there[index] = True
             return
-        assert self._cache is not None and self._places is not None
+        if self._cache is None or self._places is None:
+            return
         with contextlib.suppress(OSError):  # it is decoded again another time
             self._cache.write(int(self._places[index]), picture)
 
@@ -158,7 +162,8 @@ class LazyImages:
             return True
         if self._memory is not None:
             return bool(self._there[index])
-        assert self._cache is not None and self._places is not None
+        if self._cache is None or self._places is None:
+            return True  # as far as it ever will be
         return self._cache.has(int(self._places[index]))
 
     def read_all(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -17,11 +18,13 @@ from tf_ddpm import config as config_lib
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets import pictures
 from tf_ddpm.datasets.image_set import ImageSet, collect
+from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.errors import UserError, required
-from tf_ddpm.runtime import paths
+from tf_ddpm.runtime import atomic_files, paths
 from tf_ddpm.runtime.progress import Progress
 
 _PROBE_SECONDS = 3
+_LARGE = 20.0  # GB of decoded images
 
 
 def load(data: DataConfig) -> ImageSet:
@@ -57,10 +60,63 @@ def load(data: DataConfig) -> ImageSet:
     label_names = tuple(label_feature.names) if isinstance(label_feature, tfds.features.ClassLabel) else ()
     count = builder.info.splits[data.split].num_examples
     where = hashlib.sha256(str(builder.data_path).encode()).hexdigest()[:8]
-    key = f"{builder.info.full_name.replace('/', '-')}-{where}-{data.split}-{size[0]}x{size[1]}x{channels}"
+    key = f"{builder.info.full_name.replace('/', '-')}-{where}-{data.split}"
+    if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+        return _at_random_access(builder, data, (*size, channels), label_names, key)
+    size_gb = count * size[0] * size[1] * channels / 1e9
+    if size_gb > _LARGE and not _in_file(data, key):
+        print(
+            f"{data.name} is read one image after the other, and {size_gb:.0f} GB of decoded images are kept in "
+            f"data.cache_dir={data.cache_dir}; prepared as ArrayRecord it needs neither: tfds build {data.name} "
+            "--file_format=array_record",
+            file=sys.stderr,
+        )
+    key += f"-{size[0]}x{size[1]}x{channels}"
     key += "" if data.decoder == 1 else f"-d{data.decoder or config_lib.DECODER}"
     rows = _decoded(builder, data, tuple(size), channels, bool(label_names), count)
     return collect(rows, count, (*size, channels), label_names, data, key)
+
+
+def _at_random_access(
+    builder: tfds.core.DatasetBuilder,
+    data: DataConfig,
+    shape: tuple[int, int, int],
+    label_names: tuple[str, ...],
+    key: str,
+) -> ImageSet:
+    """The images of a set in ArrayRecord files, each read and decoded when it is asked for; nothing else is kept."""
+    source, size, channels = builder.as_data_source(split=data.split), shape[:2], shape[-1]
+    labels = _labels(builder, data, key) if label_names else np.full(len(source), -1, np.int32)
+
+    def decode(index: int) -> np.ndarray:
+        return pictures.array_to_array(source[index]["image"], size, channels, data.decoder)
+
+    return ImageSet(LazyImages(decode, (len(source), *shape), labels, keeps=False), labels, label_names)
+
+
+def _labels(builder: tfds.core.DatasetBuilder, data: DataConfig, key: str) -> np.ndarray:
+    """All labels int32 [N]: read once, and kept in `data.cache_dir`."""
+    path = paths.home_expanded(data.cache_dir, "data.cache_dir") / f"labels-{key}.npy"
+    source = builder.as_data_source(split=data.split, decoders={"image": tfds.decode.SkipDecoding()})
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        kept = np.load(path, allow_pickle=False)
+        if kept.shape == (len(source),) and kept.dtype == np.int32:
+            return kept
+    found = np.empty(len(source), np.int32)
+    with Progress(len(source), f"reading labels of {builder.name}") as bar:
+        for index in range(len(source)):
+            found[index] = source[index]["label"]
+            bar.update()
+    with contextlib.suppress(OSError):  # they are read again another time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_files.atomic_write(path) as beside, beside.open("wb") as file:
+            np.save(file, found)
+    return found
+
+
+def _in_file(data: DataConfig, key: str) -> bool:
+    """Whether decoded images of the split are kept already."""
+    return any(paths.home_expanded(data.cache_dir, "data.cache_dir").glob(f"{key}-*"))
 
 
 def _builder(data: DataConfig) -> tfds.core.DatasetBuilder:
