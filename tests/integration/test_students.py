@@ -182,6 +182,13 @@ def test_the_teacher_of_eps_is_converted_first(run_dir, tmp_path):
         assert load_run(tmp_path / method).sample(range(2)).shape == (2, 8, 8, 1)
 
 
+def test_a_configuration_that_leaves_its_machine_can_be_read_again():
+    values = {"data.name": "folder", "data.path": "/pictures", "data.holdout": 0.1, "data.image_size": (8, 8)}
+    config = config_lib.with_values(config_lib.Config(), values)
+    again = config_lib.from_json(config_lib.to_json(config_lib.portable(config)))
+    assert again.data.name is None and again.data.holdout == 0.1 and again.data.path is None
+
+
 def test_what_does_not_fit_a_student_is_named(teacher_dir):
     def refused(match, method="consistency", *settings):
         with pytest.raises(UserError, match=match):

@@ -237,7 +237,7 @@ def _check_enlarging(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     data = config.data
-    if data.holdout and data.name != "folder":
+    if data.holdout and data.name not in ("folder", None):  # (a copy that leaves its machine names no folder)
         raise UserError(f"data.holdout is for data.name=folder; data.name={data.name} has splits of its own")
     if data.name == "folder":
         if data.path is None:
