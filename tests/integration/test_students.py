@@ -9,17 +9,19 @@ import pytest
 import tensorflow as tf
 
 from tests.support.tiny import make_tiny_config, mirrored
+from tf_ddpm import build
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import plans, students
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import evaluate
+from tf_ddpm.evaluation.sliced_wasserstein import SlicedWasserstein
 from tf_ddpm.figures import catalogue
 from tf_ddpm.runs import checkpoint_files, configuration, probes
 from tf_ddpm.sampling import teacher as teachers
 from tf_ddpm.sampling.run import load_run
 from tf_ddpm.training import loop
 
-SHORT = ("train.steps=8", "train.checkpoint_every=4", "train.log_every=2", "train.preview_images=4")
+SHORT = ("train.steps=8", "train.checkpoint_every=2", "train.keep=4", "train.log_every=2", "train.preview_images=4")
 METHODS = {
     "consistency": (*SHORT, "distill.stages=2", "distill.probe_every=2", "distill.probe_images=16"),
     "progressive": (*SHORT, "distill.teacher_steps=4", "distill.steps=1", "train.warmup_steps=1"),
@@ -66,8 +68,9 @@ def test_a_killed_student_goes_on_bit_for_bit_without_its_teachers_run(student, 
     cut = tmp_path / "cut"
     shutil.copytree(path, cut)
     for step in checkpoint_files.steps(cut):
-        if step > 4:
+        if step > 6:  # within the second stage
             checkpoint_files.remove(cut, step)
+    assert checkpoint_files.steps(cut)[-1] == 6
     aside = teacher_dir.with_name("aside")
     os.rename(teacher_dir, aside)
     try:
@@ -158,6 +161,7 @@ def test_a_consistency_student_has_no_way_back_to_noise(student, tmp_path):
     ("method", "settings"),
     [
         ("consistency", ("distill.target=teacher", "distill.solver=heun", "distill.guidance=2", "distill.guide=4")),
+        ("consistency", ("distill.target=teacher", "distill.solver=heun", "distill.guidance=2")),
         ("progressive", ("distill.guidance=2",)),
     ],
 )
@@ -178,8 +182,21 @@ def test_the_teacher_of_eps_is_converted_first(run_dir, tmp_path):
     for method, settings in METHODS.items():
         config = students.student_of(own, str(run_dir), method, settings)
         assert config.diffusion.prediction == "v" and config.distill.convert == 2
+        longer = ("train.steps=300", "distill.convert=200" if method == "consistency" else "distill.convert=100")
+        config = students.student_of(own, str(run_dir), method, [*settings, *longer, "train.learning_rate=5e-3",
+                                                                 "train.checkpoint_every=100"])  # fmt: skip
         loop.run(config, tmp_path / method)
-        assert load_run(tmp_path / method).sample(range(2)).shape == (2, 8, 8, 1)
+        taught = load_run(run_dir).bound_denoiser(None)
+        run = load_run(tmp_path / method)
+        x = tf.random.stateless_normal([64, 8, 8, 1], [1, 2])
+        level = run.chain.levels.at(tf.fill([64], 10), x)
+        wanted = np.clip(taught(x, level).x_0, -1, 1)
+        with_eps = build.denoiser(own.diffusion, run.network, {})(x, level).x_0
+        apart = [
+            float(np.sqrt(np.mean(np.square(found - wanted))))
+            for found in (run.bound_denoiser(None)(x, level).x_0, with_eps)
+        ]
+        assert apart[0] < 0.3 < apart[1], (method, apart)
 
 
 def test_a_configuration_that_leaves_its_machine_can_be_read_again():
@@ -199,6 +216,10 @@ def test_what_does_not_fit_a_student_is_named(teacher_dir):
     refused("6, 18, 54, 162 are", "progressive", "distill.steps=2", "distill.factor=3", "distill.teacher_steps=12")
     refused("is more than diffusion.timesteps=20", "progressive", "distill.teacher_steps=32")
     refused("too few for distill.convert=7 and 2", "consistency", "distill.convert=7")
+    refused("a stage has 4 updates; expected fewer", "progressive", "train.warmup_steps=4")
+    refused("the learning rate decays in each stage", "progressive", "train.decay_steps=5")
+    refused("are those of its grids", "progressive", "train.level_sampling=lognormal")
+    refused("have no effect with distill.guidance=1", "consistency", "distill.guidance_min=1")
     refused("train.min_snr_gamma is of networks that learn from data", "consistency", "train.min_snr_gamma=5")
     refused("a student predicts v or edm", "consistency", "diffusion.prediction=x_0")
     refused("has no effect with distill.guidance=1", "consistency", "distill.guide=4")
@@ -206,6 +227,11 @@ def test_what_does_not_fit_a_student_is_named(teacher_dir):
         make_tiny_config(distill__gap=4.0)
     with pytest.raises(UserError, match="method=magic: expected one of consistency, progressive"):
         students.student_of(configuration.read(teacher_dir), "T", "magic", [])
+    with pytest.raises(UserError, match="the teacher predicts v; expected v"):
+        teachers.open_teacher(student_config(teacher_dir, "consistency", "diffusion.prediction=edm"), "nowhere")
+    with pytest.raises(UserError, match=r"train\.steps is 8, not 16 .a student's stages follow from it"):
+        saved = student_config(teacher_dir, "progressive")
+        configuration.resumed(saved, config_lib.with_values(saved, {"train.steps": 16}))
     other = student_config(teacher_dir, "consistency", "model.channels=16")
     with pytest.raises(UserError, match="model: a student has those of its teacher"):
         teachers.open_teacher(other, "nowhere")
@@ -213,3 +239,34 @@ def test_what_does_not_fit_a_student_is_named(teacher_dir):
         student_config(teacher_dir, "consistency", "sample.sigmas=3")
     with pytest.raises(UserError, match="expected each smaller than the one before"):
         student_config(teacher_dir, "consistency", "sample.sigmas=1,2")
+
+
+def test_a_student_may_teach_but_no_jumps_are_made_in_one(student, tmp_path):
+    method, path, _ = student
+    own = configuration.read(path)
+    again = students.student_of(own, str(path), "consistency", METHODS["consistency"])
+    assert again.distill.teacher_sha256 is None and again.distill.teacher == str(path)
+    loop.run(again, tmp_path / "again")
+    if method == "consistency":
+        config = students.student_of(own, str(path), "progressive", METHODS["progressive"])
+        with pytest.raises(UserError, match="is a consistency student, which has no steps"):
+            teachers.open_teacher(config, "nowhere")
+
+
+def test_what_the_teacher_says_is_compiled_with_the_step(teacher_dir, tmp_path):
+    settings = ("distill.target=teacher", "distill.guidance=2", "distill.guide=4", "train.jit=step", "train.steps=4")
+    settings += ("distill.probe_every=0", "train.checkpoint_every=4")
+    state = loop.run(student_config(teacher_dir, "consistency", *settings), tmp_path / "step")
+    assert state.updates == 4 and np.isfinite(state.weights.numpy()).all()
+
+
+def test_the_probes_distance_is_small_between_like_sets_and_grows_with_what_is_wrong():
+    rng = np.random.default_rng(0)
+    smooth = rng.integers(40, 200, (64, 4, 4, 1)).repeat(4, axis=1).repeat(4, axis=2).astype(np.uint8)
+    one, other = smooth[:32], smooth[32:]
+    distance = SlicedWasserstein(one)
+    alike, noisy = distance(other), distance(np.clip(other + rng.normal(0, 25, other.shape), 0, 255).astype(np.uint8))
+    assert distance(one) == 0 and alike < 0.5 * noisy
+    assert alike < distance(np.clip(other.astype(int) + 60, 0, 255).astype(np.uint8))
+    with pytest.raises(ValueError, match="expected 32"):
+        distance(one[:3])

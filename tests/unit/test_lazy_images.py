@@ -59,26 +59,27 @@ def test_a_cache_gives_back_what_was_written_and_keeps_places(tmp_path):
     cache, into = PictureCache(tmp_path, SHAPE), picture(0)
     places, _ = cache.places(keys("a", "b", "a", "c"))
     assert places.tolist() == [0, 1, 0, 2]
-    assert not cache.read(1, into)
-    cache.write(1, picture(7))
+    assert not cache.read(1, b"b", into)
+    cache.write(1, b"b", picture(7))
     again = PictureCache(tmp_path, SHAPE)
     found, reasons = again.places(keys("d", "b"))
     assert found.tolist() == [3, 1] and reasons == {}
-    assert again.read(1, into) and (into == 7).all() and not again.read(3, into)
-    again.give_up(3, "no picture")
-    assert PictureCache(tmp_path, SHAPE).places(keys("d"))[1] == {3: "no picture"}
+    assert again.read(1, b"b", into) and (into == 7).all() and not again.read(3, b"d", into)
+    assert not again.read(1, b"x", into)  # of another key
+    again.give_up(b"d", "no picture \udcff")
+    assert PictureCache(tmp_path, SHAPE).places(keys("d"))[1] == {3: "no picture \\udcff"}
 
 
 def test_what_was_half_written_is_no_picture(tmp_path):
     cache, into = PictureCache(tmp_path, SHAPE), picture(0)
     cache.places(keys("a", "b"))
-    cache.write(0, picture(9))
+    cache.write(0, b"a", picture(9))
     with (tmp_path / "pixels.bin").open("r+b") as file:
         file.seek(3)
         file.write(b"\1")
-    assert not cache.read(0, into)
-    cache.write(0, picture(9))
-    assert cache.read(0, into)
+    assert not cache.read(0, b"a", into)
+    cache.write(0, b"a", picture(9))
+    assert cache.read(0, b"a", into)
 
 
 def test_a_full_disk_leaves_the_cache_as_it_was(tmp_path, monkeypatch):
@@ -125,7 +126,7 @@ def test_images_are_the_decoded_ones_whatever_asks_for_them(tmp_path, memory):
     kept = {}
     if not memory:
         cache = PictureCache(tmp_path, SHAPE)
-        kept = {"cache": cache, "places": cache.places(keys(*"abcdefghi"))[0]}
+        kept = {"cache": cache, "keys": keys(*"abcdefghi"), "places": cache.places(keys(*"abcdefghi"))[0]}
     images = LazyImages(decode, whole.shape, np.zeros(9, np.int32), **kept)
     for index in (3, -1, slice(2, 7, 2), np.array([5, 5, 0]), [8, 1], np.arange(9) % 2 == 0, (slice(None), 0, 1)):
         np.testing.assert_array_equal(images[index], whole[index])
@@ -253,3 +254,45 @@ def test_a_jpeg_that_its_decoder_makes_smaller_is_the_same_picture(tmp_path, ori
     with Image.open(path) as picture_file:
         pictures._reduce(picture_file, (48, 64))
         assert max(picture_file.size) < 400
+
+
+def test_what_may_pass_is_not_kept_as_a_picture_that_is_bad(folder, tmp_path):
+    images = datasets.load(data(folder))
+    away = folder.rename(folder.with_name("away"))
+    with pytest.raises(UserError, match=r"No such file.*it was there and whole when the run began"):
+        images.images[0]
+    assert images.failure is not None and images.all_bad == ()
+    away.rename(folder)
+    assert datasets.load(data(folder)).whole()[:, 0, 0, 0].min() == 0
+
+
+def test_a_lost_index_gives_no_picture_of_another_file(folder, tmp_path):
+    datasets.load(data(folder)).whole()
+    (kept,) = picture_cache.kept(tmp_path / "cache")
+    (kept.folder / "index.sqlite").unlink()
+    for i, path in enumerate(sorted(folder.rglob("*.png"))):
+        Image.fromarray(np.full((8, 8, 3), 255 - i, np.uint8)).save(path)
+    assert datasets.load(data(folder)).images[:, 0, 0, 0].tolist() == [255 - i for i in range(12)]
+
+
+def test_files_that_differ_at_their_end_alone_are_told_apart(tmp_path):
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    for name, value in (("one", 50), ("two", 200)):
+        pixels[:8] = value  # a BMP begins with its lowest row
+        path = tmp_path / name / "a.bmp"
+        path.parent.mkdir()
+        Image.fromarray(pixels).save(path)
+        os.utime(path, ns=(10**18, 10**18))
+        found = datasets.load(data(path.parent, cache_dir=str(tmp_path / "cache"), image_size=(64, 64))).whole()
+        assert found[0, 0, 0, 0] == value
+
+
+def test_the_orientation_of_xmp_turns_no_jpeg(tmp_path):
+    pixels = np.zeros((160, 160, 3), np.uint8)
+    pixels[:80] = 255
+    about = '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="3"/>'
+    names = 'xmlns:x="adobe:ns:meta/" xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'
+    xmp = f"<x:xmpmeta {names}><rdf:RDF>{about}</rdf:RDF></x:xmpmeta>".encode()
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", xmp=xmp, quality=95)
+    found = [Reader(Rules(decoder)).read(tmp_path / "a.jpg", (16, 16), 3)[2, 2, 0] for decoder in (2, 3)]
+    assert found[0] > 250 and found[1] > 250

@@ -17,7 +17,8 @@ def test_the_least_of_machine_and_control_group_is_what_is_left(tmp_path, monkey
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("1000\n")
     assert memory.available() == 4.096e9
-    (tmp_path / "memory.max").write_text("1000001000\n")
+    (tmp_path / "memory.max").write_text("1000000700\n")
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 100\nactive_file 200\n")
     assert memory.available() == 1e9
     memory.check(9e8, "x", "y")
     with pytest.raises(UserError, match=re.escape("holding 3 images takes 2.0 GB of memory, and 1.0 GB are free; z")):

@@ -17,7 +17,7 @@ def run(_: str) -> None:
     data = configuration.data_config(settings).data
     if any(word.startswith("data.path=") for word in settings):
         images = datasets.load(data)
-        images.whole()
+        images.decode_all()
         print(f"{len(images)} pictures are decoded")
     place = home_expanded(data.cache_dir, "data.cache_dir")
     kept = picture_cache.kept(place)

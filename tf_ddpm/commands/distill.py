@@ -11,7 +11,7 @@ from tf_ddpm.commands.flags import FLAGS
 from tf_ddpm.config import students
 from tf_ddpm.errors import NotTrainedError, UserError
 from tf_ddpm.runs import configuration
-from tf_ddpm.runtime import quiet_tensorflow
+from tf_ddpm.runtime import cluster, own_files, quiet_tensorflow
 from tf_ddpm.runtime.paths import home_expanded
 
 
@@ -33,7 +33,7 @@ def _resumed(run_dir: str) -> config_lib.Config:
     settings = [*_taught(), *flags.settings()]
     if FLAGS.method is not None:
         settings.insert(0, f"distill.method={FLAGS.method}")
-    if FLAGS.teacher is not None and not _is_diffusers(Path(FLAGS.teacher)):
+    if FLAGS.teacher is not None and own_files.is_run(Path(FLAGS.teacher)):
         named = os.path.realpath(home_expanded(FLAGS.teacher, "--teacher"))
         if named != os.path.realpath(saved.distill.teacher or ""):
             raise UserError(f"--teacher={FLAGS.teacher}: {run_dir} is a student of {saved.distill.teacher}")
@@ -46,10 +46,18 @@ def _new(run_dir: str) -> config_lib.Config:
     if FLAGS.run_dir is None:
         raise UserError("--mode=distill needs the student's own directory: --run_dir=DIR")
     teacher = Path(os.path.abspath(home_expanded(FLAGS.teacher, "--teacher")))
-    foreign = _is_diffusers(teacher)
+    if not teacher.is_dir():
+        raise UserError(f"--teacher={FLAGS.teacher}: no such folder; expected a trained run, or a diffusers folder")
+    foreign = not own_files.is_run(teacher) and not (teacher / "checkpoints").exists()
+    if foreign and cluster.this_worker().count > 1:
+        raise UserError(
+            f"--teacher={FLAGS.teacher}: of several workers none imports it; import it first: --mode=import"
+        )
     own = _of_diffusers(teacher) if foreign else _of_run(teacher)
     place = Path(os.path.abspath(run_dir)) / "teacher" if foreign else teacher
     config = students.student_of(own, str(place), FLAGS.method, [*_taught(), *flags.settings()])
+    if any(setting.startswith("codec.") for setting in flags.settings()):
+        raise UserError("codec.*: a student has the autoencoder of its teacher")
     if config.codec.run is not None:
         config = config_lib.with_values(config, {"codec.run": str(place / "autoencoder")})
     if config.data.name is None:
@@ -84,17 +92,18 @@ def _taught() -> list[str]:
     return [f"distill.{name}={value}" for name, value in given.items()]
 
 
-def _is_diffusers(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("model_index.json", "diffusion_pytorch_model.safetensors"))
-
-
 def _import(folder: Path, own: config_lib.Config, run_dir: str) -> None:
     """Writes the diffusers folder as a run, which is the student's copy of its teacher."""
     quiet_tensorflow.import_tensorflow()
     from tf_ddpm.diffusers_format import folders
     from tf_ddpm.sampling import teacher
 
-    target = Path(run_dir) / teacher.FOLDER
-    shutil.rmtree(target, ignore_errors=True)  # of a student that did not begin
+    target = Path(os.path.abspath(run_dir)) / teacher.FOLDER
+    if target.is_relative_to(folder.resolve()) or folder.is_relative_to(target):
+        raise UserError(
+            f"--teacher={FLAGS.teacher} and --run_dir={run_dir} lie in each other; choose another directory"
+        )
+    if own_files.is_run(target):  # of a student that did not begin
+        shutil.rmtree(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     folders.import_run(folder, own, target)

@@ -33,7 +33,7 @@ class DistillConfig:
         "ddim", "step along that path, for target=teacher: ddim, or heun with two calls", choices=("ddim", "heun")
     )
     gap: float = key(
-        256.0, "q: the lower level of a pair is r = sigma (1 - n / q), with n from 5 to 9", above=1.0, high=1e6
+        256.0, "q: the lower level of a pair is r = sigma (1 - n / q), with n from 5 down to 1", above=1.0, high=1e6
     )
     stages: int = key(
         1, "stages of as many updates each, in which q grows geometrically up to distill.gap", low=1, high=64
@@ -72,6 +72,11 @@ class DistillConfig:
     def guided(self) -> bool:
         """Whether the teacher is guided."""
         return self.guidance != 1.0
+
+    @property
+    def staged(self) -> bool:
+        """Whether the length of its training decides when what is learned."""
+        return self.student and (self.method == "progressive" or self.stages > 1)
 
     @property
     def halvings(self) -> int:

@@ -44,6 +44,8 @@ def check(config: Config) -> None:
         raise UserError(f"train.{given[0]} is of networks that learn from data alone; this run is a student")
     if config.autoencoder.trained:
         raise UserError("distill.method: this run trains an autoencoder, which has no teacher")
+    if config.model.enlarges:
+        raise UserError("distill.method: a run that enlarges images (model.condition=low_res) has no students")
     if config.diffusion.learned_variance:
         raise UserError(
             f"diffusion.variance={config.diffusion.variance}: a student draws without a learned variance; its teacher "
@@ -55,6 +57,8 @@ def check(config: Config) -> None:
         )
     _check_stages(config)
     _check_teaching(distill)
+    if distill.method == "progressive":
+        _check_progressive(config)
 
 
 def _changed(here: DistillConfig, usual: DistillConfig) -> list[str]:
@@ -84,9 +88,31 @@ def _check_stages(config: Config) -> None:
         )
 
 
+def _check_progressive(config: Config) -> None:
+    """Its optimizer begins anew with each stage, and its levels are those of its grids."""
+    distill, train = config.distill, config.train
+    length = (train.steps - distill.convert) // distill.halvings
+    if train.warmup_steps >= length or (distill.convert > 0 and train.warmup_steps >= distill.convert):
+        raise UserError(f"train.warmup_steps={train.warmup_steps}: a stage has {length} updates; expected fewer")
+    if distill.convert > length:
+        raise UserError(f"distill.convert={distill.convert}: expected no more than a stage has, {length}")
+    if train.decay_steps not in (0, train.steps):
+        raise UserError(
+            f"train.decay_steps={train.decay_steps}: the learning rate decays in each stage; expected 0 (it does not) "
+            f"or train.steps={train.steps} (it does)"
+        )
+    for name in ("level_sampling", "level_mean", "level_std"):
+        if getattr(train, name) != getattr(TrainConfig, name):
+            raise UserError(f"train.{name}: the levels of distill.method=progressive are those of its grids")
+
+
 def _check_teaching(distill: DistillConfig) -> None:
     if distill.guide is not None and not distill.guided:
         raise UserError("distill.guide has no effect with distill.guidance=1; expected more, for example 2")
+    usual = DistillConfig()
+    interval = (distill.guidance_min, distill.guidance_max)
+    if interval != (usual.guidance_min, usual.guidance_max) and not distill.guided:
+        raise UserError("distill.guidance_min and guidance_max have no effect with distill.guidance=1")
     if distill.guidance_min >= distill.guidance_max:
         raise UserError(
             f"distill.guidance_min={distill.guidance_min:g} is not below distill.guidance_max={distill.guidance_max:g}"

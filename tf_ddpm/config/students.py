@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
+from tf_ddpm.config.distillation import DistillConfig
 from tf_ddpm.config.parsing import with_settings, with_values
 from tf_ddpm.config.rules import validated
 from tf_ddpm.config.schema import Config, SampleConfig, TrainConfig
@@ -26,6 +28,12 @@ def student_of(own: Config, teacher: str, method: str | None, settings: Sequence
     """
     if method not in METHODS:
         raise UserError(f"method={method or ''}: expected one of {', '.join(METHODS)}")
+    if own.diffusion.learned_variance:
+        raise UserError(
+            f"teacher={teacher} learns its variance (diffusion.variance={own.diffusion.variance}), which a student "
+            "does without; expected a run of fixed_small or fixed_large"
+        )
+    own = dataclasses.replace(own, distill=DistillConfig())  # of a teacher that is a student itself
     named = {setting.partition("=")[0].strip() for setting in settings}
     config = with_values(own, _learning(own, method) | _drawing(own, method) | {"distill.teacher": teacher})
     config = with_settings(config, settings)

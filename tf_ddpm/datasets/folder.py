@@ -101,8 +101,8 @@ def _not_decoded_yet(data: DataConfig, root: Path, reader: Reader, files: _Files
     empty = ImageSet(np.zeros((0, 1, 1, 1), np.uint8), labels, names, bad)
     if not chosen:
         raise UserError(f"data.path={data.path}: {_why_none(empty, ours)}")
-    paths, keys = [files.found[i][0] for i in chosen], [heads[i].key for i in chosen]
-    lazy = _lazy(data, reader, paths, keys, labels)
+    keys = [heads[i].key for i in chosen]
+    lazy = _lazy(data, reader, [files.found[i] for i in chosen], keys, labels)
     if strict:
         lazy.read_all()
         if lazy.bad:
@@ -113,16 +113,21 @@ def _not_decoded_yet(data: DataConfig, root: Path, reader: Reader, files: _Files
     return images
 
 
-def _lazy(data: DataConfig, reader: Reader, paths: list[Path], keys: list[bytes], labels: np.ndarray) -> LazyImages:
-    """The pictures at `paths`, kept in the cache under their keys, or in memory where it cannot be written."""
+def _lazy(
+    data: DataConfig, reader: Reader, files: list[finding.Found], keys: list[bytes], labels: np.ndarray
+) -> LazyImages:
+    """The pictures in `files`, kept in the cache under their keys, or in memory where it cannot be written."""
     size, channels = required(data.image_size, "data.image_size"), data.channels or 3
     shape, rules = (*size, channels), reader.rules
 
     def decode(index: int) -> np.ndarray | str:
-        found = reader.read(paths[index], size, channels)
-        return f"{paths[index]}: made by this program" if found is None else found
+        reader.set_limits()
+        found = reader.read(files[index][0], size, channels)
+        if isinstance(found, str):
+            _check_same(files[index], found)
+        return f"{files[index][0]}: made by this program" if found is None else found
 
-    whole = (len(paths), *shape)
+    whole = (len(files), *shape)
     name = f"d{rules.decoder}-{rules.max_megapixels:g}-{rules.truncated}{'-heif' * pictures.has_heif()}"
     folder = picture_cache.folder_of(home_expanded(data.cache_dir, "data.cache_dir"), shape, name)
     try:
@@ -141,7 +146,23 @@ def _lazy(data: DataConfig, reader: Reader, paths: list[Path], keys: list[bytes]
         each = np.prod(shape) * len(keys) / 1e9
         print(f"decoded pictures are kept in {folder} ({each:.2g} GB; --mode=cache)", file=sys.stderr)
     known = {index: reasons[place] for index, place in enumerate(places.tolist()) if place in reasons}
-    return LazyImages(decode, whole, labels, cache, places, known)
+    return LazyImages(decode, whole, labels, cache, keys, places, known)
+
+
+def _check_same(one: finding.Found, reason: str) -> None:
+    """Whether a file that cannot be decoded is at fault, and not the disk, the memory, or someone who changed it.
+
+    Raises:
+      UserError: where it is not: that may pass, and is not kept.
+    """
+    file, size, changed = one
+    try:
+        status = file.stat()
+        same = (status.st_size, status.st_mtime_ns) == (size, changed) and len(file.read_bytes()) == size
+    except (OSError, MemoryError) as error:
+        same, reason = False, f"{file}: {getattr(error, 'strerror', None) or type(error).__name__}"
+    if not same or reason.endswith(": MemoryError"):
+        raise UserError(f"{reason}; it was there and whole when the run began: put it back, and rerun the command")
 
 
 def _labelled(

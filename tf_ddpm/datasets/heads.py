@@ -27,8 +27,8 @@ class Head(NamedTuple):
     """Of a file.
 
     Attributes:
-      key: made of its path below the root, its size, its time of change and its first bytes: a folder may move, and a
-        file that has changed has another one.
+      key: made of its path below the root, its size, its time of change and bytes at its beginning, middle and end: a
+        folder may move, and a file that has changed has another one.
       problem: why it is no picture; empty: it is this program's own; None: it is one, as far as its head says.
     """
 
@@ -39,7 +39,7 @@ class Head(NamedTuple):
 def read(found: Sequence[Found], root: Path, reader: Reader) -> list[Head]:
     """The heads of all files below `root`."""
     parts = [found[start : start + _TOGETHER] for start in range(0, len(found), _TOGETHER)]
-    skipped = len(os.path.join(root, ""))
+    skipped = 0 if str(root) == "." else len(os.path.join(root, ""))
 
     def of_part(part: Sequence[Found]) -> list[Head]:
         return [_head(one, skipped, reader) for one in part]
@@ -55,12 +55,15 @@ def _head(one: Found, skipped: int, reader: Reader) -> Head:
         opened = os.open(path, os.O_RDONLY)
         try:
             first = os.read(opened, _BYTES)
+            others = [os.pread(opened, _BYTES, place) for place in (size // 2, size - _BYTES) if place > 0]
         finally:
             os.close(opened)
     except OSError as error:
         return Head(b"", f"{path}: {error.strerror}")
     about = f"{path[skipped:]}\0{size}\0{changed}\0".encode("utf-8", "surrogateescape")
-    return Head(hashlib.blake2b(about + first, digest_size=20).digest(), _problem(file, first, reader))
+    return Head(
+        hashlib.blake2b(b"".join([about, first, *others]), digest_size=20).digest(), _problem(file, first, reader)
+    )
 
 
 def _problem(file: Path, first: bytes, reader: Reader) -> str | None:

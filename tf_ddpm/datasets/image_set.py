@@ -48,8 +48,13 @@ class ImageSet:
         if isinstance(self.images, LazyImages):
             size = float(np.prod(self.images.shape))
             memory.check(size, f"holding {len(self)} images", "a smaller data.image_size takes less")
-            self.images.read_all()
+        self.decode_all()
         return self.images[:]
+
+    def decode_all(self) -> None:
+        """Decodes what is not decoded yet, with all cores and a bar."""
+        if isinstance(self.images, LazyImages):
+            self.images.read_all()
 
     def fill(self) -> None:
         """Begins to decode what is not decoded yet, until `stop`."""

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from tf_ddpm.datasets.picture_cache import PictureCache
-from tf_ddpm.errors import UserError
+from tf_ddpm.errors import UserError, first_line
 from tf_ddpm.runtime import memory
 from tf_ddpm.runtime.paths import printable
 from tf_ddpm.runtime.progress import Progress
@@ -31,13 +31,13 @@ class LazyImages:
     Args:
       decode: index -> the picture uint8 [H, W, C], or in words why there is none; called in several threads.
       shape: [N, H, W, C]. labels: int32 [N].
-      cache, places: where each is kept; None: in memory.
+      cache, keys, places: where each is kept, under which key, and its place; None: in memory.
       reasons: index -> why there is none, as far as that is known.
       keeps: False: each is decoded whenever it is asked for, and kept nowhere.
 
     Attributes:
-      failure: that no picture is left to take another one's place, once that has been found; readers in other threads
-        and graphs cannot raise it as it is.
+      failure: why images could not be read, once that has happened; readers in other threads and graphs cannot raise
+        it as it is.
     """
 
     dtype = np.dtype(np.uint8)
@@ -49,12 +49,13 @@ class LazyImages:
         shape: tuple[int, int, int, int],
         labels: np.ndarray,
         cache: PictureCache | None = None,
+        keys: Sequence[bytes] = (),
         places: np.ndarray | None = None,
         reasons: dict[int, str] | None = None,
         keeps: bool = True,
     ):
         self._decode, self.shape, self._labels = decode, shape, labels
-        self._cache, self._places = cache, places
+        self._cache, self._keys, self._places = cache, keys, places
         if cache is None and keeps:
             memory.check(
                 float(np.prod(shape)), f"holding {shape[0]} images", "data.cache_dir=DIR keeps them on a disk"
@@ -91,8 +92,15 @@ class LazyImages:
     def _rows(self, wanted: np.ndarray) -> np.ndarray:
         found = np.empty((len(wanted), *self.shape[1:]), np.uint8)
         missing = [row for row, index in enumerate(wanted) if not self._read(int(index), found[row])]
-        for row, picture in zip(missing, self._pool.map(self._replaced, wanted[missing]), strict=True):
-            found[row] = picture
+        try:
+            for row, picture in zip(missing, self._pool.map(self._replaced, wanted[missing]), strict=True):
+                found[row] = picture
+        except UserError as error:
+            self.failure = error
+            raise
+        except Exception as error:  # whatever a reader of records raises
+            self.failure = UserError(f"an image cannot be read: {first_line(error)}")
+            raise self.failure from error
         return found
 
     def _read(self, index: int, into: np.ndarray) -> bool:
@@ -103,7 +111,10 @@ class LazyImages:
             return bool(self._there[index])
         if self._cache is None or self._places is None or index in self._reasons:
             return False
-        return self._cache.read(int(self._places[index]), into)
+        try:
+            return self._cache.read(int(self._places[index]), self._keys[index], into)
+        except OSError:  # of a disk that is gone: it is decoded again
+            return False
 
     def _replaced(self, index: int) -> np.ndarray:
         """The picture, or the one in its place."""
@@ -117,8 +128,7 @@ class LazyImages:
             picture = self._decoded(int(alike[(start + step) % len(alike)]))
             if picture is not None:
                 return picture
-        self.failure = UserError(f"no picture with one of the labels can be read, for example {self._reasons[index]}")
-        raise self.failure
+        raise UserError(f"no picture with one of the labels can be read, for example {self._reasons[index]}")
 
     def _decoded(self, index: int) -> np.ndarray | None:
         """The picture from where it is kept, or decoded and kept; None where it cannot be."""
@@ -143,7 +153,7 @@ class LazyImages:
         if self._cache is None or self._places is None:
             return
         with contextlib.suppress(OSError):  # it is decoded again another time
-            self._cache.write(int(self._places[index]), picture)
+            self._cache.write(int(self._places[index]), self._keys[index], picture)
 
     def _give_up(self, index: int, reason: str) -> None:
         with self._lock:
@@ -155,7 +165,7 @@ class LazyImages:
                 print(f"warning: {printable(reason)}; another picture takes its place", file=sys.stderr, flush=True)
         if self._cache is not None and self._places is not None:
             with contextlib.suppress(OSError, sqlite3.Error):
-                self._cache.give_up(int(self._places[index]), reason)
+                self._cache.give_up(self._keys[index], reason)
 
     def _is_there(self, index: int) -> bool:
         if index in self._reasons:
@@ -182,7 +192,10 @@ class LazyImages:
                 if self._stopped.is_set():
                     return
                 if not self._is_there(index):
-                    self._decoded(index)
+                    try:
+                        self._decoded(index)
+                    except Exception:  # who needs the picture will be told
+                        return
 
         if self._filling is None:
             self._filling = threading.Thread(target=work, name="filling", daemon=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
 import sqlite3
 import time
 import zlib
@@ -13,6 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from tf_ddpm.runtime import atomic_files
+from tf_ddpm.runtime.paths import printable
 
 _PIXELS, _MARKS, _INDEX = "pixels.bin", "marks.bin", "index.sqlite"
 _PREFIX = "pictures-"  # of the folders of caches
@@ -23,8 +25,9 @@ _WAIT = 120.0  # seconds, for another process that reserves places
 class PictureCache:
     """Pictures of one size that are decoded by one set of rules.
 
-    A picture is written before its mark, a checksum: what a killed process or a lost power has left half-written has
-    none that fits, and is written again. All read and write at places of their own in the files, and need no lock.
+    A picture is written before its mark, a checksum of it and of its key: what a killed process or a lost power has
+    left half-written has none that fits, nor has the picture of another key, and it is written again. All read and
+    write at places of their own in the files, and need no lock.
 
     Args:
       folder: made if it is missing.
@@ -85,37 +88,42 @@ class PictureCache:
 
     def _reserve(self, count: int) -> None:
         for file, each in ((self._pixels, self._bytes), (self._marks, _MARK_BYTES)):
-            if count and os.fstat(file).st_size < count * each:
-                os.posix_fallocate(file, 0, count * each)
+            before = os.fstat(file).st_size
+            if count and before < count * each:
+                try:
+                    os.posix_fallocate(file, 0, count * each)
+                except OSError:
+                    os.ftruncate(file, before)  # what it got it would keep
+                    raise
 
-    def read(self, place: int, into: np.ndarray) -> bool:
-        """Reads the picture at `place` into uint8 [H, W, C]; False where there is none."""
+    def read(self, place: int, key: bytes, into: np.ndarray) -> bool:
+        """Reads the picture of `key` at its `place` into uint8 [H, W, C]; False where there is none."""
         mark = os.pread(self._marks, _MARK_BYTES, place * _MARK_BYTES)
         if not any(mark) or os.preadv(self._pixels, [into.data], place * self._bytes) != self._bytes:
             return False
-        return _mark(into) == mark
+        return _mark(into, key) == mark
 
     def has(self, place: int) -> bool:
         """Whether something was written at `place`; it may still be damaged."""
         return any(os.pread(self._marks, _MARK_BYTES, place * _MARK_BYTES))
 
-    def write(self, place: int, picture: np.ndarray) -> None:
-        """Writes uint8 [H, W, C].
+    def write(self, place: int, key: bytes, picture: np.ndarray) -> None:
+        """Writes uint8 [H, W, C], the picture of `key` at its `place`.
 
         Raises:
           OSError: where the disk does not take it.
         """
         os.pwrite(self._pixels, picture.data, place * self._bytes)
-        os.pwrite(self._marks, _mark(picture), place * _MARK_BYTES)
+        os.pwrite(self._marks, _mark(picture, key), place * _MARK_BYTES)
 
-    def give_up(self, place: int, reason: str) -> None:
-        """Keeps why there will never be a picture at `place`."""
+    def give_up(self, key: bytes, reason: str) -> None:
+        """Keeps why there will never be a picture of `key`."""
         with self._connected() as index:
-            index.execute("UPDATE entries SET reason = ? WHERE place = ?", (reason, place))
+            index.execute("UPDATE entries SET reason = ? WHERE key = ?", (printable(reason), key))
 
 
-def _mark(picture: np.ndarray) -> bytes:
-    return (zlib.crc32(picture.data) or 1).to_bytes(_MARK_BYTES, "little")
+def _mark(picture: np.ndarray, key: bytes) -> bytes:
+    return (zlib.crc32(picture.data, zlib.crc32(key)) or 1).to_bytes(_MARK_BYTES, "little")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +141,7 @@ def kept(cache_dir: Path) -> list[Kept]:
     found = []
     for folder in cache_dir.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError, sqlite3.Error):
-            index = sqlite3.connect(f"file:{folder / _INDEX}?mode=ro", uri=True, timeout=_WAIT)
+            index = sqlite3.connect(f"{(folder / _INDEX).resolve().as_uri()}?mode=ro", uri=True, timeout=_WAIT)
             with contextlib.closing(index):
                 (count,) = index.execute("SELECT COUNT(*) FROM entries").fetchone()
             size = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
@@ -148,7 +156,8 @@ def remove(one: Kept) -> None:
     Raises:
       OSError: where it cannot be removed.
     """
-    shutil.rmtree(one.folder)
+    with atomic_files.staging_directory(one.folder.parent) as aside:  # whole or not at all
+        os.replace(one.folder, aside / one.folder.name)
 
 
 def folder_of(cache_dir: Path, shape: tuple[int, int, int], rules: str) -> Path:

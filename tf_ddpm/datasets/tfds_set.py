@@ -96,7 +96,10 @@ def _at_random_access(
 
 def _labels(builder: tfds.core.DatasetBuilder, data: DataConfig, key: str) -> np.ndarray:
     """All labels int32 [N]: read once, and kept in `data.cache_dir`."""
-    path = paths.home_expanded(data.cache_dir, "data.cache_dir") / f"labels-{key}.npy"
+    split, info = builder.info.splits[data.split], builder.data_path / "dataset_info.json"
+    about = (split.shard_lengths, split.num_bytes, os.stat(info).st_mtime_ns)  # of a set that is built anew
+    made = hashlib.sha256(repr(about).encode()).hexdigest()[:8]
+    path = paths.home_expanded(data.cache_dir, "data.cache_dir") / f"labels-{key}-{made}.npy"
     source = builder.as_data_source(split=data.split, decoders={"image": tfds.decode.SkipDecoding()})
     with contextlib.suppress(OSError, ValueError, EOFError):
         kept = np.load(path, allow_pickle=False)

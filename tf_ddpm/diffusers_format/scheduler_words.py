@@ -89,7 +89,7 @@ def chain_words(scheduler: dict[str, Any], learned: bool) -> dict[str, Any]:
     name = scheduler.get("_class_name", "DDPMScheduler")
     sampler = translated("scheduler", "_class_name", {"_class_name": name}, _SAMPLERS)
     scaling = scheduler.get("timestep_scaling", 10.0)
-    if sampler == "consistency" and scaling < _NO_SKIP:
+    if sampler == "consistency" and (not isinstance(scaling, int | float) or scaling < _NO_SKIP):
         refuse(name, "timestep_scaling", scaling, f"expected {_NO_SKIP:g}, as in what a student here is written to")
     scheduler = {key: value for key, value in scheduler.items() if key != "timestep_scaling"}
     if "timesteps" in scheduler:  # the oldest releases' word for it

@@ -55,7 +55,8 @@ class Level(NamedTuple):
 
     def twice(self) -> Level:
         """The levels of a batch that stands twice, one after the other."""
-        return tf.nest.map_structure(lambda part: part if part.shape.rank == 0 else tf.concat([part, part], 0), self)
+        again = lambda part: part if part is None or part.shape.rank == 0 else tf.concat([part, part], 0)  # noqa: E731
+        return Level(*map(again, self))
 
 
 class Levels:

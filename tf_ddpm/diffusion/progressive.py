@@ -25,7 +25,7 @@ class Stages(tf.Module):
       factor: k, of the teacher's steps that the student makes in one. count: of stages, with factor^count at most G.
 
     Attributes:
-      stage: int32 [], which is the present one.
+      stage: int32 [], which is the present one; -1: none yet, and every level of the finest grid is drawn.
     """
 
     learns = False
@@ -58,7 +58,7 @@ class Stages(tf.Module):
 
     def draw(self, address: tf.Tensor, like: tf.Tensor) -> tuple[Level, tf.Tensor]:
         """See `LevelSampler`: every step of the student's grid is as likely; the weights are 1."""
-        stride = tf.constant([self.factor ** (stage + 1) for stage in range(self.count)])[self.stage]
+        stride = tf.constant([self.factor**stage for stage in range(self.count + 1)])[self.stage + 1]
         count = len(self._steps) // stride
         u = randomness.row_uniform(address, randomness.TIMESTEPS, tf.shape(like)[0])
         index = tf.minimum(tf.cast(u * tf.cast(count, tf.float32), tf.int32), count - 1)
@@ -74,9 +74,10 @@ class Stages(tf.Module):
         Args:
           x_t: [B, ...] at the `level` of the student's grid.
         """
-        stride = tf.constant([self.factor**stage for stage in range(self.count)])[self.stage]
+        present = tf.maximum(self.stage, 0)
+        stride = tf.constant([self.factor**stage for stage in range(self.count)])[present]
         place = tf.gather(tf.constant(self._places), level.step)
-        weights = tf.gather(tf.constant(self._weights, x_t.dtype)[self.stage], place)
+        weights = tf.gather(tf.constant(self._weights, x_t.dtype)[present], place)
         x, here, total = x_t, level, tf.zeros_like(x_t)
         for k in range(self.factor):
             told, there = teacher(x, here).x_0, self._at(place - (k + 1) * stride, x_t)

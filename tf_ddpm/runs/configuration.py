@@ -80,6 +80,9 @@ def resumed(saved: Config, wanted: Config, begun: bool = True) -> Config:
         old, new, known = get(saved, key), get(wanted, key), keys()[key]
         if known.resolves and new == known.default:
             continue  # as the run has found it when it began
+        if key == "train.steps" and begun and saved.distill.staged:
+            fixed.append(f"{key} is {_shown(old)}, not {_shown(new)} (a student's stages follow from it)")
+            continue
         if key == "codec.run" and old and new and _same_place(old, new):
             continue
         section = key.partition(".")[0]

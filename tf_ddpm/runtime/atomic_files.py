@@ -84,7 +84,7 @@ def _remove_left_directories(parent: Path, but: Path | None = None) -> None:
 def resumed_directory(parent: Path, work: str) -> Iterator[Path]:
     """A hidden folder in `parent` (created if missing) as a killed process has left it with the same `work`.
 
-    It is removed when the work is done or has failed, and stays where the process is stopped.
+    It is removed when the work is done, and stays where it has failed or the process was stopped.
 
     Args:
       work: names all that is done there; letters and digits.
@@ -94,20 +94,27 @@ def resumed_directory(parent: Path, work: str) -> Iterator[Path]:
     """
     folder = parent / f".partial-{work}"
     _remove_left_directories(parent, but=folder)
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:  # some network file systems have no such locks
-            pass
-        try:
+    while True:
+        folder.mkdir(exist_ok=True)
+        with (folder / "lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:  # some network file systems have no such locks
+                pass
+            if not _is_at(lock.fileno(), folder / "lock"):
+                continue  # another process has just ended here, and taken the folder with it
             yield folder
-        except Exception:
             _remove(folder)
-            raise
-        _remove(folder)
+            return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

@@ -19,7 +19,9 @@ def available() -> float:
         found.append(1024.0 * int(lines["MemAvailable"].split()[0]))
     with contextlib.suppress(OSError, ValueError):  # which is `max` where there is no limit
         most, used = (int((_GROUP / f"memory.{name}").read_text(encoding="utf-8")) for name in ("max", "current"))
-        found.append(float(most - used))
+        stat = dict(line.split() for line in (_GROUP / "memory.stat").read_text(encoding="utf-8").splitlines())
+        files = int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))  # which are given back
+        found.append(float(most - used + files))
     return max(min(found), 0.0)
 
 

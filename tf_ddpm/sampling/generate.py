@@ -84,7 +84,7 @@ def generate(
             _draw(source, seeds, labels, columns, parts)
             parts.finish(manifest, labels if classes else None)
             grid = next(path.name for path in parts.folder.glob("grid.*"))
-            sample_files.publish(parts.folder, out_dir)
+            sample_files.publish(parts, out_dir)
     except BlockingIOError:
         raise UserError(
             f"another process is drawing the same images into {out_dir}; wait for it, or stop it"

@@ -38,11 +38,11 @@ class OpenGuide(NamedTuple):
         return build.Guide(self.network, self.config.diffusion)
 
 
-def open_guide(config: Config, run_dir: str | os.PathLike, fits: bool = False) -> OpenGuide | None:
+def open_guide(config: Config, run_dir: str | os.PathLike, fits: bool = False, xla: bool = False) -> OpenGuide | None:
     """The guide that `config.sample.guide` names for the run in `run_dir`; None: it names none.
 
     Args:
-      fits: whether it is known to be of latents of the same autoencoder.
+      fits: whether it is known to be of latents of the same autoencoder. xla: as of `build.network`.
 
     Raises:
       UserError: where there is no such checkpoint or run, or it is not of the same images.
@@ -67,7 +67,7 @@ def open_guide(config: Config, run_dir: str | os.PathLike, fits: bool = False) -
         check(config, own, word)
         if not fits and config.codec.run is not None and _first_stage(config, run_dir) != _first_stage(own, folder):
             raise UserError(f"guide={word}: it diffuses latents of another autoencoder than this run")
-    network = build.network(own, "float32")
+    network = build.network(own, "float32", xla)
     step, _ = checkpoints.restore_network(network, folder, step, sample.weights)
     if sample.precision != "float32":
         network = build.recast(network, sample.precision)

@@ -22,7 +22,7 @@ from tf_ddpm.sampling import image_files
 FORMATS = ("png", "npz", "both")
 _FOLDER = 10_000  # files in a folder, where there are more
 _OURS = re.compile(r"(\d{6,}|grid)\.(png|npy)|progress\.gif|samples\.npz")
-_OUR_FOLDERS = re.compile(r"\d{6,}")
+_OUR_FOLDERS = re.compile(r"\d{2,}0000")
 
 
 class Parts:
@@ -46,6 +46,8 @@ class Parts:
                 shutil.rmtree(left, ignore_errors=True)
         self.folder.mkdir(exist_ok=True)
         self._arrays.mkdir(exist_ok=True)
+        for place in (folder, self._arrays, self.folder, *(path for path in self.folder.iterdir() if path.is_dir())):
+            atomic_files.remove_left(place)
 
     def add(self, images: np.ndarray) -> None:
         """Writes the next images uint8 [b, H, W, C]."""
@@ -72,7 +74,7 @@ class Parts:
         return np.stack([_read(self.folder / self._subfolder(i) / f"{i:06d}") for i in range(count)])
 
     def _array_parts(self) -> Iterator[np.ndarray]:
-        for path in sorted(self._arrays.glob("*.npy")):
+        for path in sorted(self._arrays.glob("[0-9]*.npy")):
             if int(path.stem) < self.done:
                 yield np.load(path, allow_pickle=False)
 
@@ -92,7 +94,10 @@ class Parts:
         names = sorted(path.name for path in self.folder.iterdir() if path.is_file() and path.name != "manifest.json")
         whole = {"made_by": own_files.MADE_BY, "files": names} | manifest
         _write_json(self.folder / "manifest.json", whole | ({"folders": [p.name for p in folders]} if folders else {}))
-        self._state.unlink()  # whoever finds the rest of what was moved begins anew
+
+    def begin_anew(self) -> None:
+        """Forgets what is done: the images are about to be moved away, and whoever finds some of them begins anew."""
+        self._state.unlink(missing_ok=True)
 
     def _write_npz(self, labels: np.ndarray | None) -> None:
         """arr_0 uint8 [N, H, W, C] and arr_1 of the labels, as the evaluation of Dhariwal & Nichol 2021 reads them."""
@@ -147,11 +152,13 @@ def earlier(out_dir: Path) -> list[str]:
     return names + [name for name in folders if isinstance(name, str) and _OUR_FOLDERS.fullmatch(name)]
 
 
-def publish(aside: Path, out_dir: Path) -> None:
+def publish(parts: Parts, out_dir: Path) -> None:
     """Moves a generation into place; should this process end meanwhile, the manifest says whose the files are."""
+    aside = parts.folder
     names = [name for name in sorted(os.listdir(aside)) if name != "manifest.json"]
     before = earlier(out_dir)
     _check_names(out_dir, names, before)  # again: something may have come meanwhile
+    parts.begin_anew()
     every = sorted({*before, *names})
     files = [name for name in every if not _OUR_FOLDERS.fullmatch(name)]
     half = {"made_by": own_files.MADE_BY, "complete": False, "files": files}
@@ -169,6 +176,7 @@ def _remove(path: Path) -> None:
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return
+    atomic_files.remove_left(path)
     for name in own_files.manifest_files(path):
         if _OURS.fullmatch(name):
             (path / name).unlink(missing_ok=True)

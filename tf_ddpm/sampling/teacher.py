@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -48,7 +49,8 @@ class Teacher:
         """Of all that it teaches depends on, but its guidance."""
         found = hashlib.sha256()
         for network, diffusion in ((self.network, self.config.diffusion), *self._guiding()):
-            found.update(repr((network.model, diffusion)).encode())
+            said = [config_lib.said("model", network.model), config_lib.said("diffusion", diffusion)]
+            found.update(json.dumps(said).encode())
             for weight in network.weights:
                 found.update(np.asarray(weight).tobytes())
         return found.hexdigest()
@@ -57,19 +59,24 @@ class Teacher:
         return [] if self.guide is None else [(self.guide.network, self.guide.config.diffusion)]
 
 
-def open_teacher(config: Config, run_dir: str | os.PathLike) -> Teacher:
+def open_teacher(config: Config, run_dir: str | os.PathLike, xla: bool = False) -> Teacher:
     """The teacher of the student `config` in `run_dir`: its copy there, or, before there is one, the run it names.
+
+    Args:
+      xla: as of `build.network`.
 
     Raises:
       UserError: where it cannot be read, does not fit the student, or is not the one that began to teach it.
     """
     copy, distill = Path(run_dir) / FOLDER, config.distill
-    place = copy if copy.exists() else Path(required(distill.teacher, "distill.teacher"))
-    guide = str(copy / _GUIDE) if copy.exists() and distill.guide is not None else distill.guide
-    own = _teaching(config, read_config(place), guide)
-    network = build.network(own, "float32")
+    named = Path(required(distill.teacher, "distill.teacher"))
+    # Before its hash is known, what lies there may be of a student that did not begin.
+    place = copy if copy.exists() and distill.teacher_sha256 is not None else named
+    kept = distill.guide is not None and (place / _GUIDE).exists()
+    own = _teaching(config, read_config(place), str(place / _GUIDE) if kept else distill.guide)
+    network = build.network(own, "float32", xla)
     checkpoints.restore_network(network, place, probes.best(place))
-    teacher = Teacher(own, network, open_guide(own, place, fits=copy.exists()))
+    teacher = Teacher(own, network, open_guide(own, place, fits=kept, xla=xla))
     if distill.teacher_sha256 not in (None, teacher.sha256):
         raise UserError(
             f"{place} is not the network that began to teach this student (its weights or its guide have changed); "
@@ -95,7 +102,17 @@ def read_config(place: str | os.PathLike) -> Config:
 
 def _teaching(config: Config, own: Config, guide: str | None) -> Config:
     """The teacher's configuration with the guidance that the student names."""
-    distill = config.distill
+    distill, learns, knows = config.distill, config.diffusion.prediction, own.diffusion.prediction
+    if own.distill.jumps and (distill.method == "progressive" or distill.target == "teacher"):
+        raise UserError(
+            f"distill.teacher={distill.teacher} is a consistency student, which has no steps to be made in one; "
+            "expected its teacher, or distill.method=consistency with distill.target=data"
+        )
+    if learns != knows and (learns, knows not in ("eps", "x_0"), distill.convert > 0) != ("v", False, True):
+        raise UserError(
+            f"diffusion.prediction={learns}: the teacher predicts {knows}; expected {knows}, or, of a teacher that "
+            "predicts eps or x_0, v and distill.convert above 0"
+        )
     for section, ours, theirs in (
         ("model", dataclasses.replace(config.model, dropout=0.0), dataclasses.replace(own.model, dropout=0.0)),
         ("diffusion", _chain_of(config), _chain_of(own)),
@@ -123,9 +140,7 @@ def _teaching(config: Config, own: Config, guide: str | None) -> Config:
 def _chain_of(config: Config) -> config_lib.DiffusionConfig:
     """The chain, whatever is predicted about it."""
     usual = config_lib.DiffusionConfig
-    return dataclasses.replace(
-        config.diffusion, prediction=usual.prediction, variance=usual.variance, sigma_data=usual.sigma_data
-    )
+    return dataclasses.replace(config.diffusion, prediction=usual.prediction, variance=usual.variance)
 
 
 def describe(config: Config, run_dir: str | os.PathLike) -> Config:
@@ -138,6 +153,10 @@ def describe(config: Config, run_dir: str | os.PathLike) -> Config:
         return config
     named = os.path.abspath(home_expanded(required(config.distill.teacher, "distill.teacher"), "distill.teacher"))
     config = config_lib.with_values(config, {"distill.teacher": named})
+    guide = config.distill.guide
+    if guide is not None and not guide.isdecimal():
+        guide = os.path.abspath(home_expanded(guide, "distill.guide"))
+        config = config_lib.with_values(config, {"distill.guide": guide})
     return config_lib.with_values(config, {"distill.teacher_sha256": open_teacher(config, run_dir).sha256})
 
 
@@ -148,9 +167,13 @@ def copy_into(run_dir: Path, teacher: Teacher) -> None:
       UserError: where it cannot be written.
     """
     target = run_dir / FOLDER
-    if target.exists():
-        return
     try:
+        if target.exists():
+            if teacher.guide is not None and not (target / _GUIDE).exists():  # of an import
+                with atomic_files.staging_directory(run_dir) as folder:
+                    _write(folder / _GUIDE, teacher.guide.config, teacher.guide.network)
+                    os.replace(folder / _GUIDE, target / _GUIDE)
+            return
         with atomic_files.staging_directory(run_dir) as folder:
             aside = folder / FOLDER
             _write(aside, teacher.config, teacher.network)

@@ -18,7 +18,6 @@ from tf_ddpm.diffusion.denoiser import Denoiser
 from tf_ddpm.diffusion.level_sampling import LevelSampler
 from tf_ddpm.diffusion.levels import Level
 from tf_ddpm.diffusion.objectives import Objective
-from tf_ddpm.diffusion.samplers import clipped
 from tf_ddpm.evaluation.sliced_wasserstein import SlicedWasserstein
 from tf_ddpm.networks.backbone import Condition
 from tf_ddpm.sampling import drawing
@@ -73,6 +72,8 @@ class Lesson:
     def __init__(self, config: Config, state: TrainState, teacher: Teacher):
         self._config, self._state, self._teacher = config, state, teacher
         self._levels = build.chain(config.diffusion).levels
+        # What eps says of the clean image is without bound at the noisy end. Latents have variance 1.
+        self._bound = 1.0 if config.codec.run is None else 5.0
 
     def objective(self, condition: Condition, x_0: tf.Tensor) -> Objective:
         """Under the condition of the images x_0 [B, ...]."""
@@ -87,7 +88,7 @@ class Lesson:
             x_t = level.noised(x_0, eps)
             if distill.convert:
                 # (The branches give what is taken as given: XLA's gradients do not pass through them.)
-                told = lambda: clipped(teacher(x_t, level).x_0, self._config.sample.clip)  # noqa: E731
+                told = lambda: tf.clip_by_value(teacher(x_t, level).x_0, -self._bound, self._bound)  # noqa: E731
                 goal = tf.cond(converts, told, lambda: wanted(denoiser, x_0, level, eps))
             else:
                 goal = wanted(denoiser, x_0, level, eps)
@@ -171,7 +172,7 @@ class Student:
         stage = sum(boundary <= step for boundary in self._boundaries) - 1
         stages = self._state.level_sampler
         assert isinstance(stages, progressive.Stages)
-        stages.stage.assign(max(stage, 0))
+        stages.stage.assign(stage)
         if step in self._boundaries and step > 0:
             self._state.begin_stage()
 

@@ -79,6 +79,7 @@ def _kept(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _digest(codec: Latents, images: ImageSet) -> str:
+    images.decode_all()
     found = hashlib.sha256(repr((images.fingerprint(), first_stage.digest(codec))).encode())
     for start in range(0, len(images), 1000):  # (the fingerprint looks at some of them)
         found.update(np.ascontiguousarray(images.images[start : start + 1000]).data)

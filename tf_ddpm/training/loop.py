@@ -85,7 +85,7 @@ def _run(
     with strategy.scope():
         tf.keras.utils.set_random_seed(train.seed)
         codec = first_stage.codec_of(config, run_dir)  # in the scope, so that each device has its own
-        taught_by = teacher.open_teacher(config, run_dir) if config.distill.student else None
+        taught_by = _open_teacher(config, run_dir) if config.distill.student else None
         state = _state(config)
     share = lambda updates: averaging.initial_share(updates, train.ema_decay, train.ema_warmup)  # noqa: E731
     keeper = checkpoints.CheckpointManager(
@@ -128,6 +128,10 @@ def _run(
     return state
 
 
+def _open_teacher(config: Config, run_dir: Path) -> teacher.Teacher:
+    return teacher.open_teacher(config, run_dir, xla=config.train.jit != "off")
+
+
 def _state(config: Config) -> TrainState:
     make, count = lambda: build.trained_network(config), len(config.train.averages)
     if config.distill.student:
@@ -153,6 +157,8 @@ def _without_paths(config: Config) -> Config:
     paths = {"data.path": None, "data.data_dir": None, "data.cache_dir": "-"}
     if config.codec.run is not None:
         paths["codec.run"] = "-"
+    if config.distill.student:
+        paths["distill.teacher"] = "-"
     return config_lib.with_values(config, paths)
 
 
@@ -339,6 +345,8 @@ class _Training:
             )
 
     def _leave(self, step: int, stopped_by: int) -> None:
+        if self._chief:
+            directory.list_bad(self._run_dir, self._images)
         if cluster.this_worker().count > 1:
             all_gather(self._strategy, step)  # the chief has saved
         text = f"stopped at step {step} of {self._config.train.steps}, saved in {self._keeper.latest}; "

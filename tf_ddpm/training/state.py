@@ -118,6 +118,7 @@ class TrainState(tf.Module):
         for slot in self.optimizer.slots:
             slot.assign(tf.zeros_like(slot))
         self.optimizer.updates.assign(0)
+        self.initial_share.assign(1.0)
         self.refresh_network()
 
     def refresh_network(self) -> None:

@@ -117,7 +117,8 @@ def _change_weights(
 
     def change(gradient: tf.Tensor, norm: tf.Tensor) -> None:
         scale = tf.minimum(1.0, clip_norm / tf.maximum(norm, 1e-12))
-        decay = averaging.decay(state.step, train.ema_decay, train.ema_warmup)
+        count = state.step if state.previous is None else optimizer.updates  # of the stage
+        decay = averaging.decay(count, train.ema_decay, train.ema_warmup)
         share = 1.0 - decay
         power_shares = [averaging.power_share(state.step, width) for width in train.averages]
         state.initial_share.assign(state.initial_share * decay)
