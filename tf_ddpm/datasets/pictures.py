@@ -140,8 +140,11 @@ class Reader:
 
 
 def _reduce(picture: Image.Image, size: tuple[int, int]) -> None:
-    """Has the decoder of a JPEG make it smaller, to not less than twice `size`: a fraction of the time, and where the
-    picture is smooth the same to a grey level. Sides that it cannot divide would move the picture by a part of a pixel."""
+    """Has the decoder of a JPEG make it smaller, to not less than twice `size`.
+
+    That takes a fraction of the time, and where the picture is smooth it is the same to a grey level. Sides that it
+    cannot divide would move the picture by a part of a pixel.
+    """
     if picture.format != "JPEG":
         return
     _forget_xmp(picture)  # before its orientation is asked for
