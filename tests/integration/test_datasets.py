@@ -101,7 +101,8 @@ def mixed_folder(tmp_path):
 
 
 def folder(path, **changes):
-    return DataConfig(name="folder", path=str(path), **{"image_size": (16, 16), **changes})
+    """Read by the rules that decode everything at once (test_lazy_images.py has the newest)."""
+    return DataConfig(name="folder", path=str(path), **{"image_size": (16, 16), "decoder": 2, **changes})
 
 
 def test_a_folder_of_mixed_images_loads_and_names_the_bad_files(mixed_folder, capsys):

@@ -40,7 +40,7 @@ def with_classes(tiny_config):
     return Run(config, network, 0)
 
 
-LACKING = ("sweep", "guidance", "cascade", "reconstruction", "latent")  # of an unconditional run of pixels
+LACKING = ("sweep", "guidance", "cascade", "reconstruction", "latent", "steps")  # of an unconditional run of pixels
 
 
 def test_the_catalogue_has_every_figure():

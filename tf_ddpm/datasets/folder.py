@@ -142,9 +142,6 @@ def _lazy(
             f"cannot keep {size_gb:.1f} GB of decoded images in data.cache_dir={data.cache_dir} ({why or error}); "
             f"choose another, or raise data.memory_gb={data.memory_gb:g}"
         ) from None
-    if not cache.has(int(places[-1])):
-        each = np.prod(shape) * len(keys) / 1e9
-        print(f"decoded pictures are kept in {folder} ({each:.2g} GB; --mode=cache)", file=sys.stderr)
     known = {index: reasons[place] for index, place in enumerate(places.tolist()) if place in reasons}
     return LazyImages(decode, whole, labels, cache, keys, places, known)
 

@@ -56,6 +56,13 @@ class ImageSet:
         if isinstance(self.images, LazyImages):
             self.images.read_all()
 
+    @property
+    def place(self) -> str | None:
+        """Where decoded pictures are kept, and how many bytes they take; None: as in `images`."""
+        if not isinstance(self.images, LazyImages) or self.images.folder is None:
+            return None
+        return f"{self.images.folder} ({np.prod(self.images.shape, dtype=np.float64) / 1e9:.2g} GB)"
+
     def fill(self) -> None:
         """Begins to decode what is not decoded yet, until `stop`."""
         if isinstance(self.images, LazyImages):

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
@@ -70,6 +71,11 @@ class LazyImages:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    @property
+    def folder(self) -> Path | None:
+        """Of the cache."""
+        return None if self._cache is None else self._cache.folder
 
     @property
     def bad(self) -> tuple[str, ...]:

@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tf_ddpm.config import TrainConfig
+from tf_ddpm.errors import UserError
+
 
 def in_parts(
     of_rows: Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]], parts: int, rows: tuple, address: tf.Tensor
@@ -42,3 +45,18 @@ def of_all_replicas(own: tf.Tensor, address: tf.Tensor, batch_size: int) -> tf.T
     paddings = [[0, 0]] * (own.shape.rank - 1) + [[first, batch_size - first - rows]]
     context = tf.distribute.get_replica_context()
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.pad(own, paddings))
+
+
+def check_shares(train: TrainConfig, replicas: int) -> None:
+    """Whether a batch can be shared out over so many devices, each in its parts.
+
+    Raises:
+      UserError: with a batch size that can.
+    """
+    shares = replicas * train.accumulate
+    if train.batch_size % shares:
+        parts = f", each in {train.accumulate} parts (train.accumulate)" if train.accumulate > 1 else ""
+        raise UserError(
+            f"train.batch_size={train.batch_size} cannot be shared equally by {replicas} devices{parts}; "
+            f"train.batch_size={-(-train.batch_size // shares) * shares} can"
+        )

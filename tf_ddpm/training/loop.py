@@ -13,7 +13,7 @@ from tf_ddpm import build, datasets
 from tf_ddpm import config as config_lib
 from tf_ddpm.codecs.codec import Codec
 from tf_ddpm.codecs.latents import Latents
-from tf_ddpm.config import Config, TrainConfig
+from tf_ddpm.config import Config
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.errors import UserError, required
 from tf_ddpm.networks import averaging
@@ -23,7 +23,7 @@ from tf_ddpm.runtime.collectives import agree, all_gather
 from tf_ddpm.runtime.paths import home_expanded, printable
 from tf_ddpm.runtime.preemption import Preemption
 from tf_ddpm.sampling import first_stage, teacher
-from tf_ddpm.training import autoencoding, distilling, encoded
+from tf_ddpm.training import accumulation, autoencoding, distilling, encoded
 from tf_ddpm.training.optimizers import make_optimizer
 from tf_ddpm.training.previews import Preview
 from tf_ddpm.training.reconstructions import Reconstructions
@@ -78,7 +78,7 @@ def _run(
     train = config.train
     if train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    _check_batch(train, strategy.num_replicas_in_sync)
+    accumulation.check_shares(train, strategy.num_replicas_in_sync)
     if here.count > 1:
         images = images or datasets.load(config.data)
         agree(strategy, configuration=_without_paths(config), images=images.fingerprint())
@@ -117,6 +117,8 @@ def _run(
             teacher.copy_into(run_dir, taught_by)
         where = f"{strategy.num_replicas_in_sync} device(s)" + (f" of {here.count} workers" if here.count > 1 else "")
         print(f"training {run_dir} from step {step} to {train.steps} on {len(images)} images, {where}", flush=True)
+        if images.place is not None:
+            print(f"decoded pictures are kept in {images.place}; --mode=cache shows and removes them", flush=True)
         if config.model.classes:
             named = ", ".join(f"{i} {name}" for i, name in enumerate(images.label_names[:_SHOWN]))
             print(printable(f"labels: {named}{', ...' if len(images.label_names) > _SHOWN else ''}"), flush=True)
@@ -141,16 +143,6 @@ def _state(config: Config) -> TrainState:
         further = autoencoding.further_metrics(config.autoencoder)
         return TrainState(make, optimizer, further=further, power_averages=count)
     return TrainState(make, optimizer, build.level_sampler(config), power_averages=count)
-
-
-def _check_batch(train: TrainConfig, replicas: int) -> None:
-    shares = replicas * train.accumulate
-    if train.batch_size % shares:
-        parts = f", each in {train.accumulate} parts (train.accumulate)" if train.accumulate > 1 else ""
-        raise UserError(
-            f"train.batch_size={train.batch_size} cannot be shared equally by {replicas} devices{parts}; "
-            f"train.batch_size={-(-train.batch_size // shares) * shares} can"
-        )
 
 
 def _without_paths(config: Config) -> Config:
