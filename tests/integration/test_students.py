@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests.support.tiny import make_tiny_config, mirrored
-from tf_ddpm import build
+from tf_ddpm import build, datasets
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import plans, students
 from tf_ddpm.errors import UserError
@@ -179,24 +179,25 @@ def test_a_guided_teacher_teaches_something_else(teacher_dir, tmp_path, method, 
 def test_the_teacher_of_eps_is_converted_first(run_dir, tmp_path):
     own = configuration.read(run_dir)
     assert own.diffusion.prediction == "eps"
+    taught = load_run(run_dir)
+    x_0 = taught.codec.encode(tf.constant(datasets.load(own.data).images[:64]))
+    level = taught.chain.levels.at(tf.fill([64], 5), x_0)
+    x = level.noised(x_0, tf.random.stateless_normal(x_0.shape, [1, 2]))
+    wanted = np.clip(taught.bound_denoiser(None)(x, level).x_0, -1, 1)
     for method, settings in METHODS.items():
         config = students.student_of(own, str(run_dir), method, settings)
         assert config.diffusion.prediction == "v" and config.distill.convert == 2
-        longer = ("train.steps=300", "distill.convert=200" if method == "consistency" else "distill.convert=100")
-        config = students.student_of(own, str(run_dir), method, [*settings, *longer, "train.learning_rate=5e-3",
-                                                                 "train.checkpoint_every=100"])  # fmt: skip
+        if method == "progressive":  # whose steps lead elsewhere in the end
+            loop.run(config, tmp_path / method)
+            assert load_run(tmp_path / method).sample(range(2)).shape == (2, 8, 8, 1)
+            continue
+        longer = ("train.steps=300", "distill.convert=298", "train.learning_rate=5e-3", "distill.probe_every=0")
+        config = students.student_of(own, str(run_dir), method, [*settings, *longer, "train.checkpoint_every=100"])
         loop.run(config, tmp_path / method)
-        taught = load_run(run_dir).bound_denoiser(None)
-        run = load_run(tmp_path / method)
-        x = tf.random.stateless_normal([64, 8, 8, 1], [1, 2])
-        level = run.chain.levels.at(tf.fill([64], 10), x)
-        wanted = np.clip(taught(x, level).x_0, -1, 1)
-        with_eps = build.denoiser(own.diffusion, run.network, {})(x, level).x_0
-        apart = [
-            float(np.sqrt(np.mean(np.square(found - wanted))))
-            for found in (run.bound_denoiser(None)(x, level).x_0, with_eps)
-        ]
-        assert apart[0] < 0.3 < apart[1], (method, apart)
+        unconverted = build.denoiser(config.diffusion, taught.network, {})(x, level).x_0
+        found = load_run(tmp_path / method).bound_denoiser(None)(x, level).x_0
+        apart = [float(np.sqrt(np.mean(np.square(part - wanted)))) for part in (found, unconverted)]
+        assert apart[0] < 0.5 * apart[1], apart
 
 
 def test_a_configuration_that_leaves_its_machine_can_be_read_again():

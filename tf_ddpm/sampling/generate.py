@@ -57,8 +57,7 @@ def generate(
     source = RunSource(run, run.settings(**settings)) if isinstance(run, Run) else run
     out_dir, seeds = Path(out_dir), np.arange(seed, seed + num_images, dtype=np.int64)
     labels, classes = source.labels(seeds, label), source.classes
-    here = cluster.this_worker()
-    if not here.is_chief:  # this worker draws its share, and the chief writes
+    if not cluster.this_worker().is_chief:  # this worker draws its share, and the chief writes
         for _ in source.batches(seeds, labels, _FRAMES):
             pass
         return out_dir
@@ -69,29 +68,39 @@ def generate(
         "image_shape": source.image_shape,
     }
     columns = image_files.class_columns(classes) if label is None else None
-    work = _work(source, manifest, file_format)
     try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        sample_files.check_free(out_dir)
-        # Of several workers all would have to begin where the chief does.
-        held = (
-            atomic_files.resumed_directory(out_dir, work)
-            if here.count == 1
-            else atomic_files.staging_directory(out_dir)
-        )
-        with held as folder:
-            parts = Parts(folder, num_images, file_format)
-            _draw(source, seeds, labels, columns, parts)
-            parts.finish(manifest, labels if classes else None)
-            grid = next(path.name for path in parts.folder.glob("grid.*"))
-            sample_files.publish(parts, out_dir)
+        return out_dir / _written(source, out_dir, seeds, labels, columns, manifest, file_format)
     except BlockingIOError:
         raise UserError(
             f"another process is drawing the same images into {out_dir}; wait for it, or stop it"
         ) from None
     except OSError as error:
         raise UserError(f"cannot write samples into {out_dir}: {error.strerror or error}") from None
-    return out_dir / grid
+
+
+def _written(
+    source: Source,
+    out_dir: Path,
+    seeds: np.ndarray,
+    labels: np.ndarray,
+    columns: int | None,
+    manifest: dict[str, Any],
+    file_format: str,
+) -> str:
+    """Draws what is not there yet, moves all into place, and gives the name of the grid."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    sample_files.check_free(out_dir)
+    if cluster.this_worker().count == 1:
+        held = atomic_files.resumed_directory(out_dir, _work(source, manifest, file_format))
+    else:  # of several workers all would have to begin where the chief does
+        held = atomic_files.staging_directory(out_dir)
+    with held as folder:
+        parts = Parts(folder, len(seeds), file_format)
+        _draw(source, seeds, labels, columns, parts)
+        parts.finish(manifest, labels if source.classes else None)
+        grid = next(path.name for path in parts.folder.glob("grid.*"))
+        sample_files.publish(parts, out_dir)
+    return grid
 
 
 def _work(source: Source, manifest: dict[str, Any], file_format: str) -> str:

@@ -73,8 +73,6 @@ def _run(
     """`run`; `holds` takes the lock of a new run's directory, once there is something to write into it."""
     here = cluster.this_worker()
     config, images = _prepare(config, run_dir)
-    if config.train.jit == "auto":
-        config = config_lib.with_values(config, {"train.jit": devices.best_jit()})
     train = config.train
     if train.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -162,13 +160,13 @@ def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet |
     begun = checkpoint_files.steps(run_dir)
     if os.path.lexists(run_dir / "config.json"):
         config = configuration.resumed(configuration.read(run_dir), config, bool(begun))
-        return _with_decoder(config), None
+        return _resolved(config), None
     if begun:
         raise UserError(
             f"{run_dir} has checkpoints and no config.json, which describes their run; "
             "put it back, or take another run directory"
         )
-    config = teacher.describe(first_stage.describe(_with_decoder(config)), run_dir)
+    config = teacher.describe(first_stage.describe(_resolved(config)), run_dir)
     if config.data.name == "folder":
         directory.check_free(run_dir, home_expanded(required(config.data.path, "data.path"), "data.path"))
     images = datasets.load(config.data)
@@ -177,8 +175,11 @@ def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet |
     return config_lib.validated(config_lib.with_values(config, values)), images
 
 
-def _with_decoder(config: Config) -> Config:
-    return config_lib.with_values(config, {"data.decoder": config.data.decoder or config_lib.DECODER})
+def _resolved(config: Config) -> Config:
+    """With what the newest rules and this machine say where the configuration leaves it open."""
+    jit = devices.best_jit() if config.train.jit == "auto" else config.train.jit
+    decoder = config.data.decoder or config_lib.DECODER
+    return config_lib.with_values(config, {"data.decoder": decoder, "train.jit": jit})
 
 
 class _Training:
