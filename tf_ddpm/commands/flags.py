@@ -32,13 +32,13 @@ class Mode:
 
 MODES = {
     "train": Mode("train", "train a run, or resume it", shared=True),
-    "distill": Mode("distill", "train a student of a run, which draws in a few steps, or resume it", shared=True),
     "sample": Mode("sample", "draw images", shared=True),
     "export": Mode("export", "write a SavedModel for TF Serving"),
     "eval": Mode("evaluate", "measure bits/dim, FID, KID, precision and recall, memorisation", shared=True),
     "figure": Mode("figure", "draw the papers' figures"),
     "report": Mode("report", "write report.html"),
     "upscale": Mode("upscale", "enlarge a folder of images with a run that enlarges"),
+    "distill": Mode("distill", "train a student of a run, which draws in a few steps, or resume it", shared=True),
     "cache": Mode("cache", "show, remove or fill the cache of decoded pictures"),
     "import": Mode("import_diffusers", "make a run of a diffusers folder"),
     "export_diffusers": Mode("export_diffusers", "write a diffusers folder"),
