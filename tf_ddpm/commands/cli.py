@@ -13,6 +13,13 @@ from tf_ddpm.commands.flags import FLAGS, MODES
 from tf_ddpm.errors import NotTrainedError, UserError
 from tf_ddpm.runtime import atomic_files, cluster, interruption, streams
 
+_OF_TRAINING = "; the same command resumes the run from its last checkpoint"
+_RESUMES = {
+    "train": _OF_TRAINING,
+    "distill": _OF_TRAINING,
+    "sample": "; the same command goes on behind the images that are there",
+}
+
 flags.define()
 
 
@@ -49,9 +56,7 @@ def _run(argv: list[str]) -> int:
         here = cluster.this_worker()
         if here.count > 1 and not MODES[FLAGS.mode].shared:
             raise UserError(f"--mode={FLAGS.mode} is the work of one process, not of {here.count}: unset TF_CONFIG")
-        resumes = (
-            "; the same command resumes the run from its last checkpoint" if FLAGS.mode in ("train", "distill") else ""
-        )
+        resumes = _RESUMES.get(FLAGS.mode, "")
         with interruption.exit_on_signal(atomic_files.remove_unfinished, f"interrupted{resumes}"):
             run_mode(FLAGS.mode, _run_dir())
     except UserError as error:

@@ -134,6 +134,7 @@ def _lazy(
         cache = PictureCache(folder, shape)
         places, reasons = cache.places(keys)
     except (OSError, sqlite3.Error) as error:
+        picture_cache.remove_empty(folder)
         size_gb = np.prod(whole, dtype=np.float64) / 1e9
         if size_gb <= data.memory_gb:
             return LazyImages(decode, whole, labels)

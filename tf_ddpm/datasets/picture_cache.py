@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import sqlite3
 import time
 import zlib
@@ -158,6 +159,16 @@ def remove(one: Kept) -> None:
     """
     with atomic_files.staging_directory(one.folder.parent) as aside:  # whole or not at all
         os.replace(one.folder, aside / one.folder.name)
+
+
+def remove_empty(folder: Path) -> None:
+    """Removes a cache in which no picture has a place, as far as that can be done."""
+    with contextlib.suppress(OSError, sqlite3.Error):
+        index = sqlite3.connect(f"{(folder / _INDEX).resolve().as_uri()}?mode=ro", uri=True, timeout=_WAIT)
+        with contextlib.closing(index):
+            (count,) = index.execute("SELECT COUNT(*) FROM entries").fetchone()
+        if not count:
+            shutil.rmtree(folder)
 
 
 def folder_of(cache_dir: Path, shape: tuple[int, int, int], rules: str) -> Path:
