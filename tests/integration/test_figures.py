@@ -13,7 +13,7 @@ from tf_ddpm import build, datasets
 from tf_ddpm import config as config_lib
 from tf_ddpm.diffusion import samplers
 from tf_ddpm.errors import UserError
-from tf_ddpm.figures import FIGURES, catalogue, experiments, lossy_coding
+from tf_ddpm.figures import FIGURES, catalogue, experiments, lossy_coding, sweeps
 from tf_ddpm.figures.catalogue import FigureContext
 from tf_ddpm.sampling.run import Run, load_run
 
@@ -62,6 +62,9 @@ def test_every_figure_is_drawn_from_a_run_and_what_it_lacks_is_said(run, run_dir
 
 
 def test_a_sweep_is_drawn_from_what_was_measured(run, tmp_path):
+    fractions = {str(sigma): {"kid": {"value": sigma}} for sigma in (0.3, 0.8)}
+    (tmp_path / "sweep_sigma.json").write_text(json.dumps(fractions))
+    assert sweeps.draw(tmp_path / "sweep_sigma.json").exists()
     rows = {str(steps): {"fid": {"value": 100.0 / steps}, "kid": {"value": 0.1}} for steps in (10, 20, 50)}
     (tmp_path / "sweep_sampling_steps.json").write_text(json.dumps(rows))
     (path,) = catalogue.draw("sweep", FigureContext(run, tmp_path), tmp_path / "curve.png")

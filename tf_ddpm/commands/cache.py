@@ -5,7 +5,6 @@ from __future__ import annotations
 from tf_ddpm import datasets
 from tf_ddpm.commands import flags
 from tf_ddpm.commands.flags import FLAGS
-from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets import picture_cache
 from tf_ddpm.runs import configuration
 from tf_ddpm.runtime.paths import home_expanded
@@ -26,7 +25,6 @@ def run(_: str) -> None:
             picture_cache.remove(one)
             print(f"removed {one.folder.name}, {one.size / 1e9:.2f} GB")
         kept = picture_cache.kept(place)
-    usual = "" if data.cache_dir != DataConfig.cache_dir else " (data.cache_dir)"
-    print(f"{place}{usual}: {len(kept)} sizes of pictures, {sum(one.size for one in kept) / 1e9:.2f} GB")
+    print(f"data.cache_dir={place}: {len(kept)} sizes of pictures, {sum(one.size for one in kept) / 1e9:.2f} GB")
     for one in kept:
         print(f"  {one.folder.name}: {one.pictures:,} pictures, {one.size / 1e9:.2f} GB, used {one.days:.1f} days ago")

@@ -89,6 +89,8 @@ def _taught() -> list[str]:
     wanted = flags.sampling()
     names = ("guidance", "guide", "guidance_min", "guidance_max")
     given = {name: wanted[name] for name in names if wanted[name] is not None}
+    if not str(given.get("guide", "0")).isdecimal():
+        given["guide"] = os.path.abspath(home_expanded(str(given["guide"]), "--guide"))  # as the student keeps it
     return [f"distill.{name}={value}" for name, value in given.items()]
 
 

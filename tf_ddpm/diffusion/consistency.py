@@ -14,7 +14,6 @@ import tensorflow as tf
 from tf_ddpm.diffusion.bounds import pixel_mean
 from tf_ddpm.diffusion.denoiser import Denoiser
 from tf_ddpm.diffusion.levels import Level, Levels
-from tf_ddpm.diffusion.objectives import Objective
 
 
 class Point(NamedTuple):
@@ -118,13 +117,3 @@ def distance(pairs: Pairs, level: Level, said: tf.Tensor, wanted: tf.Tensor, hub
     c = max(huber, 1e-6)  # whose root has a gradient at 0
     squared = pixel_mean(tf.square(said - wanted))
     return pairs.weights(level) * (tf.sqrt(squared + c**2) - c)
-
-
-def consistency_loss(pairs: Pairs, path: Path, huber: float) -> Objective:
-    """`distance` from `target`, for each image."""
-
-    def loss(denoiser: Denoiser, x_0: tf.Tensor, level: Level, eps: tf.Tensor) -> tf.Tensor:
-        wanted = target(pairs, path, denoiser, x_0, level, eps)
-        return distance(pairs, level, denoiser(level.noised(x_0, eps), level).x_0, wanted, huber)
-
-    return loss

@@ -11,7 +11,6 @@ from tf_ddpm import randomness
 from tf_ddpm.diffusion.bounds import pixel_mean
 from tf_ddpm.diffusion.denoiser import Denoiser, Output
 from tf_ddpm.diffusion.levels import Level, Levels
-from tf_ddpm.diffusion.objectives import Objective
 
 
 class Stages(tf.Module):
@@ -92,17 +91,6 @@ class Stages(tf.Module):
         clean = tf.reshape(place < 0, tf.shape(found.alpha))
         alpha = tf.where(clean, tf.ones_like(found.alpha), found.alpha)
         return found._replace(alpha=alpha, sigma=tf.where(clean, tf.zeros_like(found.sigma), found.sigma))
-
-
-def progressive_loss(stages: Stages, teacher: Denoiser) -> Objective:
-    """`truncated_snr_error` from where several steps of the teacher's lead, for each image."""
-
-    def loss(denoiser: Denoiser, x_0: tf.Tensor, level: Level, eps: tf.Tensor) -> tf.Tensor:
-        x_t = level.noised(x_0, eps)
-        wanted = tf.stop_gradient(stages.target(teacher, x_t, level))
-        return truncated_snr_error(denoiser, x_t, level, denoiser.output(x_t, level), wanted)
-
-    return loss
 
 
 def truncated_snr_error(

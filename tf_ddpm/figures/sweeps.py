@@ -20,7 +20,7 @@ def figure(path: Path) -> Figure:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         values = {name: [row[name]["value"] for row in rows.values()] for name in next(iter(rows.values()))}
-        points = [int(point) for point in rows]
+        points = [float(point) for point in rows]
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError, TypeError, StopIteration, AttributeError) as error:

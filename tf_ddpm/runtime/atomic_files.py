@@ -70,7 +70,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_left_directories(parent: Path, but: Path | None = None) -> None:
-    """Creates `parent`, or removes what killed processes have left in it."""
+    """Creates `parent` if it is missing, and removes what killed processes have left in it."""
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(".partial-*/lock"):
         if left.parent == but:

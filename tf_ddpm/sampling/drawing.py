@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -134,7 +135,6 @@ def compiled_draw(
     codec, model = codec or Pixels(), config.model
     state_shape = codec.state_shape(config.data.image_shape)
 
-    @tf.function(input_signature=inputs_of(config, any_size), autograph=False)
     def sample(seeds: tf.Tensor, label: tf.Tensor, guidance: tf.Tensor, *small: tf.Tensor) -> tuple[tf.Tensor, ...]:
         shape: Sequence = state_shape
         if any_size:
@@ -149,7 +149,8 @@ def compiled_draw(
         images, frames = draw(sampler, denoiser, noise, codec, num_frames, rounded)
         return (images, frames) if num_frames else (images,)
 
-    return sample
+    # (Behind a partial of its own TensorFlow does not take it for one function that is traced again and again.)
+    return tf.function(functools.partial(sample), input_signature=inputs_of(config, any_size), autograph=False)
 
 
 def inputs_of(config: Config, any_size: bool = False) -> list[tf.TensorSpec]:
