@@ -52,7 +52,7 @@ def files(root: Path, bad: list[str], first_rules: bool = False, samples: bool =
             others = {*written, "manifest.json"}
             wanted, ours = [name for name in wanted if name not in others], ours + len(drawn)
         found += _regular(here, wanted, bad)
-    return sorted(found, key=lambda one: one[0].parts), ours
+    return sorted(found, key=lambda one: str(one[0]).split(os.sep)), ours
 
 
 def _folders(root: Path, bad: list[str], first_rules: bool = False) -> Iterator[tuple[Path, list[str]]]:

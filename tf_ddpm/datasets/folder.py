@@ -172,15 +172,16 @@ def _labelled(
     """
     found, ours = finding.files(root, unreachable, first_rules=rules.decoder == 1)
     naming = [one for one in found if finding.is_named_so(one[0])] if data.holdout else found
-    below = functools.cache(lambda folder: os.path.relpath(folder, root))
-    folders = {below(file.parent) for file, _, _ in naming}
+    relative = functools.cache(lambda folder: os.path.relpath(folder, root))
+    below = lambda file: relative(os.path.dirname(str(file)))  # noqa: E731
+    folders = {below(file) for file, _, _ in naming}
     label_names = tuple(sorted(folders, key=finding.natural if rules.decoder > 1 else None))
     number = {name: i for i, name in enumerate(label_names)}
-    known = [one for one in found if below(one[0].parent) in number]
+    known = [one for one in found if below(one[0]) in number]
     part = _of_part(known, data, unreachable)
     if known and not part and data.holdout:
         raise UserError(f"data.split={data.split}: none of {len(known)} files falls into it; change data.holdout")
-    return part, [number[below(file.parent)] for file, _, _ in part], label_names, ours
+    return part, [number[below(file)] for file, _, _ in part], label_names, ours
 
 
 def _of_part(found: list[finding.Found], data: DataConfig, unreachable: list[str]) -> list[finding.Found]:

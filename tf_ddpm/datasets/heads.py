@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,14 +39,18 @@ class Head(NamedTuple):
 
 def read(found: Sequence[Found], root: Path, reader: Reader) -> list[Head]:
     """The heads of all files below `root`."""
-    parts = [found[start : start + _TOGETHER] for start in range(0, len(found), _TOGETHER)]
+    first, *parts = [found[start : start + _TOGETHER] for start in range(0, len(found), _TOGETHER)] or [[]]
     skipped = 0 if str(root) == "." else len(os.path.join(root, ""))
 
     def of_part(part: Sequence[Found]) -> list[Head]:
         return [_head(one, skipped, reader) for one in part]
 
-    with ThreadPoolExecutor(2 * cores()) as pool:  # which wait for a disk more than they compute
-        return [head for heads in pool.map(of_part, parts) for head in heads]
+    # Threads help to wait for a disk. Of files that are in memory already, they hinder each other.
+    began, computed = time.perf_counter(), time.thread_time()
+    heads = of_part(first)
+    waits = time.perf_counter() - began > 2 * (time.thread_time() - computed)
+    with ThreadPoolExecutor(4 * cores() if waits else 1) as pool:
+        return heads + [head for more in pool.map(of_part, parts) for head in more]
 
 
 def _head(one: Found, skipped: int, reader: Reader) -> Head:

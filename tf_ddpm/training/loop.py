@@ -220,7 +220,6 @@ class _Training:
     def run(self) -> None:
         """Updates, logs, saves and draws until the last step, or until a signal."""
         try:
-            self._images.fill()
             self._loop()
             if self._chief:
                 directory.list_bad(self._run_dir, self._images)
@@ -248,6 +247,7 @@ class _Training:
                         self._student.before(step)
                     count = self._count_until_due(step)
                     metrics, waited = updates(batches, tf.constant(count))
+                    self._images.fill()  # not before: nothing keeps the first update waiting
                     step += count
                     # Asked once: a signal may come at any moment.
                     last, stopped_by = step == train.steps, preemption.stop_after_step(metrics["loss"])
