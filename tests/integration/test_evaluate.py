@@ -12,7 +12,7 @@ from tf_ddpm.diffusion import bounds, objectives, schedules
 from tf_ddpm.diffusion.chain import Chain
 from tf_ddpm.diffusion.denoiser import Prediction
 from tf_ddpm.errors import UserError
-from tf_ddpm.evaluation import evaluate
+from tf_ddpm.evaluation import evaluate, likelihood
 from tf_ddpm.sampling.run import load_run
 
 
@@ -35,9 +35,9 @@ def test_the_bound_of_a_tiny_chain_has_every_term_in_its_place():
         np.testing.assert_allclose(bound.eps_squared_error[i], np.mean((eps - noise[i]) ** 2, axis=(1, 2, 3)))
 
 
-def bound(run_dir, metrics_file, **settings):
+def bound(run_dir, metrics_file, seed=3, **settings):
     config = load_run(run_dir, **settings).config
-    wanted = evaluate.EvaluationRequest(("bpd",), num_images=10, seed=3)
+    wanted = evaluate.EvaluationRequest(("bpd",), num_images=10, seed=seed)
     evaluate.evaluate(wanted, config, run_dir, metrics_file)
     return json.loads(metrics_file.read_text())
 
@@ -63,6 +63,25 @@ def test_the_figure_depends_on_neither_batch_size_nor_earlier_metrics(measured, 
     metrics = bound(run_dir, path, batch_size=64)
     assert metrics["fid"] == {"value": 3.0}
     assert metrics["bits_per_dim"]["value"] == pytest.approx(measured["value"], rel=1e-5)
+
+
+def test_bits_per_dim_go_on_from_the_batches_that_are_there(measured, run_dir, tmp_path, monkeypatch):
+    kept = sorted((run_dir / "evaluation").glob("bits-*/00000007-00000010.npz"))
+    assert len(kept) == 1  # of batches of 7
+    kept[0].unlink()
+    asked, terms_of = [], likelihood._compiled_terms
+
+    def counted(run, chain):
+        terms = terms_of(run, chain)
+        return lambda images, *others: asked.append(len(images)) or terms(images, *others)
+
+    monkeypatch.setattr(likelihood, "_compiled_terms", counted)
+    again = bound(run_dir, tmp_path / "metrics.json", batch_size=7)["bits_per_dim"]
+    assert asked == [3]
+    for part in ("value", "standard_error", "terms", "eps_squared_error", "x_0_squared_error"):
+        assert again[part] == measured[part]
+    bound(run_dir, tmp_path / "metrics.json", batch_size=7, seed=4)
+    assert asked == [3, 7, 3]
 
 
 def test_the_squared_errors_are_l_simple_of_each_t(measured, run_dir):

@@ -91,10 +91,7 @@ def evaluate(
         network = FeatureNetwork(wanted.inception, strategy)
         real = reference(wanted, config, network)
     if "bpd" in wanted.metrics:
-        (trained,) = required(source, "the run").runs
-        images = likelihood.chosen_images(trained, wanted.num_images or 64, wanted.seed)
-        steps = config.sample.steps if wanted.metrics == ("bpd",) else None
-        found["bits_per_dim"] = likelihood.bits_per_dim(trained, images, wanted.seed, steps)
+        found["bits_per_dim"] = _bits(wanted, required(source, "the run"), config, run_dir)
         lines.append(likelihood.table(found["bits_per_dim"]))
         write(path, metrics | found)
     if of_features:
@@ -112,6 +109,18 @@ def evaluate(
     if cluster.this_worker().is_chief:
         print("\n".join(lines))
     return path
+
+
+def _bits(wanted: EvaluationRequest, source: Source, config: Config, run_dir: str | None) -> dict:
+    (trained,) = source.runs
+    images = likelihood.chosen_images(trained, wanted.num_images or 64, wanted.seed)
+    steps = config.sample.steps if wanted.metrics == ("bpd",) else None
+    return likelihood.bits_per_dim(trained, images, _kept_in(run_dir), wanted.seed, steps)
+
+
+def _kept_in(run_dir: str | None) -> Path:
+    """Where what an evaluation of a run has computed is kept, for one that goes on."""
+    return Path(required(run_dir, "run_dir")) / "evaluation"
 
 
 def _check_kind(wanted: EvaluationRequest, source: Source | None) -> None:
@@ -214,8 +223,9 @@ def drawn(
     """The images of the source, kept in `run_dir`/evaluation."""
     count = _count(wanted)
     quality.check_counts(wanted.metrics, count, real.about["images"], wanted.allow_few)
-    folder = Path(required(run_dir, "run_dir")) / "evaluation"
-    return quality.source_features(source, network, folder, count, wanted.seed, wanted.label, wanted.rounded)
+    return quality.source_features(
+        source, network, _kept_in(run_dir), count, wanted.seed, wanted.label, wanted.rounded
+    )
 
 
 def _count(wanted: EvaluationRequest) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -15,59 +15,75 @@ from tf_ddpm.diffusion import bounds
 from tf_ddpm.diffusion.chain import Chain
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import provenance
-from tf_ddpm.runtime.progress import Progress
+from tf_ddpm.runtime.chunks import in_chunks
 from tf_ddpm.sampling.run import Run
 
 _VERSION = 2  # of how it is computed
 
 
-def bits_per_dim(run: Run, images: datasets.ImageSet, seed: int, steps: int | None = None) -> dict:
+def bits_per_dim(run: Run, images: datasets.ImageSet, folder: Path, seed: int, steps: int | None = None) -> dict:
     """The variational bound of `images`, every term apart.
 
     Image i takes the noise of the seed `seed` + i, so that the figure does not depend on the batch size.
 
     Args:
+      folder: where the figures of each batch are kept, so that one who measures again goes on where it was.
       steps: of a shorter chain; None: the whole one.
 
     Returns:
       `value`, its `standard_error` over the images, `terms` (`L_T`, `L_0`, and `L_t_minus_1`, a list from t = 2 to
       T), `eps_squared_error`, `x_0_squared_error` and `timesteps` by step, and the `receipt`.
     """
-    began, settings, data = time.perf_counter(), run.config.sample, run.config.data
+    settings = run.config.sample
     chain = build.shorter_chain(dataclasses.replace(settings, steps=steps), run.chain)
-    terms = _compiled_terms(run, chain)
-    parts, bar = [], Progress(len(images), "measuring bits/dim")
-    for start in range(0, len(images), settings.batch_size):
-        stop = min(start + settings.batch_size, len(images))
+    terms, about = _compiled_terms(run, chain), _about(run, chain, images, seed)
+
+    def measured(start: int, stop: int) -> dict[str, np.ndarray]:
         seeds = np.arange(seed + start, seed + stop, dtype=np.int64)
-        parts.append(terms(images.images[start:stop], images.labels[start:stop].astype(np.int32), seeds))
-        bar.update(stop - start)
-    bar.close()
-    columns = [np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True)]
-    prior, by_step, eps_errors, x_0_errors = columns
-    totals, means = prior + by_step.sum(axis=1), by_step.mean(axis=0)
+        columns = terms(images.images[start:stop], images.labels[start:stop].astype(np.int32), seeds)
+        prior, by_step, eps_errors, x_0_errors = (column.astype(np.float64) for column in columns)
+        sums = {"by_step": by_step, "eps_errors": eps_errors, "x_0_errors": x_0_errors}
+        rows = {"prior": prior, "total": prior + by_step.sum(axis=1)}
+        return rows | {name: column.sum(axis=0, keepdims=True) for name, column in sums.items()}
+
+    weights = provenance.weights_digest(run)
+    key = provenance.digest(about, weights, chain.timesteps, settings.batch_size, images.whole(), images.labels)
+    kept, seconds = in_chunks(
+        folder / f"bits-{key[:32]}", len(images), measured, "measuring bits/dim", run.all_have, settings.batch_size
+    )
+    means = {name: kept[name].sum(axis=0) / len(images) for name in ("by_step", "eps_errors", "x_0_errors")}
+    totals = kept["total"]
     return {
         "value": float(totals.mean()),
         "standard_error": float(totals.std(ddof=1) / np.sqrt(len(totals))) if len(totals) > 1 else None,
-        "terms": {"L_T": float(prior.mean()), "L_t_minus_1": means[1:].tolist(), "L_0": float(means[0])},
-        "eps_squared_error": eps_errors.mean(axis=0).tolist(),
-        "x_0_squared_error": x_0_errors.mean(axis=0).tolist(),
-        "timesteps": chain.timesteps.tolist(),
-        "receipt": {
-            "metric_version": _VERSION,
-            **provenance.describe_run(run),
-            "data": {"name": data.name, "split": data.split, "decoder": data.decoder or config_lib.DECODER},
-            "num_images": len(images),
-            "given": None if run.low_res_shape is None else "the image made smaller, without noise",
-            "seed": seed,
-            "steps": len(chain),
-            "spacing": None if np.array_equal(chain.timesteps, run.chain.timesteps) else settings.spacing,
-            "clip": "static",
-            "precision": settings.precision,
-            "weights": settings.weights,
-            "versions": provenance.versions(),
-            "seconds": round(time.perf_counter() - began, 1),
+        "terms": {
+            "L_T": float(kept["prior"].mean()),
+            "L_t_minus_1": means["by_step"][1:].tolist(),
+            "L_0": float(means["by_step"][0]),
         },
+        "eps_squared_error": means["eps_errors"].tolist(),
+        "x_0_squared_error": means["x_0_errors"].tolist(),
+        "timesteps": chain.timesteps.tolist(),
+        "receipt": about | {"weights_sha256": weights, "seconds": round(seconds, 1)},
+    }
+
+
+def _about(run: Run, chain: Chain, images: datasets.ImageSet, seed: int) -> dict:
+    """The receipt, but for the seconds."""
+    settings, data = run.config.sample, run.config.data
+    return {
+        "metric_version": _VERSION,
+        **provenance.describe_run(run),
+        "data": {"name": data.name, "split": data.split, "decoder": data.decoder or config_lib.DECODER},
+        "num_images": len(images),
+        "given": None if run.low_res_shape is None else "the image made smaller, without noise",
+        "seed": seed,
+        "steps": len(chain),
+        "spacing": None if np.array_equal(chain.timesteps, run.chain.timesteps) else settings.spacing,
+        "clip": "static",
+        "precision": settings.precision,
+        "weights": settings.weights,
+        "versions": provenance.versions(),
     }
 
 

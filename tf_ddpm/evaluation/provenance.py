@@ -42,6 +42,12 @@ def describe_source(source: Source) -> dict:
     return facts | {"stages": stages}
 
 
+def weights_digest(*runs: Run) -> str:
+    """sha256 of the weights of all their networks, their guides' too."""
+    networks = [network for run in runs for network in run.networks]
+    return digest(*(np.asarray(part) for network in networks for part in network.get_weights()))
+
+
 def digest(*parts: object) -> str:
     """sha256 of arrays (their shape, dtype and bytes) and of what prints as text."""
     found = hashlib.sha256()

@@ -126,9 +126,7 @@ def source_features(
         "label": _label_words(source, label),
         "rounding": "uint8" if rounded else "float",
     }
-    networks = [network for run in source.runs for network in run.networks]
-    weights = provenance.digest(*(np.asarray(part) for network in networks for part in network.get_weights()))
-    weights = weights if source.runs else about["autoencoder_sha256"]
+    weights = provenance.weights_digest(*source.runs) if source.runs else about["autoencoder_sha256"]
     key = provenance.digest(about, weights, network.sha256, CHUNK, _VERSION, provenance.versions())
 
     def draw(start: int, stop: int) -> dict[str, np.ndarray]:

@@ -52,7 +52,8 @@ class FigureContext:
     @functools.cached_property
     def bits(self) -> dict:
         """Bits/dim of some real images, every term apart, of the whole chain."""
-        return likelihood.bits_per_dim(self.run, self.some(self.num_images or _MEASURED), self.seed)
+        images = self.some(self.num_images or _MEASURED)
+        return likelihood.bits_per_dim(self.run, images, self.run_dir / "evaluation", self.seed)
 
     def cuts(self, count: int) -> list[int]:
         """`count` steps of the chain in use, evenly spread, the noisiest first."""

@@ -23,12 +23,14 @@ def in_chunks(
     compute: Callable[[int, int], dict[str, np.ndarray]],
     what: str,
     all_have: Callable[[bool], bool] = bool,
+    chunk: int = CHUNK,
 ) -> tuple[dict[str, np.ndarray], float]:
     """Rows 0 to `count` of everything that `compute(start, stop)` gives, and the seconds that it took in all.
 
     Args:
       folder: holds the chunks; its name must say everything that the rows depend on.
       what: a word for the progress bar.
+      chunk: how many rows each has.
       all_have: of several processes that compute together, whether all have found a chunk, given whether this one has.
 
     Raises:
@@ -39,8 +41,8 @@ def in_chunks(
         folder.mkdir(parents=True, exist_ok=True)
         atomic_files.remove_left(folder)
         with Progress(count, what, quiet=not chief) as bar:
-            for start in range(0, count, CHUNK):
-                stop = min(start + CHUNK, count)
+            for start in range(0, count, chunk):
+                stop = min(start + chunk, count)
                 path = folder / f"{start:08d}-{stop:08d}.npz"
                 kept = _read(path)
                 if all_have(kept is not None) and kept is not None:

@@ -25,7 +25,7 @@ from tf_ddpm.networks.backbone import Condition
 from tf_ddpm.networks.unet import UNet
 from tf_ddpm.runs import checkpoints, configuration, kept_labels, probes
 from tf_ddpm.runtime import devices
-from tf_ddpm.runtime.collectives import agree, over_replicas
+from tf_ddpm.runtime.collectives import agree, all_gather, over_replicas
 from tf_ddpm.runtime.paths import printable
 from tf_ddpm.sampling import first_stage as first_stages
 from tf_ddpm.sampling import rebuilding
@@ -81,6 +81,10 @@ class Run:
         if self._strategy is not None:
             config = config_lib.portable(self.config)
             agree(self._strategy, checkpoint_step=self.checkpoint_step, configuration=config, flags=wanted)
+
+    def all_have(self, found: bool) -> bool:
+        """Whether every worker has `found` something; all ask together."""
+        return found if self._strategy is None else bool(all_gather(self._strategy, int(found)).all())
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
