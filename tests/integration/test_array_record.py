@@ -7,6 +7,7 @@ from tests.support.array_record_set import Shapes
 from tf_ddpm import datasets
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets.batches import batch_dataset
+from tf_ddpm.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,21 @@ def test_array_record_and_decoded_sets_give_the_same_batches(prepared, tmp_path)
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
     assert [path.name.split("-")[0] for path in cache.iterdir()] == ["labels"]  # and no decoded copy
+
+
+def test_labels_that_do_not_fit_are_told_before_anything_is_decoded(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr("tf_ddpm.datasets.tfds_set._decoded", None)
+    for folder in prepared.values():
+        data = DataConfig("shapes", data_dir=str(folder), cache_dir=str(tmp_path), image_size=(6, 6))
+        with pytest.raises(UserError, match=r"model\.classes=3: expected model\.classes=2 \(round, square\)"):
+            datasets.load(data, classes=3)
+
+
+def test_a_digest_is_of_the_encoded_pictures(prepared, tmp_path):
+    digest = lambda size: datasets.load(  # noqa: E731
+        DataConfig("shapes", data_dir=str(prepared["array_record"]), cache_dir=str(tmp_path), image_size=(size, size))
+    ).images.digest()
+    assert digest(6) == digest(6) != digest(5)
 
 
 def test_labels_are_read_once(prepared, tmp_path, monkeypatch):

@@ -157,6 +157,27 @@ def test_one_picture_more_or_changed_is_one_decoded_and_a_moved_folder_none(fold
     assert len(decodes) == 14
 
 
+def test_a_digest_names_what_the_files_hold_and_decodes_nothing(folder, decodes):
+    digest = lambda **changes: datasets.load(data(folder, **changes)).images.digest()  # noqa: E731
+    first = digest()
+    for file in folder.rglob("*.png"):
+        os.utime(file, (1, 1))
+    assert digest() == first and decodes == []
+    assert datasets.load(data(folder.rename(folder.with_name("elsewhere")))).images.digest() == first
+    folder.with_name("elsewhere").rename(folder)
+    others = [digest(image_size=(4, 4)), digest(max_megapixels=1.0)]
+    (folder / "cat" / "01.png").rename(folder / "dog" / "01.png")  # another label
+    others.append(digest())
+    (folder / "dog" / "01.png").write_bytes((folder / "dog" / "00.png").read_bytes())
+    others.append(digest())
+    assert len({first, *others}) == 5 and decodes == []
+    (folder / "dog" / "01.png").unlink()
+    images = datasets.load(data(folder)).images
+    (folder / "dog" / "00.png").unlink()
+    with pytest.raises(UserError, match=r"cannot read .*00\.png: No such file"):
+        images.digest()
+
+
 def test_files_that_differ_in_their_bytes_alone_are_told_apart(tmp_path, decodes):
     for name, value in (("one", 10), ("two", 200)):
         path = tmp_path / name / "a.bmp"

@@ -3,7 +3,7 @@
 import dataclasses
 
 from tf_ddpm.config import DataConfig
-from tf_ddpm.datasets.image_set import ImageSet
+from tf_ddpm.datasets.image_set import ImageSet, check_names
 from tf_ddpm.errors import UserError, required
 from tf_ddpm.runtime.paths import home_expanded
 
@@ -32,11 +32,14 @@ def check(data: DataConfig) -> None:
             finding.of_split(root, finding.with_held_out(data.split))
 
 
-def load(data: DataConfig) -> ImageSet:
-    """The images of `data.name`, decoded, at `data.image_size` and with `data.channels`.
+def load(data: DataConfig, classes: int | None = None) -> ImageSet:
+    """The images of `data.name`, at `data.image_size` and with `data.channels`.
+
+    Args:
+      classes: of a network that is trained on them: labels that do not fit are told before anything is decoded.
 
     Raises:
-      UserError: where the set does not exist, cannot be downloaded, or holds no image.
+      UserError: where the set does not exist, cannot be downloaded, holds no image, or has other labels.
     """
     check(data)
     if data.name == "digits":
@@ -50,9 +53,11 @@ def load(data: DataConfig) -> ImageSet:
     else:
         from tf_ddpm.datasets import tfds_set
 
-        images = tfds_set.load(data)
+        images = tfds_set.load(data, classes)
     if len(images) == 0:
         raise UserError(f"data.name={data.name}: the set is empty")
+    if classes is not None:
+        check_labels(images, classes)
     return images
 
 
@@ -74,10 +79,6 @@ def check_labels(images: ImageSet, classes: int) -> None:
     Raises:
       UserError: where the set has another number of labels.
     """
-    known = len(images.label_names)
-    if classes and classes != known:
-        names = ", ".join(images.label_names[:20]) + (", ..." if known > 20 else "")
-        remedy = f"expected model.classes={known} ({names})" if known else "this set has no labels; expected 0"
-        raise UserError(f"model.classes={classes}: {remedy}")
+    check_names(images.label_names, classes)
     if classes and images.labels.min() < 0:
         raise UserError(f"model.classes={classes}: some images of this split have no label; expected model.classes=0")

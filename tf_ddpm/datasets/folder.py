@@ -23,7 +23,7 @@ from tf_ddpm.datasets.lazy_images import LazyImages, cores
 from tf_ddpm.datasets.picture_cache import PictureCache
 from tf_ddpm.datasets.pictures import Reader, Rules
 from tf_ddpm.errors import UserError, required
-from tf_ddpm.runtime import own_files
+from tf_ddpm.runtime import memory, own_files
 from tf_ddpm.runtime.paths import home_expanded, printable
 from tf_ddpm.runtime.progress import Progress
 
@@ -128,6 +128,7 @@ def _lazy(
         return f"{files[index][0]}: made by this program" if found is None else found
 
     whole = (len(files), *shape)
+    content = lambda index: files[index][0].read_bytes()  # noqa: E731
     name = f"d{rules.decoder}-{rules.max_megapixels:g}-{rules.truncated}{'-heif' * pictures.has_heif()}"
     folder = picture_cache.folder_of(home_expanded(data.cache_dir, "data.cache_dir"), shape, name)
     try:
@@ -137,14 +138,14 @@ def _lazy(
         picture_cache.remove_empty(folder)
         size_gb = np.prod(whole, dtype=np.float64) / 1e9
         if size_gb <= data.memory_gb:
-            return LazyImages(decode, whole, labels)
+            return LazyImages(decode, whole, labels, content=content, rules=name)
         why = error.strerror if isinstance(error, OSError) else error
         raise UserError(
             f"cannot keep {size_gb:.1f} GB of decoded images in data.cache_dir={data.cache_dir} ({why or error}); "
             f"choose another, or raise data.memory_gb={data.memory_gb:g}"
         ) from None
     known = {index: reasons[place] for index, place in enumerate(places.tolist()) if place in reasons}
-    return LazyImages(decode, whole, labels, cache, keys, places, known)
+    return LazyImages(decode, whole, labels, cache, keys, places, known, content=content, rules=name)
 
 
 def _check_same(one: finding.Found, reason: str) -> None:
@@ -259,6 +260,8 @@ def load_pictures(path: str) -> ImageSet:
     for file, image in _images(reader, files, None, None, bad):
         if first is None:
             first = file, image.shape[1::-1]
+            # (Twice: for an array of all, beside the pictures that it is made of.)
+            memory.check(2.0 * len(files) * image.nbytes, f"holding {len(files)} images", "measure fewer at once")
         if image.shape[1::-1] != first[1]:
             (one, size), two = first, image.shape[1::-1]
             raise UserError(f"{path}: images of several sizes: {one.name} is {size}, {file.name} {two}; expected one")

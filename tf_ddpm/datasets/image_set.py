@@ -96,6 +96,19 @@ class ImageSet:
         return len(self), self.label_names, *digests
 
 
+def check_names(label_names: tuple[str, ...], classes: int) -> None:
+    """Whether a network of so many classes (0: none) can be trained on, or asked about, images with these labels.
+
+    Raises:
+      UserError: where there is another number of them.
+    """
+    known = len(label_names)
+    if classes and classes != known:
+        names = ", ".join(label_names[:20]) + (", ..." if known > 20 else "")
+        remedy = f"expected model.classes={known} ({names})" if known else "this set has no labels; expected 0"
+        raise UserError(f"model.classes={classes}: {remedy}")
+
+
 def collect(
     rows: Iterable[tuple[np.ndarray, int]],
     limit: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import sqlite3
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tf_ddpm.datasets.picture_cache import PictureCache
-from tf_ddpm.errors import UserError, first_line
+from tf_ddpm.errors import UserError, first_line, required
 from tf_ddpm.runtime import memory
 from tf_ddpm.runtime.paths import printable
 from tf_ddpm.runtime.progress import Progress
@@ -35,6 +36,7 @@ class LazyImages:
       cache, keys, places: where each is kept, under which key, and its place; None: in memory.
       reasons: index -> why there is none, as far as that is known.
       keeps: False: each is decoded whenever it is asked for, and kept nowhere.
+      content: index -> the bytes that are decoded. rules: how they are.
 
     Attributes:
       failure: why images could not be read, once that has happened; readers in other threads and graphs cannot raise
@@ -54,9 +56,12 @@ class LazyImages:
         places: np.ndarray | None = None,
         reasons: dict[int, str] | None = None,
         keeps: bool = True,
+        content: Callable[[int], bytes] | None = None,
+        rules: str = "",
     ):
         self._decode, self.shape, self._labels = decode, shape, labels
         self._cache, self._keys, self._places = cache, keys, places
+        self._content, self._rules = content, rules
         if cache is None and keeps:
             memory.check(
                 float(np.prod(shape)), f"holding {shape[0]} images", "data.cache_dir=DIR keeps them on a disk"
@@ -189,6 +194,27 @@ class LazyImages:
             for start in range(0, len(missing), _CHUNK):
                 for _ in self._pool.map(self._decoded, missing[start : start + _CHUNK]):
                     bar.update()
+
+    def digest(self) -> str:
+        """sha256 of what the images are made of: each picture's bytes, how they are decoded, and the labels, by which
+        bad ones are replaced. Nothing is decoded for it, and no time of a file is in it.
+
+        Raises:
+          UserError: where a picture cannot be read.
+        """
+        content = required(self._content, "the content of the pictures")
+        whole = hashlib.sha256(repr((self.shape, self._rules)).encode() + self._labels.tobytes())
+        of_one = lambda index: hashlib.sha256(content(index)).digest()  # noqa: E731
+        with Progress(len(self), "hashing images") as bar:
+            for start in range(0, len(self), _CHUNK):
+                part = range(start, min(start + _CHUNK, len(self)))
+                try:
+                    digests = list(self._pool.map(of_one, part))
+                except OSError as error:
+                    raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+                whole.update(b"".join(digests))
+                bar.update(len(part))
+        return whole.hexdigest()
 
     def fill(self) -> None:
         """Begins to decode what is not there yet, in a thread of its own that no end of a process waits for."""

@@ -17,7 +17,7 @@ from absl import logging
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets import pictures
-from tf_ddpm.datasets.image_set import ImageSet, collect
+from tf_ddpm.datasets.image_set import ImageSet, check_names, collect
 from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.errors import UserError, required
 from tf_ddpm.runtime import atomic_files, paths
@@ -27,11 +27,12 @@ _PROBE_SECONDS = 3
 _LARGE = 20.0  # GB of decoded images
 
 
-def load(data: DataConfig) -> ImageSet:
+def load(data: DataConfig, classes: int | None = None) -> ImageSet:
     """The split `data.split` of the set `data.name`, downloaded first where it must be and can be.
 
     Raises:
-      UserError: for an unknown set or split, a set without images, or a download that cannot happen.
+      UserError: for an unknown set or split, a set without images or with other labels than a network of so many
+        `classes` wants, or a download that cannot happen.
     """
     if data.data_dir is None and "TFDS_DATA_DIR" not in os.environ and not paths.has_home():
         raise UserError(
@@ -58,6 +59,7 @@ def load(data: DataConfig) -> ImageSet:
         raise UserError(f"data.channels={channels}: expected none (as the set has them), 1, 3 or 4")
     label_feature = features.get("label")
     label_names = tuple(label_feature.names) if isinstance(label_feature, tfds.features.ClassLabel) else ()
+    check_names(label_names, classes or 0)
     count = builder.info.splits[data.split].num_examples
     where = hashlib.sha256(str(builder.data_path).encode()).hexdigest()[:8]
     key = f"{builder.info.full_name.replace('/', '-')}-{where}-{data.split}"
@@ -91,7 +93,11 @@ def _at_random_access(
     def decode(index: int) -> np.ndarray:
         return pictures.array_to_array(source[index]["image"], size, channels, data.decoder)
 
-    return ImageSet(LazyImages(decode, (len(source), *shape), labels, keeps=False), labels, label_names)
+    encoded = builder.as_data_source(split=data.split, decoders={"image": tfds.decode.SkipDecoding()})
+    content = lambda index: encoded[index]["image"]  # noqa: E731
+    rules = f"d{data.decoder or config_lib.DECODER}"
+    images = LazyImages(decode, (len(source), *shape), labels, keeps=False, content=content, rules=rules)
+    return ImageSet(images, labels, label_names)
 
 
 def _labels(builder: tfds.core.DatasetBuilder, data: DataConfig, key: str) -> np.ndarray:

@@ -17,7 +17,7 @@ from tf_ddpm.evaluation import enlarging, likelihood, quality, reconstruction
 from tf_ddpm.evaluation.quality import FeatureNetwork, FeatureSet
 from tf_ddpm.evaluation.reconstruction import ReconstructionSource
 from tf_ddpm.runs.pipelines import PipelineConfig
-from tf_ddpm.runtime import atomic_files, cluster, devices
+from tf_ddpm.runtime import atomic_files, cluster, devices, memory
 from tf_ddpm.runtime.collectives import agree
 from tf_ddpm.sampling.first_stage import open_first_stage
 from tf_ddpm.sampling.pipeline import open_pipeline
@@ -83,13 +83,14 @@ def evaluate(
         wanted = dataclasses.replace(wanted, num_images=len(source.pictures))
     found: dict[str, dict] = {}
     lines: list[str] = []
-    of_features = _of_features(wanted, config)
+    of_features = tuple(name for name in wanted.metrics if name in quality.METRICS)
     if of_features:  # what is missing is found before anything long is begun
         if source is not None:
             count = _count(wanted)
             quality.check_counts(of_features, count, count, wanted.allow_few)
         network = FeatureNetwork(wanted.inception, strategy)
         real = reference(wanted, config, network)
+        of_features = _with_memorisation(of_features, wanted, config, real)
     if "bpd" in wanted.metrics:
         found["bits_per_dim"] = _bits(wanted, required(source, "the run"), config, run_dir)
         lines.append(likelihood.table(found["bits_per_dim"]))
@@ -102,7 +103,7 @@ def evaluate(
         lines += [f"{name:20s} {found[name]['value']:.6g}" for name in found if name != "bits_per_dim"]
         if "memorisation" in of_features:
             lines.append(f"closest pairs        {_pairs(generated, real, path)}")
-    compared = _beside_real(wanted, source, generated.pixels if of_features else None)
+    compared = _beside_real(wanted, source, np.asarray(generated.pixels) if of_features else None)
     lines += [f"{name:26s} {figure['value']:.6g}" for name, figure in compared.items()]
     found |= compared
     write(path, metrics | found)
@@ -145,16 +146,21 @@ def _check_kind(wanted: EvaluationRequest, source: Source | None) -> None:
         )
 
 
-def _of_features(wanted: EvaluationRequest, config: Config) -> tuple[str, ...]:
-    """What is measured in features. Of a folder's few pictures, memorisation goes with each FID."""
-    names = tuple(name for name in wanted.metrics if name in quality.METRICS)
-    few = (
-        config.data.name == "folder"
-        and not config.autoencoder.trained
-        and wanted.images is None
-        and wanted.reference in _SPLITS
-    )
-    return (*names, "memorisation") if few and "fid" in names and "memorisation" not in names else names
+def _with_memorisation(
+    names: tuple[str, ...], wanted: EvaluationRequest, config: Config, real: FeatureSet
+) -> tuple[str, ...]:
+    """What is measured in features. Of a folder's few pictures, memorisation goes with each FID.
+
+    Raises:
+      UserError: where it is asked for, and there is no memory for the real pictures.
+    """
+    own = config.data.name == "folder" and wanted.images is None and wanted.reference in _SPLITS
+    if "memorisation" in names:
+        remedy = "take memorisation out of the metrics"
+        memory.check(real.size, f"comparing with the pixels of {real.about['images']} pictures", remedy)
+        return names
+    few = own and not config.autoencoder.trained and "fid" in names and real.size < memory.available() / 4
+    return (*names, "memorisation") if few else names
 
 
 def _beside_real(wanted: EvaluationRequest, source: Source | None, drawn: np.ndarray | None) -> dict[str, dict]:
@@ -214,7 +220,7 @@ def reference(wanted: EvaluationRequest, config: Config, network: FeatureNetwork
     data = dataclasses.replace(config.data, split=wanted.reference, random_flip=False)
     about = {"data": data.name, "split": data.split, "image_size": data.image_size, "channels": data.channels}
     about["decoder"] = data.decoder or DECODER
-    return quality.array_features(datasets.load(data).whole(), network, data.cache_dir, about, "reference")
+    return quality.array_features(datasets.load(data).images, network, data.cache_dir, about, "reference")
 
 
 def drawn(

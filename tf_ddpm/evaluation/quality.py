@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tf_ddpm import config as config_lib
 from tf_ddpm import datasets
+from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.errors import UserError, required
 from tf_ddpm.evaluation import feature_metrics, inception, provenance
 from tf_ddpm.evaluation.feature_metrics import Moments
@@ -34,20 +35,28 @@ class FeatureSet:
     """A set of images and their features.
 
     Attributes:
-      images: [N, H, W, C], uint8, or float32 from 0 to 255; None where statistics alone are known.
+      images: [N, H, W, C], uint8, or float32 from 0 to 255, perhaps not all in memory; None where statistics alone are
+        known.
       features: float32 [N, 2048], or None. moments: of the features. about: its part of a receipt.
     """
 
-    images: np.ndarray | None
+    images: np.ndarray | LazyImages | None
     features: np.ndarray | None
     moments: Moments
     about: dict
     _nearest: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def pixels(self) -> np.ndarray:
+    def pixels(self) -> np.ndarray | LazyImages:
         """The images of a set of more than statistics."""
-        return required(self.images, "what the images are")
+        if self.images is None:
+            raise TypeError("what the images are is not known")
+        return self.images
+
+    @property
+    def size(self) -> float:
+        """Bytes that the images take in memory; 0 where statistics alone are known."""
+        return 0.0 if self.images is None else float(np.prod(self.images.shape)) * self.images.dtype.itemsize
 
     @property
     def rows(self) -> np.ndarray:
@@ -96,14 +105,19 @@ class FeatureNetwork:
         return bool(all_gather(self._strategy, int(found)).all())
 
 
-def array_features(images: np.ndarray, network: FeatureNetwork, cache_dir: str, about: dict, what: str) -> FeatureSet:
-    """Images that are there already; their features are kept in `cache_dir`, by what the images hold.
+def array_features(
+    images: np.ndarray | LazyImages, network: FeatureNetwork, cache_dir: str, about: dict, what: str
+) -> FeatureSet:
+    """Images that are there already, or in files; their features are kept in `cache_dir`, by what the images hold.
 
     Raises:
       UserError: for images that the network does not take.
     """
     _check(images.shape)
-    key = provenance.digest(images)
+    if isinstance(images, LazyImages):
+        key, about = images.digest(), about | {"sha256_of": "the files, and how they are decoded"}
+    else:
+        key = provenance.digest(images)
     network.agree(key)
     made_by = provenance.digest(key, network.sha256, CHUNK, _VERSION, provenance.versions())
     folder = home_expanded(cache_dir, "data.cache_dir") / "features" / made_by[:32]
@@ -231,7 +245,7 @@ def measure(
         found["memorisation"] = _near_share(generated.nearest(real)[1], real.apart[:, 1])
     described = {name: {"value": value, "receipt": receipt} for name, value in found.items()}
     if "memorisation" in metrics:
-        flat = [pictures.pixels.reshape(len(pictures.pixels), -1) for pictures in (generated, real)]
+        flat = [np.asarray(pictures.pixels).reshape(len(pictures.pixels), -1) for pictures in (generated, real)]
         described["memorisation"] |= {"space": "features", "in_pixels": memorised_share(*flat), "expected": _NEAR}
     return described
 

@@ -72,13 +72,12 @@ def _run(
 ) -> TrainState:
     """`run`; `holds` takes the lock of a new run's directory, once there is something to write into it."""
     here = cluster.this_worker()
-    config, images = _prepare(config, run_dir)
-    train = config.train
+    config, images = _prepare(config, run_dir, strategy.num_replicas_in_sync)
+    train, classes = config.train, config.model.classes
     if train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    accumulation.check_shares(train, strategy.num_replicas_in_sync)
     if here.count > 1:
-        images = images or datasets.load(config.data)
+        images = images or datasets.load(config.data, classes)
         agree(strategy, configuration=_without_paths(config), images=images.fingerprint())
     with strategy.scope():
         tf.keras.utils.set_random_seed(train.seed)
@@ -103,8 +102,7 @@ def _run(
             latents.write(run_dir, autoencoding.scale(config, state, images or datasets.load(config.data), step))
         print(f"already at step {step} of {train.steps}: nothing to do; a larger train.steps takes it further")
         return state
-    images = images or datasets.load(config.data)
-    datasets.check_labels(images, config.model.classes)
+    images = images or datasets.load(config.data, classes)
     if here.is_chief:
         if holds is not None:
             directory.make(run_dir, holds)
@@ -117,7 +115,7 @@ def _run(
         print(f"training {run_dir} from step {step} to {train.steps} on {len(images)} images, {where}", flush=True)
         if images.place is not None:
             print(f"decoded pictures are kept in {images.place}; --mode=cache shows and removes them", flush=True)
-        if config.model.classes:
+        if classes:
             named = ", ".join(f"{i} {name}" for i, name in enumerate(images.label_names[:_SHOWN]))
             print(printable(f"labels: {named}{', ...' if len(images.label_names) > _SHOWN else ''}"), flush=True)
     _Training(config, run_dir, strategy, state, keeper, images, codec, taught_by).run()
@@ -152,7 +150,7 @@ def _without_paths(config: Config) -> Config:
     return config_lib.with_values(config, paths)
 
 
-def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet | None]:
+def _prepare(config: Config, run_dir: Path, replicas: int) -> tuple[Config, datasets.ImageSet | None]:
     """The resolved configuration, and the images if they were needed to resolve it."""
     config = config_lib.validated(config)
     for warning in config_lib.warnings(config):
@@ -160,6 +158,7 @@ def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet |
     begun = checkpoint_files.steps(run_dir)
     if os.path.lexists(run_dir / "config.json"):
         config = configuration.resumed(configuration.read(run_dir), config, bool(begun))
+        accumulation.check_shares(config.train, replicas)
         return _resolved(config), None
     if begun:
         raise UserError(
@@ -169,7 +168,8 @@ def _prepare(config: Config, run_dir: Path) -> tuple[Config, datasets.ImageSet |
     config = teacher.describe(first_stage.describe(_resolved(config)), run_dir)
     if config.data.name == "folder":
         directory.check_free(run_dir, home_expanded(required(config.data.path, "data.path"), "data.path"))
-    images = datasets.load(config.data)
+    accumulation.check_shares(config.train, replicas)  # before anything is decoded
+    images = datasets.load(config.data, config.model.classes)
     height, width, channels = images.image_shape
     values = {"data.image_size": (height, width), "data.channels": channels}
     return config_lib.validated(config_lib.with_values(config, values)), images
