@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.support.processes import LONG, ROOT, check_interrupted, ended, result, start, start_workers
-from tf_ddpm.runs import checkpoint_files
+from tf_ddpm.runs import checkpoint_files, probes
 from tf_ddpm.sampling.run import load_run
 
 # main.py, with random directions of the pixels for the FID network.
@@ -51,6 +51,25 @@ def test_two_workers_train_what_one_process_does(tmp_path):
         one, two = (reader.get_tensor(name) for reader in readers)
         np.testing.assert_allclose(one, two, atol=2e-5, err_msg=name)
     assert [line["step"] for line in result(together)[1]] == [line["step"] for line in result(alone)[1]]
+
+
+def test_two_workers_teach_a_student_what_one_process_does(tmp_path):
+    teacher = {"diffusion.prediction": "v", "train.steps": 20, "train.averages": "", "train.guide_at": ""}
+    assert ended([start(tmp_path / "teacher", **teacher)])[0][0] == 0
+    flags = [f"--teacher={tmp_path}/teacher", "--method=consistency"]
+    own = SGD | {"train.steps": 12, "train.checkpoint_every": 12, "train.log_every": 4, "train.preview_every": 12}
+    own |= {"distill.stages": 2, "distill.probe_every": 6, "distill.probe_images": 16}
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    for begin, run_dir in ((lambda path, **rest: [start(path, **rest)], alone), (start_workers, together)):
+        outputs = ended(begin(run_dir, mode="distill", flags=flags, **own))
+        assert all(code == 0 for code, _, _ in outputs), outputs
+    readers = [tf.train.load_checkpoint(str(path / "checkpoints" / "step-12")) for path in (alone, together)]
+    names = [name for name in readers[0].get_variable_to_shape_map() if name.startswith(("network", "ema_network"))]
+    for name in names:
+        one, two = (reader.get_tensor(name) for reader in readers)
+        np.testing.assert_allclose(one, two, atol=2e-5, err_msg=name)
+    one, two = (probes.read(path) for path in (alone, together))
+    assert len(names) > 40 and one == pytest.approx(two, rel=1e-3) and len(one) == 2
 
 
 def test_a_run_of_two_workers_each_of_them_killed_once_ends_bit_identical(tmp_path, run_dir):
