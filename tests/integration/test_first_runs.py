@@ -65,6 +65,16 @@ def test_its_earlier_checkpoint_is_still_there_and_resumes(first):
     assert grey(drawn("plain")[1], known["images_8"]) <= 1
 
 
+def test_its_earlier_checkpoint_guides_it(first):
+    known, settings = np.load(FIRST / "plain.npz"), {"sampler": "ddim", "steps": 5}
+    assert grey(load_run("plain", guide="4").sample(range(4), **settings), known["images_8"]) <= 1
+    images = [load_run("plain", guide="4", guidance=w).sample(range(4), **settings).astype(int) for w in (0.0, 1.5)]
+    for path in (first / "plain/checkpoints").glob("step-8.*"):
+        path.unlink()
+    assert grey(images[0], load_run("plain").sample(range(4), **settings)) <= 1  # the guide alone
+    assert grey(images[1], known["images_8"]) > 1
+
+
 def test_its_pictures_are_decoded_as_then(first):
     known = np.load(FIRST / "pictures.npz")
     images = datasets.load(configuration.read("folder").data)
