@@ -17,6 +17,7 @@ from tf_ddpm.diffusion.chain import Chain
 from tf_ddpm.diffusion.guidance import Autoguided, Interval, guided
 from tf_ddpm.errors import UserError
 from tf_ddpm.networks.unet import UNet
+from tf_ddpm.runs import checkpoint_files
 from tf_ddpm.sampling import guide as guides
 from tf_ddpm.sampling.run import load_run
 from tf_ddpm.sampling.source import facts_of
@@ -127,6 +128,14 @@ def test_a_run_is_guided_by_its_own_early_checkpoint(run_dir):
     # Where no level is inside the interval it is the run itself.
     nowhere = load_run(run_dir, guide="10", guidance=2.0, guidance_min=1e5)
     np.testing.assert_array_equal(nowhere.sample(range(4), **settings), same)
+
+
+def test_a_run_that_is_taken_further_keeps_its_guide(tmp_path):
+    settings = {"train__guide_at": (0.25,), "train__keep": 1, "train__checkpoint_every": 4}
+    loop.run(make_tiny_config(train__steps=8, **settings), tmp_path)
+    assert checkpoint_files.steps(tmp_path) == [2, 8]
+    loop.run(make_tiny_config(train__steps=16, **settings), tmp_path)
+    assert checkpoint_files.steps(tmp_path) == [2, 16]  # of 16 steps it would be 4, which was not kept then
 
 
 def test_another_run_guides_where_it_fits(run_dir, tmp_path):

@@ -85,9 +85,9 @@ def _run(
         taught_by = _open_teacher(config, run_dir) if config.distill.student else None
         state = _state(config)
     share = lambda updates: averaging.initial_share(updates, train.ema_decay, train.ema_warmup)  # noqa: E731
-    keeper = checkpoints.CheckpointManager(
-        run_dir, state, train.keep, train.keep_every, here.is_chief, share, train.guide_steps
-    )
+    # Guides of fewer train.steps stay when a run is taken further.
+    guides = (*train.guide_steps, *configuration.earlier_guides(run_dir))
+    keeper = checkpoints.CheckpointManager(run_dir, state, train.keep, train.keep_every, here.is_chief, share, guides)
     keeper.restore()
     step = state.updates
     if taught_by is not None and not step:
