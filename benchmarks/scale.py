@@ -71,6 +71,7 @@ def first_step(folder: Path, cache: Path) -> dict[str, float]:
         "train.preview_images=1",
     ]
     values += ["train.log_every=1", "sample.steps=1", "train.warmup_steps=0", "train.decay_steps=0"]
+    values += ["train.accumulate=32"]  # of a whole batch the network takes 4 GB, beside which pictures do not show
     command = [sys.executable, "main.py", "--mode=train", "--preset=digits", f"--run_dir={run_dir}"]
     began = time.perf_counter()
     process = subprocess.Popen([*command, *(f"--set={value}" for value in values)], stdout=subprocess.PIPE, text=True)

@@ -187,6 +187,21 @@ def test_training_goes_on_with_the_runs_own_configuration(tmp_path):
         configuration.training_config(tmp_path, "mnist", [])
 
 
+@pytest.mark.parametrize("name", ["digits", "digits_cond", "mnist", "fashion_mnist", "fashion_mnist_cond"])
+def test_a_run_that_began_with_an_earlier_preset_goes_on_by_its_own_command(tmp_path, name):
+    before = config_lib.with_values(presets.earlier(name), {"data.image_size": (28, 28), "data.channels": 1})
+    assert before.diffusion.prediction == "eps" and presets.preset(name).diffusion.prediction == "v"
+    (tmp_path / "config.json").write_text(config_lib.to_json(before))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-4.index").touch()
+    again = configuration.training_config(tmp_path, name, ["train.log_every=7"])
+    assert again.train.log_every == 7 and again.train.steps == before.train.steps
+    assert again.diffusion == before.diffusion and again.train.level_sampling == "uniform"
+    for settings in (["model.channels=48"], ["diffusion.prediction=v"]):
+        with pytest.raises(UserError, match="another configuration"):
+            configuration.training_config(tmp_path, name, settings)
+
+
 def test_a_run_goes_on_with_more_steps_and_refuses_another_model():
     saved = set_("data.image_size=8", "data.channels=1")
     assert configuration.resumed(saved, set_("train.steps=9000")).train.steps == 9000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from tf_ddpm.config import (
     with_settings,
     with_values,
 )
-from tf_ddpm.config.presets import preset
+from tf_ddpm.config.presets import earlier, preset
 from tf_ddpm.errors import NotTrainedError, UserError
 from tf_ddpm.runs import checkpoint_files
 from tf_ddpm.runtime.paths import home_expanded
@@ -65,10 +66,23 @@ def training_config(run_dir: str | os.PathLike, preset_name: str | None, setting
     if saved is None:
         return asked
     if preset_name is not None:
-        wanted = resumed(saved, asked, begun)  # another preset is another run
+        wanted = _resumed_by(saved, preset_name, asked, settings, begun)  # another preset is another run
         if saved.data.name is None or not begun:  # imported, or stopped early: it has no training of its own yet
             return wanted
     return resumed(saved, with_settings(saved, settings), begun)
+
+
+def _resumed_by(saved: Config, name: str, asked: Config, settings: Sequence[str], begun: bool) -> Config:
+    """`resumed`, of a preset as it is or as it was when the run began."""
+    try:
+        return resumed(saved, asked, begun)
+    except UserError:
+        before = earlier(name)
+        if before is None:
+            raise
+        with contextlib.suppress(UserError):
+            return resumed(saved, validated(with_settings(before, settings)), begun)
+        raise
 
 
 def resumed(saved: Config, wanted: Config, begun: bool = True) -> Config:
