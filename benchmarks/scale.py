@@ -44,7 +44,7 @@ def folder_of(count: int) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     rng = np.random.default_rng(0)
     height = round((FLAGS.megapixels * 1e6 * 3 / 4) ** 0.5) // 16 * 16 if FLAGS.megapixels else FLAGS.side
-    width = height * 4 // 3 if FLAGS.megapixels else FLAGS.side
+    width = height * 4 // 3 // 16 * 16 if FLAGS.megapixels else FLAGS.side  # as cameras make them
     contents = []
     for _ in range(min(_DISTINCT, count)):
         small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
