@@ -157,6 +157,16 @@ def test_one_picture_more_or_changed_is_one_decoded_and_a_moved_folder_none(fold
     assert len(decodes) == 14
 
 
+def test_the_working_directory_is_a_folder_like_any_other(folder, monkeypatch):
+    Image.fromarray(np.full((8, 8, 3), 7, np.uint8)).save(folder / "beside.png")
+    whole = datasets.load(data(folder))
+    monkeypatch.chdir(folder)
+    here = datasets.load(data(folder, path="."))
+    assert here.label_names == whole.label_names == (".", "cat", "dog")
+    np.testing.assert_array_equal(here.labels, whole.labels)
+    np.testing.assert_array_equal(here.whole(), whole.whole())
+
+
 def test_a_digest_names_what_the_files_hold_and_decodes_nothing(folder, decodes):
     digest = lambda **changes: datasets.load(data(folder, **changes)).images.digest()  # noqa: E731
     first = digest()

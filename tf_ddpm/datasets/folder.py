@@ -174,7 +174,7 @@ def _labelled(
     found, ours = finding.files(root, unreachable, first_rules=rules.decoder == 1)
     naming = [one for one in found if finding.is_named_so(one[0])] if data.holdout else found
     relative = functools.cache(lambda folder: os.path.relpath(folder, root))
-    below = lambda file: relative(os.path.dirname(str(file)))  # noqa: E731
+    below = lambda file: relative(os.path.dirname(str(file)) or ".")  # noqa: E731
     folders = {below(file) for file, _, _ in naming}
     label_names = tuple(sorted(folders, key=finding.natural if rules.decoder > 1 else None))
     number = {name: i for i, name in enumerate(label_names)}

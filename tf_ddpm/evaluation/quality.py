@@ -18,7 +18,7 @@ from tf_ddpm.evaluation import feature_metrics, inception, provenance
 from tf_ddpm.evaluation.feature_metrics import Moments
 from tf_ddpm.evaluation.inception import Inception
 from tf_ddpm.runtime.chunks import CHUNK, in_chunks
-from tf_ddpm.runtime.collectives import agree, all_gather, over_replicas
+from tf_ddpm.runtime.collectives import agree, all_have, over_replicas
 from tf_ddpm.runtime.paths import home_expanded
 from tf_ddpm.sampling import image_files
 from tf_ddpm.sampling.source import Source
@@ -102,7 +102,7 @@ class FeatureNetwork:
 
     def all_have(self, found: bool) -> bool:
         """Whether every worker has `found` something; all ask together."""
-        return bool(all_gather(self._strategy, int(found)).all())
+        return all_have(self._strategy, found)
 
 
 def array_features(

@@ -51,6 +51,11 @@ def all_gather(strategy: tf.distribute.Strategy, *numbers: int) -> np.ndarray:
     return strategy.gather(mine, axis=0).numpy()
 
 
+def all_have(strategy: tf.distribute.Strategy, found: bool) -> bool:
+    """Whether every process has `found` something; all ask together."""
+    return bool(all_gather(strategy, int(found)).all())
+
+
 def agree(strategy: tf.distribute.Strategy, **facts: object) -> None:
     """Whether all workers have the same `facts`, each a value whose `repr` says all; all ask together.
 
