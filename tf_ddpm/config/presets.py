@@ -184,7 +184,7 @@ PRESETS: dict[str, _Values] = {
     # 1,797 real 8x8 digits that come with scikit-learn: no download.
     "digits": _DIGITS,
     # The same, each drawn as one asks: --mode=sample --preset=digits_cond --label=3.
-    "digits_cond": _DIGITS | _TEN_CLASSES | {"train.batch_size": 128, **_steps(2000)},
+    "digits_cond": _DIGITS | _TEN_CLASSES | {"train.batch_size": 128, **_steps(1300)},
     # 60,000 handwritten digits, 28x28.
     "mnist": _SMALL_28 | {"data.name": "mnist"},
     # 60,000 pieces of clothing, 28x28.
@@ -309,7 +309,7 @@ PRESETS: dict[str, _Values] = {
 _UNIFORM: _Values = {"diffusion.prediction": "eps", "train.level_sampling": "uniform", "train.level_mean": -1.2}
 _EARLIER: dict[str, _Values] = {
     "digits": _UNIFORM | _steps(1200),
-    "digits_cond": _UNIFORM,
+    "digits_cond": _UNIFORM | _steps(2000),
     "mnist": _UNIFORM,
     "fashion_mnist": _UNIFORM,
     "fashion_mnist_cond": _UNIFORM,
