@@ -187,6 +187,26 @@ def test_training_goes_on_with_the_runs_own_configuration(tmp_path):
         configuration.training_config(tmp_path, "mnist", [])
 
 
+@pytest.mark.parametrize(
+    ("settings", "sampling"),
+    [
+        (["train.level_sampling=uniform"], "uniform"),
+        (["train.timestep_sampling=importance"], "importance"),
+        (["train.objective=hybrid", "diffusion.variance=learned_range"], "uniform"),
+        (["train.objective=vlb", "diffusion.variance=learned", "train.level_sampling=importance"], "importance"),
+        (["train.level_std=1"], "lognormal"),
+    ],
+)
+def test_other_levels_than_the_presets_need_no_further_words(tmp_path, settings, sampling):
+    train = configuration.training_config(tmp_path, "digits", settings).train
+    assert train.level_sampling == sampling and train.level_mean == (-0.85 if sampling == "lognormal" else -1.2)
+
+
+def test_a_mean_of_levels_that_are_not_drawn_around_one_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"train\.level_mean is of train\.level_sampling=lognormal"):
+        configuration.training_config(tmp_path, "digits", ["train.level_sampling=uniform", "train.level_mean=-2"])
+
+
 @pytest.mark.parametrize("name", ["digits", "digits_cond", "mnist", "fashion_mnist", "fashion_mnist_cond"])
 def test_a_run_that_began_with_an_earlier_preset_goes_on_by_its_own_command(tmp_path, name):
     before = config_lib.with_values(presets.earlier(name), {"data.image_size": (28, 28), "data.channels": 1})

@@ -116,9 +116,20 @@ def with_settings(config: Config, settings: Iterable[str]) -> Config:
         if key not in known:
             raise UserError(f"{' '.join(setting.split())}: unknown key {key!r}; did you mean: {closest_keys(key)}?")
         values[key] = _parsed(key, known[key], text.strip())
+    return with_values(config, _implied(config, values) | values)
+
+
+def _implied(config: Config, values: dict[str, Any]) -> dict[str, Any]:
+    """What follows from settings for other keys, whose value in `config` (of a preset, perhaps) does not fit them."""
+    found: dict[str, Any] = {}
     if values.get("codec.run"):
-        values.setdefault("sample.clip", "none")  # latents have no range to be kept in
-    return with_values(config, values)
+        found["sample.clip"] = "none"  # latents have no range to be kept in
+    if values.get("train.objective", "simple") != "simple" and config.train.level_sampling == "lognormal":
+        found["train.level_sampling"] = "uniform"  # as a bound expects
+    if (found | values).get("train.level_sampling", "lognormal") != "lognormal":
+        found |= {"train.level_mean": keys()["train.level_mean"].default}
+        found |= {"train.level_std": keys()["train.level_std"].default}
+    return found
 
 
 def closest_keys(key: str) -> str:
