@@ -36,6 +36,6 @@ def run(run_dir, cores, seconds):
 def test_a_warning_of_waiting_comes_from_a_slow_source_alone(tmp_path, count):
     cores = set(sorted(os.sched_getaffinity(0))[:count])
     share, warnings = run(tmp_path / "quick", cores, 0.0)
-    assert share < 0.1 and warnings == 0
-    share, warnings = run(tmp_path / "slow", cores, 0.3)
-    assert share > 0.5 and warnings == 1
+    slow_share, slow_warnings = run(tmp_path / "slow", cores, 1.0)
+    assert warnings == 0 and slow_warnings == 1
+    assert 2 * share < slow_share, "and not by little, however busy the machine is"

@@ -107,6 +107,17 @@ def test_presets_are_valid_and_survive_json(name):
     assert config_lib.from_json(config_lib.to_json(config_lib.validated(config))) == config
 
 
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_any_preset_may_train_an_autoencoder_instead(name):
+    if presets.preset(name).autoencoder.trained or presets.preset(name).distill.teacher:
+        return
+    settings = ["autoencoder.kind=kl", "data.path=pictures", "data.name=folder", "data.image_size=64,64"]
+    config = config_lib.validated(config_lib.with_settings(presets.preset(name), settings))
+    assert config.autoencoder.trained and config.train.steps == presets.preset(name).train.steps
+    with pytest.raises(UserError, match=r"diffusion\.prediction is of networks that denoise"):
+        config_lib.validated(config_lib.with_settings(presets.preset(name), [*settings, "diffusion.prediction=v"]))
+
+
 def test_small_presets_keep_at_least_four_channels_a_group():
     for name in presets.PRESETS:
         model = presets.preset(name).model

@@ -58,20 +58,23 @@ def _changed(config: Config, section: str) -> list[str]:
     ]
 
 
+def of_denoisers(config: Config) -> list[str]:
+    """The keys with a value of their own that say nothing about an autoencoder."""
+    sections = {section: _changed(config, section) for section in ("model", "diffusion", "codec")}
+    sections["train"] = [name for name in _changed(config, "train") if name in _OF_DENOISERS]
+    sections["sample"] = [name for name in _changed(config, "sample") if name not in ("batch_size", "weights")]
+    return [f"{section}.{name}" for section, names in sections.items() for name in names]
+
+
 def _check_alone(config: Config) -> None:
     """An autoencoder diffuses nothing."""
-    for section in ("model", "diffusion", "codec"):
-        given = _changed(config, section)
-        if given:
-            raise UserError(f"{section}.{given[0]} is of networks that denoise; this run trains an autoencoder")
-    given = [name for name in _changed(config, "train") if name in _OF_DENOISERS]
-    if given:
-        raise UserError(f"train.{given[0]} is of networks that denoise; this run trains an autoencoder")
     if config.sample.precision != "float32":
         raise UserError(f"sample.precision={config.sample.precision}: an autoencoder encodes and decodes in float32")
-    given = [name for name in _changed(config, "sample") if name not in ("batch_size", "weights")]
+    given = of_denoisers(config)
+    if given and given[0].startswith("sample."):
+        raise UserError(f"{given[0]}: this run is an autoencoder, which draws no images")
     if given:
-        raise UserError(f"sample.{given[0]}: this run is an autoencoder, which draws no images")
+        raise UserError(f"{given[0]} is of networks that denoise; this run trains an autoencoder")
 
 
 def _check_autoencoder(autoencoder: AutoencoderConfig) -> None:

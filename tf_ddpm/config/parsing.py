@@ -10,6 +10,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
+from tf_ddpm.config import autoencoder_rules
 from tf_ddpm.config.schema import Config
 from tf_ddpm.errors import UserError
 
@@ -122,6 +123,8 @@ def with_settings(config: Config, settings: Iterable[str]) -> Config:
 def _implied(config: Config, values: dict[str, Any]) -> dict[str, Any]:
     """What follows from settings for other keys, whose value in `config` (of a preset, perhaps) does not fit them."""
     found: dict[str, Any] = {}
+    if values.get("autoencoder.kind") and not config.autoencoder.trained:
+        found |= {key: keys()[key].default for key in autoencoder_rules.of_denoisers(config)}
     if values.get("codec.run"):
         found["sample.clip"] = "none"  # latents have no range to be kept in
     if values.get("train.objective", "simple") != "simple" and config.train.level_sampling == "lognormal":
