@@ -1,5 +1,9 @@
 """A checkpoint holds everything."""
 
+import contextlib
+import threading
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,6 +12,7 @@ from tests.support.fresh import fresh_state
 from tf_ddpm import build
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs import checkpoint_files, checkpoints
+from tf_ddpm.runs.host_copy import host_copy
 
 
 def make_state(config, seed):
@@ -25,11 +30,16 @@ def everything(state):
     return [*state.network.weights, *state.ema_network.weights, *optimizer.slots, optimizer.updates, state.step]
 
 
+def save(keeper, step):
+    keeper.save(step)
+    keeper.finish()
+
+
 def test_every_weight_and_optimizer_slot_comes_back(tiny_config, tmp_path):
     config = tiny_config(data__image_size=(8, 8), data__channels=1)
     saved, other = make_state(config, 0), make_state(config, 1)
     saved.step.assign(7)
-    checkpoints.CheckpointManager(tmp_path, saved, 3).save(7)
+    save(checkpoints.CheckpointManager(tmp_path, saved, 3), 7)
     checkpoints.CheckpointManager(tmp_path, other, 3).restore()
     for before, after in zip(everything(saved), everything(other), strict=True):
         np.testing.assert_array_equal(before.numpy(), after.numpy())
@@ -44,13 +54,13 @@ def test_only_the_last_ones_are_kept(tiny_config, tmp_path):
     state = make_state(tiny_config(data__image_size=(8, 8), data__channels=1), 0)
     keeper = checkpoints.CheckpointManager(tmp_path, state, 2)
     for step in (1, 2, 3):
-        keeper.save(step)
+        save(keeper, step)
     assert checkpoint_files.steps(tmp_path) == [2, 3]
 
 
 def test_a_checkpoint_of_another_network_is_refused(tiny_config, tmp_path):
     state = make_state(tiny_config(data__image_size=(8, 8), data__channels=1), 0)
-    checkpoints.CheckpointManager(tmp_path, state, 2).save(1)
+    save(checkpoints.CheckpointManager(tmp_path, state, 2), 1)
     wider = build.network(tiny_config(data__image_size=(8, 8), data__channels=1, model__channels=16), "float32")
     with pytest.raises(UserError, match="cannot read the checkpoint"):
         checkpoints.restore_network(wider, tmp_path)
@@ -69,15 +79,104 @@ def small_state(tiny_config, seed=0):
 def test_multiples_of_keep_every_stay(tiny_config, tmp_path):
     keeper = checkpoints.CheckpointManager(tmp_path, small_state(tiny_config), keep=2, keep_every=2)
     for step in range(1, 8):
-        keeper.save(step)
+        save(keeper, step)
     assert checkpoint_files.steps(tmp_path) == [2, 4, 6, 7]
 
 
 def test_steps_that_are_to_guide_stay(tiny_config, tmp_path):
     keeper = checkpoints.CheckpointManager(tmp_path, small_state(tiny_config), keep=1, kept=(2, 5))
     for step in range(1, 8):
-        keeper.save(step)
+        save(keeper, step)
     assert checkpoint_files.steps(tmp_path) == [2, 5, 7]
+
+
+def test_what_is_written_is_what_was_there_when_it_was_asked_for_whatever_updates_do(tiny_config, tmp_path):
+    state, other = small_state(tiny_config), small_state(tiny_config, 1)
+    keeper = checkpoints.CheckpointManager(tmp_path, state, 3)
+    before = [variable.numpy() for variable in everything(state)]
+    with held_back(checkpoints):
+        keeper.save(1)
+        for variable in (state.weights, state.average, *state.optimizer.slots):
+            variable.assign_add(tf.ones_like(variable))
+        state.refresh_network()
+        state.step.assign(2)
+        assert not checkpoint_files.steps(tmp_path), "training went on before anything was written"
+    assert keeper.latest.endswith("step-1")
+    checkpoints.CheckpointManager(tmp_path, other, 3).restore()
+    for value, after in zip(before, everything(other), strict=True):
+        np.testing.assert_array_equal(value, after.numpy())
+
+
+@contextlib.contextmanager
+def held_back(module):
+    """Nothing is written until the context ends."""
+    begin, write = threading.Event(), module._write
+
+    def late(*arguments):
+        assert begin.wait(60)
+        write(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_write", late)
+        yield
+        begin.set()
+
+
+def test_a_copy_on_the_host_has_the_names_and_values_of_its_checkpoint(tiny_config, tmp_path):
+    checkpoint = small_state(tiny_config).checkpoint()
+    checkpoint.write(str(tmp_path / "own"))
+    host_copy(checkpoint).write(str(tmp_path / "copied"))
+    own, copied = (tf.train.load_checkpoint(str(tmp_path / name)) for name in ("own", "copied"))
+    shapes = own.get_variable_to_shape_map()
+    assert shapes == copied.get_variable_to_shape_map()
+    assert own.get_variable_to_dtype_map() == copied.get_variable_to_dtype_map()
+    for name in set(shapes) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}:
+        np.testing.assert_array_equal(own.get_tensor(name), copied.get_tensor(name), name)
+
+
+def test_kept_checkpoints_hold_an_average_alone_where_that_is_asked_for(tiny_config, tmp_path):
+    config = tiny_config(data__image_size=(8, 8), data__channels=1)
+    state, network = make_state(config, 0), build.network(config, "float32")
+    state.step.assign(2)
+    keeper = checkpoints.CheckpointManager(tmp_path, state, keep=1, kept=(2,), reduces=True)
+    save(keeper, 2)
+    size = sum(path.stat().st_size for path in (tmp_path / "checkpoints").glob("step-2.*"))
+    expected = [weight.numpy() for weight in state.ema_network.weights]
+    for step in (3, 4):
+        state.average.assign_add(tf.ones_like(state.average))
+        save(keeper, step)
+    assert checkpoint_files.steps(tmp_path) == [2, 4]
+    assert not list((tmp_path / "checkpoints").glob("*_average*"))
+    assert sum(path.stat().st_size for path in (tmp_path / "checkpoints").glob("step-2.*")) < size / 3
+    assert checkpoints.restore_network(network, tmp_path, 2)[0] == 2
+    for value, weight in zip(expected, network.weights, strict=True):
+        np.testing.assert_array_equal(value, weight.numpy())
+    with pytest.raises(UserError, match=r"step-2 holds an average alone \(train\.keep_parts\): sample\.weights=ema"):
+        checkpoints.restore_network(network, tmp_path, 2, "raw")
+    checkpoint_files.remove(tmp_path, 4)
+    with pytest.raises(UserError, match=r"no training resumes from .*step-2, which holds an average alone"):
+        keeper.restore()
+
+
+def test_a_reduction_that_is_cut_short_is_ended_or_taken_back(tiny_config, tmp_path):
+    config = tiny_config(data__image_size=(8, 8), data__channels=1)
+    state, network, folder = make_state(config, 0), build.network(config, "float32"), tmp_path / "checkpoints"
+    keeper = checkpoints.CheckpointManager(tmp_path, state, keep=2)
+    save(keeper, 1)
+    save(keeper, 2)
+    aside = checkpoint_files.aside_of(tmp_path, 1)
+    tf.train.Checkpoint(ema_network=state.ema_network, initial_share=state.initial_share).write(aside)
+    data, index = (f"{aside}.data-00000-of-00001", f"{aside}.index")
+    halves = {path: Path(path).read_bytes() for path in (data, index)}
+    Path(index).unlink()
+    checkpoint_files.remove_halves(tmp_path)  # killed before it was whole: the checkpoint is as it was
+    assert sorted(path.name for path in folder.glob("*_average*")) == []
+    assert checkpoints.restore_network(network, tmp_path, 1, "raw")[0] == 1
+    Path(index).write_bytes(halves[index])
+    (folder / "step-1.data-00000-of-00001").write_bytes(halves[data])  # killed between its two files
+    checkpoint_files.remove_halves(tmp_path)
+    assert sorted(path.name for path in folder.glob("*_average*")) == []
+    assert checkpoints.restore_network(network, tmp_path, 1)[0] == 1
 
 
 def damages(path):
@@ -94,11 +193,11 @@ def damages(path):
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tiny_config, tmp_path, capsys):
     state, other = small_state(tiny_config), small_state(tiny_config, 1)
     keeper = checkpoints.CheckpointManager(tmp_path, state, 3)
-    keeper.save(1)
+    save(keeper, 1)
     expected = [variable.numpy() for variable in everything(state)]
     for variable in everything(state):
         variable.assign_add(tf.ones_like(variable))
-    keeper.save(2)
+    save(keeper, 2)
     network = build.network(tiny_config(data__image_size=(8, 8), data__channels=1), "float32")
     for file, content in damages(tmp_path / "checkpoints" / "step-2"):
         whole = file.read_bytes()
@@ -118,7 +217,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_says_so(tiny_config, tmp_path):
     state = small_state(tiny_config)
     keeper = checkpoints.CheckpointManager(tmp_path, state, 3)
     for step in (1, 2):
-        keeper.save(step)
+        save(keeper, step)
         (tmp_path / f"checkpoints/step-{step}.index").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"step-2.*nor any of the 1 before it"):
         keeper.restore()
@@ -126,7 +225,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_says_so(tiny_config, tmp_path):
 
 def test_what_killed_writing_left_is_removed_and_nothing_else(tiny_config, tmp_path):
     keeper = checkpoints.CheckpointManager(tmp_path, small_state(tiny_config), 3)
-    keeper.save(1)
+    save(keeper, 1)
     before = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     (tmp_path / "checkpoints/step-2.data-00000-of-00001").write_bytes(b"half")
     (tmp_path / "checkpoints/step-3_temp").mkdir()
@@ -142,7 +241,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_intact(tiny_config, tmp_path):
 
     state = small_state(tiny_config)
     keeper = checkpoints.CheckpointManager(tmp_path, state, 1)
-    keeper.save(1)
+    save(keeper, 1)
     before = {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
@@ -150,7 +249,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_intact(tiny_config, tmp_path):
         with pytest.raises(
             UserError, match=r"cannot write the checkpoint of step 2(.|\n)*The last good one is .*step-1"
         ):
-            keeper.save(2)
+            save(keeper, 2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -160,21 +259,21 @@ def test_a_full_disk_leaves_the_checkpoint_before_intact(tiny_config, tmp_path):
 def test_after_a_damaged_checkpoint_was_passed_over_the_new_one_stays_and_is_the_latest(tiny_config, tmp_path):
     keeper = checkpoints.CheckpointManager(tmp_path, small_state(tiny_config), keep=1, keep_every=10)
     for step in (10, 20, 30):
-        keeper.save(step)
+        save(keeper, step)
     (tmp_path / "checkpoints/step-30.index").write_bytes(b"damaged")
     keeper.restore()
     assert keeper.latest.endswith("step-20")
-    keeper.save(25)
+    save(keeper, 25)
     assert checkpoint_files.steps(tmp_path) == [10, 20, 25] and keeper.latest.endswith("step-25")
 
 
 def test_what_a_person_keeps_beside_the_checkpoints_is_left_alone(tiny_config, tmp_path):
     keeper = checkpoints.CheckpointManager(tmp_path, small_state(tiny_config), 1)
-    keeper.save(1)
+    save(keeper, 1)
     (tmp_path / "checkpoints/step-1-best").mkdir()
     (tmp_path / "checkpoints/step-1.index.bak").write_bytes(b"mine")
     keeper.restore()
-    keeper.save(2)
+    save(keeper, 2)
     assert (tmp_path / "checkpoints/step-1-best").is_dir() and (tmp_path / "checkpoints/step-1.index.bak").exists()
 
 
@@ -189,8 +288,8 @@ def test_a_checkpoint_from_before_the_sums_were_saved_is_read(tiny_config, tmp_p
 def test_a_checkpoint_that_the_disk_does_not_give_is_not_passed_over_as_damaged(tiny_config, tmp_path):
     state = make_state(tiny_config(data__image_size=(8, 8), data__channels=1), 0)
     keeper = checkpoints.CheckpointManager(tmp_path, state, 2)
-    keeper.save(1)
-    keeper.save(2)
+    save(keeper, 1)
+    save(keeper, 2)
     (data,) = (tmp_path / "checkpoints").glob("step-2.data*")
     data.unlink()
     data.mkdir()  # stands for what may not be read, for which tests are often too privileged

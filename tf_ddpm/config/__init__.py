@@ -21,8 +21,8 @@ from tf_ddpm.config.schema import (
     DiffusionConfig,
     ModelConfig,
     SampleConfig,
-    TrainConfig,
 )
+from tf_ddpm.config.training import TrainConfig
 
 __all__ = [
     "DECODER", "FORMAT_VERSION",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from tf_ddpm.config.distillation import DistillConfig
-from tf_ddpm.config.schema import Config, TrainConfig
+from tf_ddpm.config.schema import Config
+from tf_ddpm.config.training import TrainConfig
 from tf_ddpm.diffusion.sampler_facts import SAMPLERS
 from tf_ddpm.errors import UserError
 

@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 
 from tf_ddpm.config import autoencoder_rules, distillation_rules
-from tf_ddpm.config.schema import Config, DataConfig, DiffusionConfig, ModelConfig, SampleConfig, TrainConfig
+from tf_ddpm.config.schema import Config, DataConfig, DiffusionConfig, ModelConfig, SampleConfig
+from tf_ddpm.config.training import TrainConfig
 from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import UserError, required
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from tf_ddpm.config.distillation import DistillConfig
 from tf_ddpm.config.parsing import with_settings, with_values
 from tf_ddpm.config.rules import validated
-from tf_ddpm.config.schema import Config, SampleConfig, TrainConfig
+from tf_ddpm.config.schema import Config, SampleConfig
+from tf_ddpm.config.training import TrainConfig
 from tf_ddpm.errors import UserError
 
 METHODS = ("consistency", "progressive")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tf_ddpm.errors import UserError
 
-_PREFIX = "step"
+_PREFIX, _ASIDE = "step", "_average"
 
 
 def steps(run_dir: str | os.PathLike) -> list[int]:
@@ -76,13 +76,32 @@ def remove(run_dir: str | os.PathLike, step: int) -> None:
     remove_halves(run_dir)
 
 
+def aside_of(run_dir: str | os.PathLike, step: int) -> str:
+    """The path, as TensorFlow wants it, of what will take the place of the checkpoint of `step`."""
+    return path_of(run_dir, step) + _ASIDE
+
+
+def replace(run_dir: str | os.PathLike, step: int) -> None:
+    """Puts what was written aside in the place of a checkpoint. `remove_halves` ends what a kill cuts short."""
+    folder, name, aside = folder_of(run_dir), f"{_PREFIX}-{step}", f"{_PREFIX}-{step}{_ASIDE}"
+    for path in folder.glob(f"{aside}.data-*"):  # first: without its data, the index aside is a promise to go on
+        path.replace(folder / path.name.replace(aside, name))
+    (folder / f"{aside}.index").replace(folder / f"{name}.index")
+
+
 def remove_halves(run_dir: str | os.PathLike) -> None:
     """Removes what killed or failed writing has left: files of a step without an index, and temporary ones."""
+    for found in (re.fullmatch(rf"{_PREFIX}-(\d+){_ASIDE}\.index", name) for name in _names(run_dir)):
+        if found:
+            replace(run_dir, int(found[1]))
     whole = set(steps(run_dir))
     for path in (folder_of(run_dir) / name for name in _names(run_dir)):
         # Only names that TensorFlow gives; whatever else lies there is someone's own.
-        name = re.fullmatch(rf"{_PREFIX}-(\d+)(_temp.*|\.(?:index|data-\d+-of-\d+)(\.tempstate\d+)?)", path.name)
-        if name is None or (int(name[1]) in whole and not name[2].startswith("_temp") and not name[3]):
+        name = re.fullmatch(
+            rf"{_PREFIX}-(\d+)((?:{_ASIDE})?_temp.*|{_ASIDE}\.data.*|\.(?:index|data-\d+-of-\d+)(\.tempstate\d+)?)",
+            path.name,
+        )
+        if name is None or (int(name[1]) in whole and not name[2].startswith("_") and not name[3]):
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

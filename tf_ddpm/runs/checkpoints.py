@@ -1,6 +1,7 @@
 """Saving and restoring: the whole training state, or the EMA network alone.
 
-Every tensor in a checkpoint carries a checksum, which reading verifies.
+Every tensor in a checkpoint carries a checksum, which reading verifies. Checkpoints are written in a thread, from a
+copy on the host, while training goes on.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -16,6 +18,7 @@ import tensorflow as tf
 
 from tf_ddpm.errors import NotTrainedError, UserError, first_line
 from tf_ddpm.runs import checkpoint_files, probes
+from tf_ddpm.runs.host_copy import host_copy
 
 
 class Trainable(Protocol):
@@ -40,9 +43,12 @@ class _Damaged(Exception):
 class CheckpointManager:
     """Writes the checkpoints of a run that is being trained, and removes those that are no longer wanted.
 
+    At most one is being written at a time. A kill at any moment leaves those before it.
+
     Args:
       keep: how many of the last ones stay. keep_every: those of its multiples stay as well; 0: none.
       kept: steps whose checkpoints stay too.
+      reduces: whether those that stay for other reasons than being among the last lose all but the average.
       writes: False: this process reads what another one writes.
       initial_share: of the average after so many updates, for checkpoints that do not say it.
 
@@ -59,32 +65,81 @@ class CheckpointManager:
         writes: bool = True,
         initial_share: Callable[[int], float] = lambda _: 1.0,
         kept: Sequence[int] = (),
+        reduces: bool = False,
     ):
         checkpoint_files.check_name(run_dir)
         self._run_dir, self._state, self._writes = run_dir, state, writes
         self._keep, self._keep_every, self._initial_share = keep, keep_every, initial_share
-        self._kept = set(kept)
+        self._kept, self._reduces = set(kept), reduces
         self.best = probes.best(run_dir)  # its checkpoint stays too
-        self.latest: str | None = None  # the path of the last one that was read or written
+        self._latest: str | None = None
+        self._writing: threading.Thread | None = None
+        self._failure: UserError | None = None
+
+    @property
+    def latest(self) -> str | None:
+        """The path of the last checkpoint that was read or written whole; waits for one that is being written."""
+        if self._writing is not None:
+            self._writing.join()
+        return self._latest
 
     def save(self, step: int) -> None:
-        """Writes the checkpoint of `step`, and then removes old ones.
+        """Begins to write the checkpoint of `step`, and then removes old ones.
 
         Raises:
-          UserError: where the disk does not take it; the checkpoints before it are intact.
+          UserError: where the disk did not take the one before; the checkpoints before that are intact.
         """
-        if self._writes:
-            _write(self._state.checkpoint(), self._run_dir, step, self.latest)
-            self._remove_unwanted(step)
-        self.latest = checkpoint_files.path_of(self._run_dir, step)
+        self.finish()
+        if not self._writes:
+            self._latest = checkpoint_files.path_of(self._run_dir, step)
+            return
+        copied = host_copy(self._state.checkpoint())
+        self._writing = threading.Thread(target=self._write, args=(copied, step, self.best), name="checkpoint")
+        self._writing.start()
 
-    def _remove_unwanted(self, step: int) -> None:
+    def check(self) -> None:
+        """Raises what went wrong in writing."""
+        if self._failure is not None:
+            raise self._failure
+
+    def finish(self) -> None:
+        """Waits until what was begun is written.
+
+        Raises:
+          UserError: where the disk did not take it; the checkpoints before it are intact.
+        """
+        self.latest  # noqa: B018 (waits)
+        self.check()
+
+    def _write(self, copied: tf.train.Checkpoint, step: int, best: int | None) -> None:
+        try:
+            _write(copied, self._run_dir, step, self._latest)
+            self._latest = checkpoint_files.path_of(self._run_dir, step)
+            self._remove_unwanted(copied, step, best)
+        except UserError as error:
+            self._failure = error
+        except (tf.errors.OpError, OSError) as error:
+            self._failure = UserError(f"cannot write into {checkpoint_files.folder_of(self._run_dir)}: {error}")
+
+    def _remove_unwanted(self, copied: tf.train.Checkpoint, step: int, best: int | None) -> None:
         found = checkpoint_files.steps(self._run_dir)
         for damaged in (later for later in found if later > step):  # that `restore` has passed over
             checkpoint_files.remove(self._run_dir, damaged)
         for old in [earlier for earlier in found if earlier <= step][: -self._keep]:
-            if old not in (*self._kept, self.best) and (not self._keep_every or old % self._keep_every):
+            if old not in (*self._kept, best) and (not self._keep_every or old % self._keep_every):
                 checkpoint_files.remove(self._run_dir, old)
+            elif self._reduces:
+                self._reduce(copied, old)
+
+    def _reduce(self, copied: tf.train.Checkpoint, step: int) -> None:
+        """Leaves of a checkpoint what an average draws with, in variables that nobody needs any more."""
+        path = checkpoint_files.path_of(self._run_dir, step)
+        with contextlib.suppress(_Damaged):
+            if "optimizer" in _parts(path):
+                average = tf.train.Checkpoint(ema_network=copied.ema_network, initial_share=copied.initial_share)
+                _read(average, path)
+                average.write(checkpoint_files.aside_of(self._run_dir, step))
+                checkpoint_files.replace(self._run_dir, step)
 
     def restore(self) -> None:
         """Brings the state to the latest checkpoint that can be read, if there is any, and removes half-written ones.
@@ -92,6 +147,7 @@ class CheckpointManager:
         Raises:
           UserError: where none can be read, or the latest does not fit.
         """
+        self.finish()
         if self._writes:
             checkpoint_files.remove_halves(self._run_dir)
         state = self._state
@@ -100,6 +156,8 @@ class CheckpointManager:
             ema_network = state.ema_network
             if checkpoint_files.step_of(path):
                 parts = _parts(path)
+                if "optimizer" not in parts:
+                    raise _Damaged(f"no training resumes from {path}, which holds an average alone (train.keep_parts)")
                 _read(state.checkpoint(parts), path)
                 state.take_from(state.network, ema_network)
                 if "initial_share" not in parts:
@@ -111,7 +169,7 @@ class CheckpointManager:
                 state.initial_share.assign(0.0)
 
         if checkpoint_files.steps(self._run_dir):
-            self.latest = checkpoint_files.path_of(self._run_dir, _read_latest(self._run_dir, read))
+            self._latest = checkpoint_files.path_of(self._run_dir, _read_latest(self._run_dir, read))
 
 
 def save_imported(network: keras.Model, run_dir: str | os.PathLike) -> None:
@@ -144,6 +202,8 @@ def restore_network(
 
     def read(path: str) -> None:
         parts = _parts(path)
+        if weights == "raw" and "network" not in parts and checkpoint_files.step_of(path):
+            raise UserError(f"{path} holds an average alone (train.keep_parts): sample.weights=ema draws with it")
         name = "network" if weights == "raw" and "network" in parts else "ema_network"  # (an import has one alone)
         _read(tf.train.Checkpoint(**{name: network}), path)
         shares.append(_share(path) if "initial_share" in parts else 0.0 if _imported(run_dir) else None)

@@ -82,12 +82,14 @@ def _run(
     with strategy.scope():
         tf.keras.utils.set_random_seed(train.seed)
         codec = first_stage.codec_of(config, run_dir)  # in the scope, so that each device has its own
-        taught_by = _open_teacher(config, run_dir) if config.distill.student else None
+        taught_by = teacher.open_teacher(config, run_dir, train.jit != "off") if config.distill.student else None
         state = _state(config)
     share = lambda updates: averaging.initial_share(updates, train.ema_decay, train.ema_warmup)  # noqa: E731
     # Guides of fewer train.steps stay when a run is taken further.
     guides = (*train.guide_steps, *configuration.earlier_guides(run_dir))
-    keeper = checkpoints.CheckpointManager(run_dir, state, train.keep, train.keep_every, here.is_chief, share, guides)
+    keeper = checkpoints.CheckpointManager(
+        run_dir, state, train.keep, train.keep_every, here.is_chief, share, guides, train.keep_parts == "average"
+    )
     keeper.restore()
     step = state.updates
     if taught_by is not None and not step:
@@ -124,10 +126,6 @@ def _run(
     if here.is_chief:
         print(f"finished at step {state.updates}: {run_dir / 'previews'} shows what it learned")
     return state
-
-
-def _open_teacher(config: Config, run_dir: Path) -> teacher.Teacher:
-    return teacher.open_teacher(config, run_dir, xla=config.train.jit != "off")
 
 
 def _state(config: Config) -> TrainState:
@@ -233,6 +231,7 @@ class _Training:
             ) from None
         finally:
             self._images.stop()
+            self._keeper.latest  # noqa: B018 (waits for what is being written)
 
     def _loop(self) -> None:
         train, step = self._config.train, self._state.updates
@@ -254,7 +253,7 @@ class _Training:
                     log.update(step, waited)
                     self._report(log, step, last, stopped_by)
                     if last:
-                        return
+                        return self._keeper.finish()
                     if stopped_by:
                         self._leave(step, stopped_by)
 
@@ -286,6 +285,7 @@ class _Training:
     def _report(self, log: RunLog | NullLog, step: int, last: bool, stopped_by: int) -> None:
         """What is due after `step`: metrics, a preview, a checkpoint."""
         train, state = self._config.train, self._state
+        self._keeper.check()
         saves = step % train.checkpoint_every == 0 or step in train.guide_steps or last or stopped_by
         if self._place and (saves or step % train.log_every == 0 or step % train.preview_every == 0):
             self._place.check()
@@ -338,6 +338,7 @@ class _Training:
             )
 
     def _leave(self, step: int, stopped_by: int) -> None:
+        self._keeper.finish()
         if self._chief:
             directory.list_bad(self._run_dir, self._images)
         if cluster.this_worker().count > 1:
