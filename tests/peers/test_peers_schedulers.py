@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, LCMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    LCMScheduler,
+)
 from diffusers.schedulers import scheduling_ddpm, scheduling_dpmsolver_multistep, scheduling_lcm
 
 from tests.support.gaussian import denoiser_of
@@ -245,3 +251,13 @@ def test_the_steps_of_a_consistency_student_are_lcm_schedulers(schedule, steps, 
 
     found = ours(samplers.Consistency(chain(kept, schedule=name), clip), x_T, noises, "v")
     assert_close(found, theirs(scheduler, x_T, noises, step), dtype)
+
+
+@pytest.mark.parametrize("steps", [2, 5, 18, 100])
+@pytest.mark.parametrize("ends", [(0.002, 80.0), (0.05, 14.6)])
+def test_the_grid_of_karras_is_that_of_an_edm_scheduler(steps, ends):
+    scheduler = EDMEulerScheduler(sigma_min=ends[0], sigma_max=ends[1], rho=7.0, sigma_schedule="karras")
+    scheduler.set_timesteps(steps)
+    *sigmas, last = scheduler.sigmas.numpy()
+    np.testing.assert_allclose(schedules.karras_sigmas(*ends, steps)[::-1], sigmas, rtol=2e-6)  # theirs are float32
+    assert last == 0
