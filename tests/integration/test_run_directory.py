@@ -12,6 +12,7 @@ from PIL import Image
 from export import saved_model
 from tests.support.processes import ROOT, ended, start
 from tf_ddpm import config as config_lib
+from tf_ddpm import datasets
 from tf_ddpm.diffusers_format import folders, reading
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs import checkpoint_files, checkpoints, configuration
@@ -45,6 +46,32 @@ def test_neither_import_nor_export_writes_below_such_a_name(run_dir, tmp_path):
     source = ROOT / "pretrained" / "fashion_mnist"
     with pytest.raises(UserError, match="TensorFlow cannot read below"):
         folders.import_run(source, reading.read_config(source, []), tmp_path / "import[1]")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_trainer_of_a_new_run_is_refused_before_it_decodes_anything(tiny_config, tmp_path, monkeypatch):
+    load, refused = datasets.load, []
+
+    def slow(*arguments):
+        if refused:
+            raise AssertionError("the second one decodes as well")
+        refused.append("")
+        with pytest.raises(UserError, match="another process is training in") as error:
+            loop.run(tiny_config(train__steps=4), tmp_path / "run")
+        refused[:] = [str(error.value)]
+        return load(*arguments)
+
+    monkeypatch.setattr(datasets, "load", slow)
+    assert loop.run(tiny_config(train__steps=4), tmp_path / "run").updates == 4 and refused[0]
+
+
+def test_a_run_whose_images_cannot_be_read_leaves_no_directory(tiny_config, tmp_path, monkeypatch):
+    def fails(*_):
+        raise UserError("no such images")
+
+    monkeypatch.setattr(datasets, "load", fails)
+    with pytest.raises(UserError, match="no such images"):
+        loop.run(tiny_config(), tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 
@@ -87,6 +114,7 @@ def test_a_run_whose_directory_is_moved_or_removed_ends_with_a_line(tiny_config,
 
     def saved(self, step):
         save(self, step)
+        self.finish()
         run_dir.rename(tmp_path / "elsewhere") if moved else shutil.rmtree(run_dir)
 
     monkeypatch.setattr(checkpoints.CheckpointManager, "save", saved)

@@ -47,7 +47,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def make(run_dir: Path, holds: contextlib.ExitStack) -> None:
-    """Creates the directory of a new run, and locks it.
+    """Creates the directory of a new run, and locks it. At the end of `holds` it is removed if nothing is in it.
 
     Raises:
       UserError: where it cannot be made, or another process was quicker.
@@ -56,9 +56,15 @@ def make(run_dir: Path, holds: contextlib.ExitStack) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write the run directory {run_dir}: {error.strerror}") from None
+    holds.callback(_remove_if_empty, run_dir)
     holds.enter_context(locked(run_dir))
     if (run_dir / "config.json").exists():
         raise UserError(f"another process has just trained in {run_dir}; rerun the command to resume its run")
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def write(run_dir: Path, config: Config, images: ImageSet) -> None:

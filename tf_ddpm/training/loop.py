@@ -70,9 +70,9 @@ def run(config: Config, run_dir: str | os.PathLike, strategy: tf.distribute.Stra
 def _run(
     config: Config, run_dir: Path, strategy: tf.distribute.Strategy, holds: contextlib.ExitStack | None
 ) -> TrainState:
-    """`run`; `holds` takes the lock of a new run's directory, once there is something to write into it."""
+    """`run`; `holds` takes the lock of a new run's directory, before its images are decoded."""
     here = cluster.this_worker()
-    config, images = _prepare(config, run_dir, strategy.num_replicas_in_sync)
+    config, images = _prepare(config, run_dir, strategy.num_replicas_in_sync, holds)
     train, classes = config.train, config.model.classes
     if train.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -106,8 +106,6 @@ def _run(
         return state
     images = images or datasets.load(config.data, classes)
     if here.is_chief:
-        if holds is not None:
-            directory.make(run_dir, holds)
         directory.write(run_dir, config, images)
         if config.codec.run is not None:
             first_stage.copy_into(run_dir, config.codec.run)
@@ -148,8 +146,10 @@ def _without_paths(config: Config) -> Config:
     return config_lib.with_values(config, paths)
 
 
-def _prepare(config: Config, run_dir: Path, replicas: int) -> tuple[Config, datasets.ImageSet | None]:
-    """The resolved configuration, and the images if they were needed to resolve it."""
+def _prepare(
+    config: Config, run_dir: Path, replicas: int, holds: contextlib.ExitStack | None
+) -> tuple[Config, datasets.ImageSet | None]:
+    """The resolved configuration, and the images if they were needed to resolve it: those of a new run."""
     config = config_lib.validated(config)
     for warning in config_lib.warnings(config):
         print(f"warning: {warning}", file=sys.stderr)
@@ -167,6 +167,8 @@ def _prepare(config: Config, run_dir: Path, replicas: int) -> tuple[Config, data
     if config.data.name == "folder":
         directory.check_free(run_dir, home_expanded(required(config.data.path, "data.path"), "data.path"))
     accumulation.check_shares(config.train, replicas)  # before anything is decoded
+    if holds is not None and cluster.this_worker().is_chief:
+        directory.make(run_dir, holds)
     images = datasets.load(config.data, config.model.classes)
     height, width, channels = images.image_shape
     values = {"data.image_size": (height, width), "data.channels": channels}
@@ -285,10 +287,10 @@ class _Training:
     def _report(self, log: RunLog | NullLog, step: int, last: bool, stopped_by: int) -> None:
         """What is due after `step`: metrics, a preview, a checkpoint."""
         train, state = self._config.train, self._state
-        self._keeper.check()
         saves = step % train.checkpoint_every == 0 or step in train.guide_steps or last or stopped_by
-        if self._place and (saves or step % train.log_every == 0 or step % train.preview_every == 0):
+        if self._place:
             self._place.check()
+        self._keeper.check()
         if step % train.log_every == 0 or last:
             self._stop_if_not_finite()
             # A line of the last step alone takes nothing from the next one, should the run be taken further.
