@@ -296,6 +296,22 @@ def test_the_network_that_comes_along_draws_clothes(tmp_path):
     assert steps < 0.5 * np.abs(images[:, :, ::-1] - np.roll(images, 1, axis=0)).mean()
 
 
+@pytest.mark.parametrize(("variant", "error"), [("fp16", 2**-11), ("bf16", 2**-8)])
+def test_half_the_size_is_the_same_network_within_its_rounding(run_dir, tmp_path, variant, error):
+    run = load_run(run_dir)
+    target = folders.export_run(run, tmp_path / variant, variant)
+    (file,) = (target / "unet").glob("*.safetensors")
+    assert file.name == f"{reading.WEIGHTS}.{variant}.safetensors"
+    folders.import_run(target, reading.read_config(target), tmp_path / "run")
+    for one, other in zip(run.network.weights, load_run(tmp_path / "run").network.weights, strict=True):
+        np.testing.assert_allclose(other.numpy(), one.numpy(), rtol=error, atol=1e-7)  # fp16 has no smaller ones
+    run.network.weights[0].assign(run.network.weights[0] * 0 + 1e6)
+    if variant == "fp16":
+        with pytest.raises(UserError, match=r"variant=fp16: .* has values that it does not hold; bf16 does"):
+            folders.export_run(run, tmp_path / "large", variant)
+        assert not (tmp_path / "large").exists()
+
+
 @pytest.fixture
 def training_output(copy):
     """What diffusers' training script leaves: checkpoints with the raw weights and their average."""

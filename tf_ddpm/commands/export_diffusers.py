@@ -3,6 +3,7 @@
 import os
 
 from tf_ddpm.commands import flags
+from tf_ddpm.commands.flags import FLAGS
 from tf_ddpm.commands.opening import open_run, wanted_config
 from tf_ddpm.runtime import quiet_tensorflow
 
@@ -15,9 +16,9 @@ def run(run_dir: str) -> None:
         from tf_ddpm.diffusers_format import folders
         from tf_ddpm.sampling.first_stage import open_first_stage
 
-        print(f"wrote {folders.export_first_stage(open_first_stage(run_dir, config), out)}")
+        print(f"wrote {folders.export_first_stage(open_first_stage(run_dir, config), out, FLAGS.variant)}")
         return
     opened = open_run(run_dir, config)
     from tf_ddpm.diffusers_format import folders
 
-    print(f"wrote {folders.export_run(opened, out)}")
+    print(f"wrote {folders.export_run(opened, out, FLAGS.variant)}")

@@ -258,6 +258,7 @@ ROWS = (
     ),
     Flag("figure", str, "figure", f"{', '.join(FIGURES)}, or all of them."),
     Flag("diffusers_dir", "path", "import", "The folder: a pipeline, or a UNet2DModel alone."),
+    Flag("variant", ("fp16", "bf16"), "export_diffusers", "Form of the weights, half as large. Default: float32."),
     Flag("out_dir", "path", "sample export_diffusers", "The same as --out.", instead_of="out"),
     Flag("export_dir", "path", "export", "The same as --out.", instead_of="out"),
     Flag("metrics_file", "path", "eval", "The same as --out.", instead_of="out"),

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 from safetensors.numpy import save
 
@@ -20,6 +21,9 @@ from tf_ddpm.runtime import atomic_files
 from tf_ddpm.sampling import first_stage
 from tf_ddpm.sampling.first_stage import FirstStage
 from tf_ddpm.sampling.run import Run
+
+# The forms of weights that diffusers knows beside float32, by its names for them.
+VARIANTS = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 
 
 def import_run(diffusers_dir: str | os.PathLike, config: Config, run_dir: str | os.PathLike) -> Path:
@@ -57,8 +61,11 @@ def _read_first_stage(folder: Path, config: Config | None = None) -> FirstStage:
     return FirstStage(config or own, network, 0, scale)
 
 
-def export_run(run: Run, out_dir: str | os.PathLike) -> Path:
+def export_run(run: Run, out_dir: str | os.PathLike, variant: str | None = None) -> Path:
     """Writes the run's EMA network and chain as a DDPMPipeline that diffusers loads; of latents, as an LDMPipeline.
+
+    Args:
+      variant: fp16 or bf16, the form of the weights, half as large; None: float32.
 
     Raises:
       UserError: where diffusers has no word for the run, or `out_dir` is not free.
@@ -86,21 +93,39 @@ def export_run(run: Run, out_dir: str | os.PathLike) -> Path:
         files["vqvae/config.json"] = autoencoder_words.autoencoder_config(found.config, scale)
         index["vqvae"] = ["diffusers", files["vqvae/config.json"]["_class_name"]]
         arrays["vqvae"] = weights
-    return _write_folder(Path(out_dir), {"model_index.json": index, **files}, arrays, run.config)
+    return _write_folder(Path(out_dir), {"model_index.json": index, **files}, arrays, run.config, variant)
 
 
-def export_first_stage(found: FirstStage, out_dir: str | os.PathLike) -> Path:
+def export_first_stage(found: FirstStage, out_dir: str | os.PathLike, variant: str | None = None) -> Path:
     """Writes an autoencoder as diffusers loads it: see `export_run`."""
     files = {"config.json": autoencoder_words.autoencoder_config(found.config, found.scale)}
-    return _write_folder(Path(out_dir), files, {"": tensors.to_arrays(found.network)}, found.config)
+    return _write_folder(Path(out_dir), files, {"": tensors.to_arrays(found.network)}, found.config, variant)
+
+
+def _in_form(arrays: dict[str, np.ndarray], variant: str | None) -> dict[str, np.ndarray]:
+    if variant is None:
+        return arrays
+    with np.errstate(over="ignore"):
+        found = {name: array.astype(VARIANTS[variant]) for name, array in arrays.items()}
+    for name, array in found.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"variant={variant}: {name} has values that it does not hold; bf16 does")
+    return found
 
 
 def _write_folder(
-    out_dir: Path, files: dict[str, dict], weights: dict[str, dict[str, np.ndarray]], config: Config
+    out_dir: Path,
+    files: dict[str, dict],
+    weights: dict[str, dict[str, np.ndarray]],
+    config: Config,
+    variant: str | None,
 ) -> Path:
     """Writes JSON by name, weights by the folder of their network, and our own configuration beside them."""
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise UserError(f"{out_dir} is not empty; choose another folder")
+
+    weights = {folder: _in_form(arrays, variant) for folder, arrays in weights.items()}
+    ending = f".{variant}.safetensors" if variant else ".safetensors"
 
     def write(aside: Path) -> None:
         for name, content in files.items():
@@ -108,7 +133,7 @@ def _write_folder(
             (aside / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (aside / reading.OURS).write_text(config_lib.to_json(config_lib.portable(config)), encoding="utf-8")
         for folder, arrays in weights.items():
-            file = aside / folder / f"{reading.WEIGHTS}.safetensors"
+            file = aside / folder / f"{reading.WEIGHTS}{ending}"
             file.write_bytes(save(arrays, metadata={"format": "pt"}))
 
     return _published(out_dir, write)
