@@ -261,6 +261,16 @@ def test_a_trained_run_goes_to_diffusers_and_comes_back_bit_equal(run_dir, tmp_p
         np.testing.assert_array_equal(back.sample(range(2)), run.sample(range(2)))
 
 
+@pytest.mark.parametrize("variant", sorted(folders.VARIANTS))
+def test_diffusers_reads_weights_of_half_the_size_as_we_do(run_dir, tmp_path, variant):
+    run = load_run(run_dir)
+    folders.export_run(run, tmp_path / "out", variant)
+    theirs = UNet2DModel.from_pretrained(tmp_path / "out" / "unet", variant=variant).eval()
+    back = load_run(folders.import_run(tmp_path / "out", reading.read_config(tmp_path / "out"), tmp_path / "run"))
+    ours, expected = outputs(back.network, theirs, run.config)
+    assert error(ours, expected) < 2e-5
+
+
 def test_improved_ddpm_runs_in_diffusers(tmp_path):
     config = make_tiny_config(
         model__injection="scale_shift",
