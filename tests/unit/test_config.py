@@ -218,17 +218,27 @@ def test_a_mean_of_levels_that_are_not_drawn_around_one_is_refused(tmp_path):
         configuration.training_config(tmp_path, "digits", ["train.level_sampling=uniform", "train.level_mean=-2"])
 
 
-@pytest.mark.parametrize("name", ["digits", "digits_cond", "mnist", "fashion_mnist", "fashion_mnist_cond"])
-def test_a_run_that_began_with_an_earlier_preset_goes_on_by_its_own_command(tmp_path, name):
-    before = config_lib.with_values(presets.earlier(name), {"data.image_size": (28, 28), "data.channels": 1})
-    assert before.diffusion.prediction == "eps" and presets.preset(name).diffusion.prediction == "v"
+_CHANGED = [(name, i) for name in presets.PRESETS for i in range(len(presets.earlier(name)))]
+
+
+def test_the_first_form_of_a_preset_that_has_changed_predicts_eps():
+    names = {"digits", "digits_cond", "mnist", "fashion_mnist", "fashion_mnist_cond"}
+    assert {name for name, _ in _CHANGED} == names
+    assert {presets.earlier(name)[-1].diffusion.prediction for name in names} == {"eps"}
+
+
+@pytest.mark.parametrize(("name", "which"), _CHANGED)
+def test_a_run_that_began_with_an_earlier_preset_goes_on_by_its_own_command(tmp_path, name, which):
+    before = config_lib.with_values(presets.earlier(name)[which], {"data.image_size": (28, 28), "data.channels": 1})
+    assert config_lib.changed(before, presets.preset(name))
     (tmp_path / "config.json").write_text(config_lib.to_json(before))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-4.index").touch()
     again = configuration.training_config(tmp_path, name, ["train.log_every=7"])
     assert again.train.log_every == 7 and again.train.steps == before.train.steps
-    assert again.diffusion == before.diffusion and again.train.level_sampling == "uniform"
-    for settings in (["model.channels=48"], ["diffusion.prediction=v"]):
+    assert (again.diffusion, again.model) == (before.diffusion, before.model)
+    assert again.train.level_sampling == before.train.level_sampling
+    for settings in (["model.channels=48"], ["diffusion.prediction=x_0"]):
         with pytest.raises(UserError, match="another configuration"):
             configuration.training_config(tmp_path, name, settings)
 

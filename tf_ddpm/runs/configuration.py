@@ -77,11 +77,9 @@ def _resumed_by(saved: Config, name: str, asked: Config, settings: Sequence[str]
     try:
         return resumed(saved, asked, begun)
     except UserError:
-        before = earlier(name)
-        if before is None:
-            raise
-        with contextlib.suppress(UserError):
-            return resumed(saved, validated(with_settings(before, settings)), begun)
+        for before in earlier(name):
+            with contextlib.suppress(UserError):
+                return resumed(saved, validated(with_settings(before, settings)), begun)
         raise
 
 
