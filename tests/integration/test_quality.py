@@ -18,7 +18,7 @@ from tests.support.tiny import mirrored
 from tf_ddpm import config as config_lib
 from tf_ddpm import datasets
 from tf_ddpm.errors import UserError
-from tf_ddpm.evaluation import evaluate, inception, quality, sweep
+from tf_ddpm.evaluation import evaluate, feature_metrics, inception, quality, sweep
 from tf_ddpm.figures import sweeps
 from tf_ddpm.runtime import chunks, collectives
 from tf_ddpm.sampling.run import load_run, open_run
@@ -53,6 +53,19 @@ def test_every_figure_has_a_receipt_that_says_how_it_was_got(run_dir, tmp_path):
         assert {"spacing", "clip", "variance", "guidance", "config_sha256", "seconds", "weights_sha256"} <= set(drawn)
         assert real["data"] == "digits" and real["images"] == 1797 and len(real["sha256"]) == 64
         assert receipt["inception_sha256"] == Projection.sha256 and "tensorflow" in receipt["versions"]
+
+
+def test_what_is_computed_of_a_reference_alone_is_computed_once(run_dir, tmp_path, monkeypatch):
+    first = values(measured(run_dir, tmp_path, {"sample.steps": 5}))
+    rows, look, within = [], feature_metrics.neighbours, feature_metrics.kernel_within
+    note = lambda call: lambda points, *others: (rows.append(len(points)), call(points, *others))[1]  # noqa: E731
+    monkeypatch.setattr(feature_metrics, "neighbours", note(look))
+    monkeypatch.setattr(feature_metrics, "kernel_within", note(within))
+    assert values(measured(run_dir, tmp_path, {"sample.steps": 5})) == first
+    assert rows == [40, 40], "the images that were drawn, and not the 1,797 of the reference"
+    (kept,) = tmp_path.rglob("apart.npz")
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert values(measured(run_dir, tmp_path, {"sample.steps": 5})) == first and rows[2:] == [40, 1797, 40]
 
 
 def test_the_figures_are_those_of_the_images_that_the_run_draws(run_dir, tmp_path):

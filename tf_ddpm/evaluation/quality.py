@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from tf_ddpm.errors import UserError, required
 from tf_ddpm.evaluation import feature_metrics, inception, provenance
 from tf_ddpm.evaluation.feature_metrics import Moments
 from tf_ddpm.evaluation.inception import Inception
-from tf_ddpm.runtime.chunks import CHUNK, in_chunks
+from tf_ddpm.runtime.chunks import CHUNK, in_chunks, once
 from tf_ddpm.runtime.collectives import agree, all_have, over_replicas
 from tf_ddpm.runtime.paths import home_expanded
 from tf_ddpm.sampling import image_files
@@ -38,12 +39,14 @@ class FeatureSet:
       images: [N, H, W, C], uint8, or float32 from 0 to 255, perhaps not all in memory; None where statistics alone are
         known.
       features: float32 [N, 2048], or None. moments: of the features. about: its part of a receipt.
+      place: the folder that keeps what is computed of these very features, None where they are drawn anew.
     """
 
     images: np.ndarray | LazyImages | None
     features: np.ndarray | None
     moments: Moments
     about: dict
+    place: Path | None = None
     _nearest: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -66,7 +69,15 @@ class FeatureSet:
     @functools.cached_property
     def apart(self) -> np.ndarray:
         """How far each image's nearest ones in its own set are, [N, 4], itself the first; looked for once."""
-        return feature_metrics.neighbours(self.rows, self.rows, _K + 1)[1]
+        return self._once("apart.npz", lambda: feature_metrics.neighbours(self.rows, self.rows, _K + 1)[1])
+
+    @functools.cached_property
+    def likeness(self) -> float:
+        """The mean of KID's kernel over all pairs of two images of the set; computed once."""
+        return float(self._once("likeness.npz", lambda: np.array(feature_metrics.kernel_within(self.rows))))
+
+    def _once(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        return compute() if self.place is None else once(self.place / name, compute)
 
     def nearest(self, real: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
         """(index, distance) of the one of `real` that is nearest to each image, [N] each; looked for once."""
@@ -125,7 +136,7 @@ def array_features(
     rows, _ = in_chunks(folder, len(images), features_of, what, network.all_have)
     features = rows["features"]
     return FeatureSet(
-        images, features, feature_metrics.moments(features), about | {"images": len(images), "sha256": key}
+        images, features, feature_metrics.moments(features), about | {"images": len(images), "sha256": key}, folder
     )
 
 
@@ -236,7 +247,7 @@ def measure(
     if "fid" in metrics:
         found["fid"] = feature_metrics.frechet_distance(generated.moments, real.moments)
     if "kid" in metrics:
-        found["kid"] = feature_metrics.kernel_distance(generated.rows, real.rows)
+        found["kid"] = feature_metrics.kernel_distance(generated.rows, real.rows, (generated.likeness, real.likeness))
     if "pr" in metrics:
         found["precision"], found["recall"] = feature_metrics.precision_and_recall(
             real.rows, generated.rows, _K, real.apart[:, _K]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -59,6 +60,16 @@ def in_chunks(
     except OSError as error:
         raise UserError(f"cannot keep {what} in {folder}: {error.strerror or error}") from None
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, seconds
+
+
+def once(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """What `compute` gives, from the file where it was kept before. Without a disk that takes it, it is not kept."""
+    found = _read(path)
+    if found is None:
+        found = {"value": np.asarray(compute())}
+        with contextlib.suppress(OSError):
+            _write(path, found)
+    return found["value"]
 
 
 def _read(path: Path) -> dict[str, np.ndarray] | None:
