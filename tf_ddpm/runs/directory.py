@@ -47,24 +47,26 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def make(run_dir: Path, holds: contextlib.ExitStack) -> None:
-    """Creates the directory of a new run, and locks it. At the end of `holds` it is removed if nothing is in it.
+    """Creates the directory of a new run, and locks it. If nothing is in it at the end of `holds`, it goes again.
 
     Raises:
       UserError: where it cannot be made, or another process was quicker.
     """
+    created = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write the run directory {run_dir}: {error.strerror}") from None
-    holds.callback(_remove_if_empty, run_dir)
+    holds.callback(_remove_if_empty, created)
     holds.enter_context(locked(run_dir))
     if (run_dir / "config.json").exists():
         raise UserError(f"another process has just trained in {run_dir}; rerun the command to resume its run")
 
 
-def _remove_if_empty(folder: Path) -> None:
+def _remove_if_empty(folders: list[Path]) -> None:
     with contextlib.suppress(OSError):
-        folder.rmdir()
+        for folder in folders:
+            folder.rmdir()
 
 
 def write(run_dir: Path, config: Config, images: ImageSet) -> None:
