@@ -107,6 +107,19 @@ def test_what_is_written_is_what_was_there_when_it_was_asked_for_whatever_update
         np.testing.assert_array_equal(value, after.numpy())
 
 
+def test_whatever_fails_in_writing_is_raised_and_not_passed_over(tiny_config, tmp_path, monkeypatch):
+    def fails(*_):
+        raise ValueError("nobody thought of this")
+
+    keeper = checkpoints.CheckpointManager(tmp_path, small_state(tiny_config), 3)
+    monkeypatch.setattr(checkpoints, "_write", fails)
+    keeper.save(1)
+    assert keeper.latest is None
+    for go_on in (keeper.check, keeper.finish, lambda: keeper.save(2)):
+        with pytest.raises(ValueError, match="nobody thought of this"):
+            go_on()
+
+
 @contextlib.contextmanager
 def held_back(module):
     """Nothing is written until the context ends."""

@@ -118,6 +118,11 @@ def test_any_preset_may_train_an_autoencoder_instead(name):
         config_lib.validated(config_lib.with_settings(presets.preset(name), [*settings, "diffusion.prediction=v"]))
 
 
+def test_to_say_that_no_autoencoder_is_trained_changes_nothing():
+    preset = presets.preset("fashion_mnist")
+    assert config_lib.with_settings(preset, ["autoencoder.kind=none"]) == preset
+
+
 def test_small_presets_keep_at_least_four_channels_a_group():
     for name in presets.PRESETS:
         model = presets.preset(name).model

@@ -123,7 +123,7 @@ def with_settings(config: Config, settings: Iterable[str]) -> Config:
 def _implied(config: Config, values: dict[str, Any]) -> dict[str, Any]:
     """What follows from settings for other keys, whose value in `config` (of a preset, perhaps) does not fit them."""
     found: dict[str, Any] = {}
-    if values.get("autoencoder.kind") and not config.autoencoder.trained:
+    if values.get("autoencoder.kind", "none") != "none" and not config.autoencoder.trained:
         found |= {key: keys()[key].default for key in autoencoder_rules.of_denoisers(config)}
     if values.get("codec.run"):
         found["sample.clip"] = "none"  # latents have no range to be kept in

@@ -74,7 +74,7 @@ class CheckpointManager:
         self.best = probes.best(run_dir)  # its checkpoint stays too
         self._latest: str | None = None
         self._writing: threading.Thread | None = None
-        self._failure: UserError | None = None
+        self._failure: Exception | None = None
 
     @property
     def latest(self) -> str | None:
@@ -116,10 +116,11 @@ class CheckpointManager:
             _write(copied, self._run_dir, step, self._latest)
             self._latest = checkpoint_files.path_of(self._run_dir, step)
             self._remove_unwanted(copied, step, best)
-        except UserError as error:
-            self._failure = error
         except (tf.errors.OpError, OSError) as error:
-            self._failure = UserError(f"cannot write into {checkpoint_files.folder_of(self._run_dir)}: {error}")
+            place = checkpoint_files.folder_of(self._run_dir)
+            self._failure = UserError(f"cannot write into {place}: {first_line(error)}")
+        except Exception as error:  # whatever it is, training must not go on as if the checkpoint were there
+            self._failure = error
 
     def _remove_unwanted(self, copied: tf.train.Checkpoint, step: int, best: int | None) -> None:
         found = checkpoint_files.steps(self._run_dir)

@@ -11,7 +11,7 @@ import tensorflow as tf
 def host_copy(checkpoint: tf.train.Checkpoint) -> tf.train.Checkpoint:
     """A checkpoint of the same names, shapes and values, which no later update changes.
 
-    On a CPU it costs no time: TensorFlow shares the memory until a variable changes.
+    On a CPU the memory is shared until a variable changes, and copied then.
     """
     view, copies = tf.train.TrackableView(checkpoint), {}
 
