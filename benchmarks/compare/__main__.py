@@ -17,14 +17,12 @@ included, to the end of the first call.
 import dataclasses
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 from absl import app, flags
 
-from benchmarks.compare import side as side_lib
 from benchmarks.compare.subject import machine, unet_of
+from benchmarks.compare.turns import Side
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("model", ["cifar10"], "Presets whose networks are compared: cifar10, fashion_mnist.")
@@ -36,34 +34,6 @@ flags.DEFINE_integer("rounds", 7, "Turns of each side.", lower_bound=1)
 flags.DEFINE_integer("steps", 10, "Of the sampling loop (DDIM).", lower_bound=1)
 flags.DEFINE_integer("side", 4096, "Of the matrices of the product.", lower_bound=1)
 flags.DEFINE_string("out", None, "Where the figures go, as JSON.")
-
-
-class Side:
-    """A process of `side.serve`."""
-
-    def __init__(self, which: str, **arguments: object):
-        command = [sys.executable, "-m", side_lib.SIDES[which], json.dumps(arguments)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.facts = json.loads(self._answer())
-        self.seconds: list[float] = []
-
-    def _answer(self) -> str:
-        for line in self._process.stdout:
-            if line.startswith(("{",)) or line[:1].isdigit():
-                return line
-        raise SystemExit(f"a side ended early: {self._process.args[2]} {self._process.args[3]}")
-
-    def turn(self) -> None:
-        """One more measurement."""
-        print("go", file=self._process.stdin, flush=True)
-        self.seconds.append(float(self._answer()))
-
-    def end(self) -> float:
-        """Ends the process and gives its peak memory in MB, the libraries' left out."""
-        print("", file=self._process.stdin, flush=True)
-        peak = float(self._answer())
-        self._process.wait()
-        return peak - self.facts["library_mb"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +57,10 @@ class Cell:
 def product(precision: str) -> float:
     """FLOP/s of the matrix product, the better of both libraries, in turns."""
     common = {"work": "product", "precision": precision, "batch": 0, "steps": 0, "side": FLAGS.side}
-    sides = [Side("ours", model="", **common), Side("peer", mode="", unet={}, **common)]
+    sides = [
+        Side("benchmarks.compare.ours", model="", **common),
+        Side("benchmarks.compare.peer", mode="", unet={}, **common),
+    ]
     for _ in range(FLAGS.rounds):
         for each in sides:
             each.turn()
@@ -99,8 +72,8 @@ def product(precision: str) -> float:
 def measured(model: str, work: str, precision: str, flops: int, speed: float) -> Cell:
     """One cell, all sides in turns."""
     common = {"work": work, "precision": precision, "batch": FLAGS.batch, "steps": FLAGS.steps, "side": 0}
-    sides = {"ours": Side("ours", model=model, **common)}
-    sides |= {mode: Side("peer", mode=mode, unet=unet_of(model), **common) for mode in FLAGS.modes}
+    sides = {"ours": Side("benchmarks.compare.ours", model=model, **common)}
+    sides |= {mode: Side("benchmarks.compare.peer", mode=mode, unet=unet_of(model), **common) for mode in FLAGS.modes}
     for _ in range(FLAGS.rounds):
         for each in sides.values():
             each.turn()
@@ -134,7 +107,16 @@ def main(_: list[str]) -> None:
     columns += ["share of product", "memory, MB", "start-up, s"]
     print("| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|")
     for model in FLAGS.model:
-        counter = Side("peer", work="flops", mode="", unet=unet_of(model), precision="", batch=1, steps=0, side=0)
+        counter = Side(
+            "benchmarks.compare.peer",
+            work="flops",
+            mode="",
+            unet=unet_of(model),
+            precision="",
+            batch=1,
+            steps=0,
+            side=0,
+        )
         flops = counter.facts["flops"]
         counter.end()
         found.setdefault("gflops_an_image", {})[model] = round(flops / 1e9, 3)

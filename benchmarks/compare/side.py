@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-SIDES = {"ours": "benchmarks.compare.ours", "peer": "benchmarks.compare.peer"}
-
 
 def serve(prepare: Callable[[], Callable[[], None]], facts: dict | None = None, warm_up: int = 2) -> None:
     """Prepares the work and warms up; then, for each line of stdin, answers the seconds that it takes once more.

@@ -22,6 +22,7 @@ from absl import app, flags
 
 from benchmarks.compare.subject import machine, unet_of
 from benchmarks.equal_time.peer import OBJECTIVES
+from benchmarks.kept import kept, ours
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("preset", "fashion_mnist", "Of our side.")
@@ -36,27 +37,12 @@ _MODES = [(mode, precision) for mode in ("eager", "channels_last", "compile") fo
 _SPEED_SECONDS = 30
 
 
-def kept(name: str, make: Callable[[], dict]) -> dict:
-    """What `make` gives, from the file of the last time if there is one."""
-    path = Path(FLAGS.out) / f"{name}.json"
-    if not path.exists():
-        found = make()
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        print(f"{name}: {found}", flush=True)
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def peer(**arguments: object) -> dict:
     """A training of the other side, in a process of its own."""
     common = {"unet": unet_of(FLAGS.preset), "images": str(Path(FLAGS.out) / "images.npy"), "batch": 64, "warmup": 100}
     command = [sys.executable, "-m", "benchmarks.equal_time.peer", json.dumps(common | arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def ours(*arguments: str) -> None:
-    """A command of this project, in a process of its own."""
-    subprocess.run([sys.executable, "main.py", *arguments], check=True)
 
 
 def fid(run_dir: Path, count: int) -> dict:
@@ -117,7 +103,10 @@ def best_rate(objective: str, fast: dict) -> float:
         facts = peer(learning_rate=float(rate), seconds=seconds, out=str(Path(FLAGS.out) / name), **arguments)
         return facts | {"fid": fid_of_peer(name, FLAGS.search_images)["fid"]["value"]}
 
-    found = {rate: kept(f"search_{objective}_{rate}_facts", lambda rate=rate: short(rate)) for rate in FLAGS.rates}
+    found = {
+        rate: kept(FLAGS.out, f"search_{objective}_{rate}_facts", lambda rate=rate: short(rate))
+        for rate in FLAGS.rates
+    }
     return float(min(found, key=lambda rate: found[rate]["fid"]))
 
 
@@ -131,7 +120,7 @@ def trained_by_peer(objective: str, fast: dict) -> dict:
         facts = peer(learning_rate=rate, seconds=60 * FLAGS.minutes, out=out, **arguments)
         return facts | {"learning_rate": rate} | _figures(fid_of_peer(objective, FLAGS.num_images))
 
-    return kept(f"peer_{objective}", whole)
+    return kept(FLAGS.out, f"peer_{objective}", whole)
 
 
 def trained_by_us(name: str, updates: Callable[[], int]) -> dict:
@@ -145,7 +134,7 @@ def trained_by_us(name: str, updates: Callable[[], int]) -> dict:
         facts = {"updates": count, "images": 64 * count, "seconds": round(time.perf_counter() - began, 1)}
         return facts | _figures(fid(run_dir, FLAGS.num_images))
 
-    return kept(name, whole)
+    return kept(FLAGS.out, name, whole)
 
 
 def _figures(metrics: dict) -> dict:
@@ -169,7 +158,7 @@ def main(_: list[str]) -> None:
     """Trains and measures what has not been yet, and prints the table."""
     os.makedirs(FLAGS.out, exist_ok=True)
     save_images()
-    fast = kept("fastest", fastest)
+    fast = kept(FLAGS.out, "fastest", fastest)
     peers = {objective: trained_by_peer(objective, fast) for objective in OBJECTIVES}
     best = min(peers, key=lambda objective: peers[objective]["fid"])
     rows = {f"diffusers, {name}": found for name, found in peers.items()}
