@@ -164,7 +164,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "Seed of the first.")
     flags.DEFINE_string("label", None, "Class of all of them, for a run with classes: its number or name; -1: none.")
     flags.DEFINE_string("model_info", None, "model_info.json of the version, for --label=NAME.")
-    flags.DEFINE_float("guidance", None, "Weight of the class, for a run with a null class.")
+    flags.DEFINE_float("guidance", None, "Weight of the class, or of the network beside its guide.")
     flags.DEFINE_integer("batch", 16, "Images in a request.", lower_bound=1, upper_bound=2**31 - 1)
     flags.DEFINE_string("out", "grid.png", "Where the grid goes: a PNG.")
     app.run(main)

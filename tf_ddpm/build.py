@@ -33,11 +33,11 @@ def chain(diffusion: DiffusionConfig) -> Chain:
 
 def shorter_chain(sample: SampleConfig, whole: Chain) -> Chain:
     """The chain of `sample.steps` of the steps of the `whole` one."""
-    if sample.steps is None:
-        return whole
     if sample.spacing == "karras":
         ends = schedules.karras_ends(whole.levels.relative_sigma, sample.sigma_min, sample.sigma_max)
-        return whole.at_sigmas(schedules.karras_sigmas(*ends, sample.steps, sample.rho))
+        return whole.at_sigmas(schedules.karras_sigmas(*ends, sample.steps or len(whole), sample.rho))
+    if sample.steps is None:
+        return whole
     if sample.spacing == "sigmas":
         wanted = np.array(sample.sigmas or schedules.few_step_sigmas(sample.steps))
         return whole.respaced(schedules.nearest_timesteps(whole.levels.relative_sigma, wanted))

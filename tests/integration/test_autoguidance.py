@@ -47,6 +47,20 @@ def test_autoguidance_goes_on_from_the_guide_for_each_image_with_its_own_weight(
     np.testing.assert_allclose(level.x_0(x, guided_eps), found.x_0, rtol=1e-9)
 
 
+def test_with_weight_1_the_noise_is_that_of_the_network_however_little_there_is():
+    x, chain = tf.constant([[1.0], [0.3]], tf.float32), build.chain(DiffusionConfig(schedule="ve", sigma_min=1e-4))
+    level, main = chain.levels.at(tf.constant(0), x), denoiser_of(lambda x, level: 0.3 * x, "eps")
+    found = Autoguided(main, linear(0.4), tf.constant([1.0, 1.0])).eps(x, level)
+    np.testing.assert_array_equal(found, 0.3 * x)
+
+
+def test_a_level_that_is_the_border_of_the_interval_is_within_it_for_any_rounding():
+    for border in np.random.default_rng(0).uniform(0.1, 50.0, 300).round(2):
+        levels = CHAIN.at_sigmas(np.array([0.05, border])).levels
+        highest = levels.at(tf.constant(1), tf.zeros([1, 1]))
+        assert Interval(0.0, border).contains(highest) and not Interval(border, 100.0).contains(highest), border
+
+
 def test_a_guide_may_predict_something_else():
     x, w = tf.constant([[1.0], [2.0]], tf.float64), tf.constant([2.0, 3.0])
     level = CHAIN.levels.at(tf.constant([50, 600]), x)
@@ -130,12 +144,16 @@ def test_a_run_is_guided_by_its_own_early_checkpoint(run_dir):
     np.testing.assert_array_equal(nowhere.sample(range(4), **settings), same)
 
 
-def test_a_run_that_is_taken_further_keeps_its_guide(tmp_path):
+def test_a_run_that_is_taken_further_keeps_its_guide(tmp_path, capsys):
     settings = {"train__guide_at": (0.25,), "train__keep": 1, "train__checkpoint_every": 4}
     loop.run(make_tiny_config(train__steps=8, **settings), tmp_path)
     assert checkpoint_files.steps(tmp_path) == [2, 8]
     loop.run(make_tiny_config(train__steps=16, **settings), tmp_path)
     assert checkpoint_files.steps(tmp_path) == [2, 16]  # of 16 steps it would be 4, which was not kept then
+    for steps in (20, 24):  # the configuration that names 2 is gone
+        loop.run(make_tiny_config(train__steps=steps, **settings), tmp_path)
+        assert checkpoint_files.steps(tmp_path) == [2, steps]
+    assert "past step 6" in capsys.readouterr().err
 
 
 def test_another_run_guides_where_it_fits(run_dir, tmp_path):
@@ -163,6 +181,16 @@ def test_what_does_not_fit_a_guide_is_named():
         guides.check(config, classes, "G")
     with pytest.raises(UserError, match="knows other labels"):
         guides.check(plain, config, "G")
+    student = config_lib.with_values(plain, {"distill.method": "consistency"})
+    for pair in ((plain, student), (student, plain)):
+        with pytest.raises(UserError, match="is a consistency student, which says where a path ends"):
+            guides.check(*pair, "G")
+    short = make_tiny_config(diffusion__schedule="ve", diffusion__sigma_max=5.0, **images)
+    with pytest.raises(
+        UserError, match=r"goes from sigma/alpha 0\.01 to 5, and is asked from 0\.0898 to 80; .*interval=0"
+    ):
+        guides.check(plain, short, "G")
+    guides.check(config_lib.with_values(plain, {"sample.guidance_max": 5.0}), short, "G")
 
 
 def test_the_paths_of_a_guide_stay_on_the_machine():

@@ -1,7 +1,9 @@
 """A checkpoint holds everything."""
 
 import contextlib
+import gc
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +147,48 @@ def test_a_copy_on_the_host_has_the_names_and_values_of_its_checkpoint(tiny_conf
     assert own.get_variable_to_dtype_map() == copied.get_variable_to_dtype_map()
     for name in set(shapes) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}:
         np.testing.assert_array_equal(own.get_tensor(name), copied.get_tensor(name), name)
+
+
+def test_nothing_holds_a_copy_that_was_written(tiny_config, tmp_path):
+    state = small_state(tiny_config)
+    gc.collect()
+    gc.disable()
+    try:
+        copied = host_copy(state.checkpoint())
+        alive = weakref.ref(copied.ema_network)
+        copied.write(str(tmp_path / "copied"))
+        del copied
+        assert alive() is None  # without a collection of garbage, which may be long in coming
+    finally:
+        gc.enable()
+
+
+def test_a_checkpoint_of_before_its_average_said_a_share_is_reduced_too(tiny_config, tmp_path):
+    config = tiny_config(data__image_size=(8, 8), data__channels=1)
+    state, network = make_state(config, 0), build.network(config, "float32")
+    state.step.assign(1)
+    (tmp_path / "checkpoints").mkdir()
+    parts = {"ema_network", "network", "optimizer", "step", "seed"}
+    state.checkpoint(parts).write(checkpoint_files.path_of(tmp_path, 1))
+    keeper = checkpoints.CheckpointManager(tmp_path, state, keep=1, kept=(1,), reduces=True)
+    save(keeper, 2)
+    assert checkpoints.restore_network(network, tmp_path, 1) == (1, None)
+    with pytest.raises(UserError, match="holds an average alone"):
+        checkpoints.restore_network(network, tmp_path, 1, "raw")
+
+
+def test_a_checkpoint_for_which_there_is_no_memory_is_not_passed_over(tiny_config, tmp_path, monkeypatch):
+    state = small_state(tiny_config)
+    keeper = checkpoints.CheckpointManager(tmp_path, state, keep=2)
+    save(keeper, 1)
+    save(keeper, 2)
+
+    def exhausted(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+
+    monkeypatch.setattr(tf.train.Checkpoint, "read", exhausted)
+    with pytest.raises(UserError, match=r"step-2: no memory"):
+        keeper.restore()
 
 
 def test_kept_checkpoints_hold_an_average_alone_where_that_is_asked_for(tiny_config, tmp_path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from safetensors import SafetensorError
 
 from tests.support.tiny import make_tiny_config
 from tf_ddpm.errors import UserError
@@ -118,3 +119,33 @@ def test_what_cannot_be_rebuilt_is_told(run_dir, tmp_path, capsys):
     (run_dir / averages.FOLDER / "step-30.safetensors").write_bytes(b"no such thing")
     with pytest.raises(UserError, match="cannot read the averages"):
         load_run(run_dir, ema=0.1)
+
+
+def test_averages_of_a_training_that_was_given_up_go_before_another_begins(tmp_path):
+    vectors = {0.1: np.zeros(3, np.float32)}
+    for step in (6, 12, 18):
+        averages.write(tmp_path, step, vectors)
+    averages.remove_after(tmp_path, 12)
+    assert averages.steps(tmp_path) == [6, 12]
+    changes = {"train__averages": WIDTHS, "train__averages_every": 5, "train__checkpoint_every": 100}
+    (tmp_path / "run").mkdir()
+    averages.write(tmp_path / "run", 7, vectors)
+    loop.run(make_tiny_config(train__steps=10, **changes), tmp_path / "run")  # it has no checkpoint: it begins anew
+    assert averages.steps(tmp_path / "run") == [5, 10]
+
+
+def test_a_disk_that_takes_no_averages_is_an_os_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(averages, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        averages.write(tmp_path, 6, {0.1: np.zeros(3, np.float32)})
+    assert not list((tmp_path / averages.FOLDER).iterdir())
+
+
+def test_several_updates_a_call_keep_the_same_averages(tmp_path):
+    changes = {"train__averages": WIDTHS, "train__averages_every": 4, "train__log_every": 100}
+    for name, calls in (("one", 1), ("several", 5)):
+        loop.run(make_tiny_config(train__steps=18, train__steps_per_call=calls, **changes), tmp_path / name)
+    assert averages.steps(tmp_path / "one") == averages.steps(tmp_path / "several") == [4, 8, 12, 16, 18]

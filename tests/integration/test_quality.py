@@ -220,7 +220,7 @@ def test_an_evaluation_killed_three_times_gives_the_same_bits(run_dir, tmp_path)
         assert start(tmp_path / name).wait() == 0
         found.append(values(json.loads((tmp_path / name / "metrics.json").read_text())))
     assert found[0] == found[1]
-    assert not [name for name in os.listdir(tmp_path / "killed") if name.startswith(".metrics")]
+    assert not [name for name in os.listdir(tmp_path / "killed") if name.startswith(".partial")]
 
 
 def test_a_sweep_draws_a_curve_and_keeps_every_receipt(run_dir, tmp_path, capsys):

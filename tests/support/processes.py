@@ -26,7 +26,7 @@ SETTINGS = {key: ",".join(map(str, v)) if isinstance(v, tuple) else v for key, v
     "train.steps_per_call": 3,
     "train.timestep_sampling": "importance",
     "train.averages": "0.05,0.2",
-    "train.averages_every": 7,
+    "train.averages_every": 11,
     "train.guide_at": "0.3",
     "model.dropout": 0.1,
     "data.random_flip": "true",
@@ -97,7 +97,7 @@ def ended(processes, seconds=600):
 
 
 def result(run_dir):
-    """Everything that a run leaves but times: tensors, metrics, previews."""
+    """Everything that a run leaves but times: tensors, metrics, previews and averages."""
     reader = tf.train.load_checkpoint(str(run_dir / "checkpoints" / f"step-{checkpoint_files.steps(run_dir)[-1]}"))
     tensors = {
         name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name
@@ -105,8 +105,9 @@ def result(run_dir):
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         del line["images_per_second"], line["input_wait"]
-    previews = {path.name: path.read_bytes() for path in (run_dir / "previews").iterdir()}
-    return {name: value.tobytes() for name, value in tensors.items()}, lines, previews
+    files = [path for folder in ("previews", "averages") for path in (run_dir / folder).iterdir()]
+    files = {path.name: path.read_bytes() for path in files}
+    return {name: value.tobytes() for name, value in tensors.items()}, lines, files
 
 
 def interrupt(run_dir, number, seconds, victim, begin):

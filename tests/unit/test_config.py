@@ -294,3 +294,33 @@ def test_a_configuration_that_leaves_the_machine_has_none_of_its_paths():
     values = {"data.name": "folder", "data.path": "/data/pictures", "data.image_size": (32, 32)}
     portable = config_lib.portable(config_lib.with_values(presets.preset("mnist"), values))
     assert "/data" not in config_lib.to_json(portable) and config_lib.validated(portable).data.name is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("train.level_sampling=lognormal", "train.level_mean=-16"), "hardly a level of this chain"),
+        (("train.level_sampling=lognormal", "train.level_mean=10", "train.level_std=0.1"), "expected a mean within"),
+        (("diffusion.schedule=ve", "diffusion.sigma_min=1e-6", "diffusion.sigma_max=1.1e-6"), "further apart"),
+        (("sample.churn=3", "sample.churn_min=5", "sample.churn_max=1"), "no level is between them"),
+        (("sample.langevin_size=10",), "sample.langevin_size"),
+        (("autoencoder.kind=kl", "train.averages=0.1"), "train.averages is of networks that denoise"),
+    ],
+)
+def test_values_that_leave_nothing_to_do_are_named(settings, words):
+    with pytest.raises(UserError, match=words):
+        config_lib.validated(config_lib.with_settings(config_lib.Config(), settings))
+
+
+def test_settings_of_another_sampler_or_grid_are_remarked():
+    changes = ("sample.rho=5", "sample.churn=3", "sample.order=3", "sample.guidance_min=1", "train.averages_every=5")
+    found = config_lib.warnings(config_lib.validated(config_lib.with_settings(config_lib.Config(), changes)))
+    for key, known in {
+        "sample.rho": "sample.spacing=karras",
+        "sample.churn": "sample.sampler=heun",
+        "sample.order": "sample.sampler=dpmpp",
+        "sample.guidance_min": "sample.guidance",
+        "train.averages_every": "train.averages",
+    }.items():
+        assert any(f"{key} has no effect: it is of {known}" in line for line in found), key
+    assert not config_lib.warnings(presets.preset("fashion_mnist"))

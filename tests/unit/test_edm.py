@@ -126,7 +126,8 @@ def test_a_karras_grid_visits_the_ends_that_are_wanted():
     sample = SampleConfig(steps=9, spacing="karras")
     ends = build.shorter_chain(sample, COSINE).levels.relative_sigma[[0, -1]]
     np.testing.assert_allclose(ends, [COSINE.levels.relative_sigma[0], 80.0], rtol=1e-9)
-    assert build.shorter_chain(SampleConfig(spacing="karras"), COSINE) is COSINE  # all T steps are the chain itself
+    whole = build.shorter_chain(SampleConfig(spacing="karras", sigma_max=10.0), COSINE).levels.relative_sigma
+    assert len(whole) == 1000 and np.isclose(whole[-1], 10.0)  # as many as the chain has
     sample = dataclasses.replace(sample, sigma_min=0.02, sigma_max=10.0)
     ends = build.shorter_chain(sample, COSINE).levels.relative_sigma[[0, -1]]
     np.testing.assert_allclose(ends, [0.02, 10.0], rtol=1e-9)
@@ -157,6 +158,30 @@ def test_churn_stays_between_its_bounds_and_below_the_chains_largest_level():
     np.testing.assert_allclose(noisy, plain, rtol=1e-6)  # no room above the chain's largest level
     noisy, plain = (sampler.step(EXACT, x, tf.constant(5), lambda _, n=n: n * x, ())[0].numpy() for n in (1.0, 0.0))
     assert np.abs(noisy - plain).item() > 1e-3
+
+
+def test_churn_is_spread_over_the_steps_and_its_noise_scaled():
+    whole, _ = chain(1)
+    short = whole.at_sigmas(schedules.karras_sigmas(0.02, 80.0, 20))
+    sampler = samplers.Heun(short, churn=4.0, churn_min=0.05, churn_max=10.0, churn_noise=1.5)
+    s = short.levels.relative_sigma
+    inside = (s >= 0.05) & (s <= 10.0)
+    assert 5 < inside.sum() < 18
+    higher = np.where(inside, s * (1 + 4.0 / 20), s)  # Karras et al. 2022, algorithm 2
+    np.testing.assert_allclose(sampler.levels.relative_sigma[20:], higher, rtol=1e-9)
+    step, x = int(np.flatnonzero(inside)[-2]), tf.constant([[0.7]], tf.float64)
+    seen = []
+
+    def network(x, level):
+        seen.append((x / level.alpha).numpy().item())
+        return tf.zeros_like(x)
+
+    watched, first = Denoiser(network, PARAMETRISATIONS["eps"]), []
+    for noise in (1.0, 0.0):
+        seen.clear()
+        sampler.step(watched, x, tf.constant(step), lambda _, n=noise: n * tf.ones_like(x), ())
+        first.append(seen[0])
+    assert np.isclose(first[0] - first[1], 1.5 * np.sqrt(higher[step] ** 2 - s[step] ** 2), rtol=1e-6)
 
 
 def test_the_nearest_of_several_noises_is_taken_row_by_row():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tf_ddpm.commands.flags import FLAGS, METRICS, MODES, ROWS, given, metrics, sampling_flags
+from tf_ddpm import config as config_lib
+from tf_ddpm.commands.flags import FLAGS, METRICS, MODES, ROWS, given, metrics, sampling_flags, settings
 from tf_ddpm.config import Config, presets
 from tf_ddpm.diffusion.sampler_facts import SAMPLERS
 from tf_ddpm.errors import UserError
@@ -76,16 +77,23 @@ def check_eta(config: Config) -> None:
         raise UserError(f"--eta has no effect with --sampler={config.sample.sampler}; it belongs to {known}")
 
 
-def check_guide(config: Config) -> None:
-    """Whether what is drawn takes notice of `--guide` and `--guidance_interval`.
+def check_idle(config: Config) -> None:
+    """Whether what is drawn takes notice of all that the command line says of it.
 
     Raises:
       UserError: where it does not.
     """
-    if FLAGS.mode not in ("sample", "eval") or config.sample.guidance != 1.0:
-        return  # callers of an export say their weights, and a figure compares some
-    for name in given(("guide", "guidance_interval")):
-        raise UserError(f"--{name} has no effect with guidance 1; expected --guidance=W beside it, for example 2")
+    drawn = FLAGS.mode in ("sample", "eval", "report", "upscale")
+    if not drawn and not (FLAGS.mode == "figure" and FLAGS.figure in ("samples", "progressive")):
+        return  # callers of an export say their weights, and other figures compare some
+    idle = config_lib.idle(config)
+    if config.sample.guidance == 1.0:
+        for name in given(("guide", "guidance_interval")):
+            raise UserError(f"--{name} has no effect with guidance 1; expected --guidance=W beside it, for example 2")
+    for setting in settings():
+        key = setting.partition("=")[0].strip()
+        if key in idle:
+            raise UserError(f"--set={setting} has no effect here: {key} is of {idle[key]}")
 
 
 def _check_figure() -> None:
@@ -122,8 +130,10 @@ def _check_measuring() -> None:
 
 
 def _check_sweep() -> None:
-    swept = [name for name in ("sampling_steps", "augmentation") if FLAGS.sweep.startswith(name)]
-    for name in given(("out", "metrics_file", *swept)):
+    own = {"sigma": ("sampling_steps", "spacing"), "checkpoint": ("ema",)}  # what is swept itself, but for these
+    swept = FLAGS.sweep.partition(":")[0]
+    swept_flags = own.get(swept, (swept,) if swept in FLAGS else ())
+    for name in given(("out", "metrics_file", *swept_flags)):
         raise UserError(f"--{name} has no effect with --sweep={FLAGS.sweep}, which writes sweep_*.json in the run")
     wrong = [name for name in metrics() if name in ("bpd", *_OF_PICTURES)]
     if wrong:

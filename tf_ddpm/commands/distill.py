@@ -98,6 +98,7 @@ def _import(folder: Path, own: config_lib.Config, run_dir: str) -> None:
     """Writes the diffusers folder as a run, which is the student's copy of its teacher."""
     quiet_tensorflow.import_tensorflow()
     from tf_ddpm.diffusers_format import folders
+    from tf_ddpm.runs import directory
     from tf_ddpm.sampling import teacher
 
     target = Path(os.path.abspath(run_dir)) / teacher.FOLDER
@@ -105,7 +106,8 @@ def _import(folder: Path, own: config_lib.Config, run_dir: str) -> None:
         raise UserError(
             f"--teacher={FLAGS.teacher} and --run_dir={run_dir} lie in each other; choose another directory"
         )
-    if own_files.is_run(target):  # of a student that did not begin
-        shutil.rmtree(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    folders.import_run(folder, own, target)
+    with directory.locked(target.parent):
+        if own_files.is_run(target):  # of a student that did not begin
+            shutil.rmtree(target)
+        folders.import_run(folder, own, target)

@@ -27,7 +27,7 @@ def wanted_config(run_dir: str, measures: bool = False) -> config_lib.Config:
     saved = configuration.read(run_dir)
     config = configuration.used(saved, flags.settings(), flags.sampling(), measures)
     checks.check_eta(config)
-    checks.check_guide(config)
+    checks.check_idle(config)
     wanted_label(run_dir, config)
     return config
 
@@ -50,6 +50,8 @@ def wanted_pipeline() -> PipelineConfig | None:
     stages = tuple(_used(stage, wanted) for stage in found.stages)
     if FLAGS.guidance is not None and not any(stage.config.model.null_class for stage in stages):
         raise UserError(f"--guidance={FLAGS.guidance:g}: no run of this pipeline has a null class")
+    if FLAGS.guidance_interval is not None and all(stage.config.sample.guidance == 1.0 for stage in stages):
+        raise UserError("--guidance_interval has no effect with guidance 1; expected --guidance=W beside it")
     if FLAGS.plans is not None and FLAGS.mode != "export":
         plan, *more = plans_lib.parse_staged(FLAGS.plans, [stage.config for stage in stages])
         if more:

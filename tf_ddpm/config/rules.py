@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from tf_ddpm.config.training import TrainConfig
 from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import UserError, required
 
+_LEAST_SHARE = 0.01  # of lognormal levels within the chain
 _SMALLEST_ALPHA_BAR = 1e-14  # 1 / sqrt(alpha_bar) multiplies the rounding of the predicted eps
 
 
@@ -76,6 +78,11 @@ def _check_chain(diffusion: DiffusionConfig) -> None:
     for name in ("sigma_min", "sigma_max"):
         if getattr(diffusion, name) != getattr(DiffusionConfig, name) and diffusion.schedule != "ve":
             raise UserError(f"diffusion.{name} is of diffusion.schedule=ve")
+    if not (diffusion.betas > 0.0).all():  # too near each other to be told apart
+        raise UserError(
+            f"diffusion.sigma_min={diffusion.sigma_min:g}, diffusion.sigma_max={diffusion.sigma_max:g}: expected them "
+            f"further apart over diffusion.timesteps={diffusion.timesteps}, or a larger sigma_min"
+        )
     end = schedules.alpha_bars(diffusion.betas)[-1]
     if end < _SMALLEST_ALPHA_BAR:
         raise UserError(
@@ -113,6 +120,12 @@ def _check_averages(config: Config) -> None:
     averages = config.train.averages
     if len(set(averages)) < len(averages):
         raise UserError(f"train.averages={','.join(f'{width:g}' for width in averages)}: expected each width once")
+    sample = config.sample
+    if sample.churn > 0 and sample.churn_min >= sample.churn_max:
+        raise UserError(
+            f"sample.churn_min={sample.churn_min:g} is not below sample.churn_max={sample.churn_max:g}: no level is "
+            "between them"
+        )
     if config.sample.ema is not None and config.sample.weights != "ema":
         raise UserError(f"ema={config.sample.ema:g} is a width of weights=ema, not of {config.sample.weights}")
 
@@ -127,6 +140,8 @@ def _check_levels(config: Config) -> None:
             f"train.level_sampling=lognormal weighs train.objective=simple; {train.objective} is a bound, and expects "
             "uniform or importance"
         )
+    if train.level_sampling == "lognormal":
+        _check_lognormal(diffusion, train)
     for name in ("level_mean", "level_std"):
         if getattr(train, name) != getattr(TrainConfig, name) and train.level_sampling != "lognormal":
             raise UserError(f"train.{name} is of train.level_sampling=lognormal")
@@ -150,6 +165,16 @@ def _check_levels(config: Config) -> None:
     lowest, highest = schedules.karras_ends(sigmas, sample.sigma_min, sample.sigma_max)
     if lowest >= highest:
         raise UserError(f"sample.sigma_min={lowest:g} is not below sample.sigma_max={highest:g}")
+
+
+def _check_lognormal(diffusion: DiffusionConfig, train: TrainConfig) -> None:
+    ends = np.log(schedules.relative_sigmas(diffusion.betas)[[0, -1]])
+    below = [0.5 * math.erfc((train.level_mean - end) / train.level_std / math.sqrt(2.0)) for end in ends]
+    if diffusion.timesteps > 1 and below[1] - below[0] < _LEAST_SHARE:
+        raise UserError(
+            f"train.level_mean={train.level_mean:g}, train.level_std={train.level_std:g}: hardly a level of this "
+            f"chain, whose log(sigma/alpha) goes from {ends[0]:.2f} to {ends[1]:.2f}; expected a mean within"
+        )
 
 
 def _check_sigmas(sample: SampleConfig, diffusion: DiffusionConfig) -> None:
@@ -263,35 +288,3 @@ def _check_data(config: Config) -> None:
             f"data.image_size={','.join(map(str, data.image_size))}: {wanting} sides "
             f"divisible by {factor}, for example {nearest}"
         )
-
-
-def warnings(config: Config) -> list[str]:
-    """What is legal but rarely meant, a line each."""
-    found = []
-    channels, groups = config.model.channels, config.model.groups
-    if channels // groups == 1:
-        found.append(
-            f"model.groups={groups} leaves one channel a group, and the normalisation then erases the time "
-            f"embedding; model.groups={max(1, channels // 4)} keeps it"
-        )
-    if config.model.null_class and config.train.label_dropout == 0:
-        found.append(
-            "model.null_class=true with train.label_dropout=0: the null class, and so guidance, is not trained"
-        )
-    attends = config.model.attention_levels or config.model.middle == "attention"
-    without = "model.attention_levels=none with model.middle=residual"
-    if config.autoencoder.trained:
-        own = config.autoencoder
-        attends = own.kind != "tiny" and (own.attention_levels or own.middle_attention)
-        without = "autoencoder.attention_levels=none with autoencoder.middle_attention=false"
-    if config.train.crop is not None and attends:
-        found.append(
-            f"train.crop={config.train.crop}: attention learns from parts of images and then sees whole ones; "
-            f"{without} has none"
-        )
-    if 0 < config.train.decay_steps < config.train.steps:
-        found.append(
-            f"the learning rate is 0 from step train.decay_steps={config.train.decay_steps} on, "
-            f"before train.steps={config.train.steps}"
-        )
-    return found

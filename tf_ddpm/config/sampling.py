@@ -22,7 +22,7 @@ class SampleConfig:
     snr: float = sampling_key(0.16, "signal-to-noise ratio of a langevin correction", above=0.0, high=10.0)
     langevin_steps: int = sampling_key(100, "steps at each level of annealed_langevin", low=1, high=10_000, later=True)
     langevin_size: float = sampling_key(
-        0.2, "size of a step of annealed_langevin, in units of sigma^2", above=0.0, high=10.0, later=True
+        0.2, "size of a step of annealed_langevin, in units of sigma^2", above=0.0, high=4.0, later=True
     )
     spacing: str = sampling_key(
         "trailing",
@@ -52,7 +52,7 @@ class SampleConfig:
         0.0, "noise that heun adds over all steps (S_churn); 0: none", low=0.0, high=1e5, later=True
     )
     churn_min: float = sampling_key(0.0, "least sigma/alpha at which heun adds noise", low=0.0, high=1e6, later=True)
-    churn_max: float = sampling_key(1e6, "largest sigma/alpha at which heun adds noise", low=0.0, high=1e6, later=True)
+    churn_max: float = sampling_key(1e9, "largest sigma/alpha at which heun adds noise", low=0.0, high=1e9, later=True)
     churn_noise: float = sampling_key(
         1.0, "standard deviation of the noise that heun adds", low=0.5, high=2.0, later=True
     )
@@ -66,7 +66,7 @@ class SampleConfig:
     )
     guidance_min: float = sampling_key(0.0, "sigma/alpha above which there is guidance", low=0.0, high=1e6, later=True)
     guidance_max: float = sampling_key(
-        1e6, "largest sigma/alpha at which there is guidance", above=0.0, high=1e6, later=True
+        1e9, "largest sigma/alpha at which there is guidance", above=0.0, high=1e9, later=True
     )
     augmentation: int = sampling_key(
         0, "noise on the smaller image, of which the network is told, for condition=low_res", low=0, high=1000

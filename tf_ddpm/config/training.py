@@ -128,10 +128,14 @@ class TrainConfig:
         later=True,
     )
 
+    @property
+    def averages_period(self) -> int:
+        """Updates between averages that are kept; beyond the last one where there are none."""
+        return (self.averages_every or max(1, self.steps // 16)) if self.averages else self.steps + 1
+
     def keeps_averages(self, step: int) -> bool:
         """Whether the averages of `step` are kept."""
-        every = self.averages_every or max(1, self.steps // 16)
-        return bool(self.averages) and (step % every == 0 or step == self.steps)
+        return bool(self.averages) and (step % self.averages_period == 0 or step == self.steps)
 
     @property
     def guide_steps(self) -> tuple[int, ...]:

@@ -255,6 +255,8 @@ def load_pictures(path: str) -> ImageSet:
     if (own_files.manifest(root) or {}).get("complete") is False:
         raise UserError(f"{path}: its samples are not whole: drawing them was stopped; draw them again")
     files = [file for file, _, _ in finding.files(root, bad, samples=True)[0]]
+    if not files and (root / "samples.npz").exists():
+        raise UserError(f"{path} has its images in samples.npz; expected pictures: --mode=sample --format=both")
     reader = Reader(Rules(), marked=True)
     rows, first = [], None
     for file, image in _images(reader, files, None, None, bad):

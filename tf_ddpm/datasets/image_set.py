@@ -95,6 +95,15 @@ class ImageSet:
         digests = [hashlib.sha256(np.ascontiguousarray(part).data).hexdigest() for part in (self.labels, some)]
         return len(self), self.label_names, *digests
 
+    def digest(self) -> str:
+        """sha256 of all images, of pictures of their files, and of the labels."""
+        if isinstance(self.images, LazyImages):
+            return self.images.digest()
+        found = hashlib.sha256(f"{self.images.shape} {self.label_names}".encode() + self.labels.tobytes())
+        for start in range(0, len(self), 1000):  # what lies in a file is never held whole
+            found.update(np.ascontiguousarray(self.images[start : start + 1000]).data)
+        return found.hexdigest()
+
 
 def check_names(label_names: tuple[str, ...], classes: int) -> None:
     """Whether a network of so many classes (0: none) can be trained on, or asked about, images with these labels.

@@ -131,8 +131,8 @@ def _in_file(data: DataConfig, key: str) -> bool:
 def _builder(data: DataConfig) -> tfds.core.DatasetBuilder:
     if required(data.name, "data.name").startswith("huggingface:"):  # of which TFDS asks the hub for its whole list
         raise UserError(
-            f"data.name={data.name}: sets of the Hugging Face hub are not read; expected a set of TensorFlow Datasets, "
-            "or its pictures in a folder: data.name=folder, data.path=DIR"
+            f"data.name={data.name}: sets of the Hugging Face hub are not read; expected a set of TensorFlow "
+            "Datasets, or its pictures in a folder: data.name=folder, data.path=DIR"
         )
     try:
         return tfds.builder(data.name, data_dir=data.data_dir)

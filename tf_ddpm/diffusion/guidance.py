@@ -28,7 +28,8 @@ class Interval(NamedTuple):
     def contains(self, level: Level) -> tf.Tensor:
         """bool, shaped as the level's sigma."""
         relative_sigma = level.sigma / level.alpha
-        return (relative_sigma > self.low) & (relative_sigma <= self.high)
+        rounding = 1.0 + 1e-6  # of a level that is the border itself
+        return (relative_sigma > self.low * rounding) & (relative_sigma <= self.high * rounding)
 
 
 EVERYWHERE = Interval()
@@ -97,17 +98,22 @@ class Autoguided(Denoiser):
     def prediction(self, x: tf.Tensor, level: Level, output: Output) -> Prediction:
         """The clean image of x [B, ...], guided, from what the network of `main` gives for it."""
         x_0, variance = self._main.prediction(x, level, output)
-
-        def exaggerated() -> tf.Tensor:
-            # (Written so that w = 1 is `main` to the bit.)
-            weight = _weights(self._guidance, x, level, self._interval) - 1.0
-            return x_0 + weight * (x_0 - self._guide(x, level).x_0)
-
-        return Prediction(_where_guided(self._interval, level, exaggerated, lambda: x_0), variance)
+        return Prediction(x_0 + self._exaggeration(x, level, x_0), variance)
 
     def eps_of(self, x: tf.Tensor, level: Level, output: Output) -> tf.Tensor:
         """The noise in x [B, ...] that the guided image leaves."""
-        return level.eps(x, self.prediction(x, level, output).x_0)
+        x_0, _ = self._main.prediction(x, level, output)
+        # (Not from the guided image: where there is little noise, its rounding would be all that is left.)
+        return self._main.eps_of(x, level, output) - level.alpha / level.sigma * self._exaggeration(x, level, x_0)
+
+    def _exaggeration(self, x: tf.Tensor, level: Level, x_0: tf.Tensor) -> tf.Tensor:
+        """What guidance adds to the image x_0 [B, ...]; with w = 1 it is 0 to the bit."""
+
+        def added() -> tf.Tensor:
+            weight = _weights(self._guidance, x, level, self._interval) - 1.0
+            return weight * (x_0 - self._guide(x, level).x_0)
+
+        return _where_guided(self._interval, level, added, lambda: tf.zeros_like(x_0))
 
 
 def _weights(guidance: tf.Tensor, x: tf.Tensor, level: Level, interval: Interval) -> tf.Tensor:

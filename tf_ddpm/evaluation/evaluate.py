@@ -73,7 +73,7 @@ def evaluate(
       UserError: where something cannot be read, does not fit, is too little, or the file cannot be written.
     """
     path = Path(metrics_file)
-    metrics = _earlier(path)
+    _earlier(path)
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
     strategy = devices.strategy()
@@ -94,7 +94,7 @@ def evaluate(
     if "bpd" in wanted.metrics:
         found["bits_per_dim"] = _bits(wanted, required(source, "the run"), config, run_dir)
         lines.append(likelihood.table(found["bits_per_dim"]))
-        write(path, metrics | found)
+        write(path, _earlier(path) | found)
     if of_features:
         of_folder = _folder(wanted, config, network, real) if source is None else None
         generated = of_folder or drawn(wanted, required(source, "the run"), run_dir, network, real)
@@ -106,7 +106,7 @@ def evaluate(
     compared = _beside_real(wanted, source, np.asarray(generated.pixels) if of_features else None)
     lines += [f"{name:26s} {figure['value']:.6g}" for name, figure in compared.items()]
     found |= compared
-    write(path, metrics | found)
+    write(path, _earlier(path) | found)  # read again: another evaluation may have ended in the meantime
     if cluster.this_worker().is_chief:
         print("\n".join(lines))
     return path
@@ -154,7 +154,7 @@ def _with_memorisation(
     Raises:
       UserError: where it is asked for, and there is no memory for the real pictures.
     """
-    own = config.data.name == "folder" and wanted.images is None and wanted.reference in _SPLITS
+    own = config.data.name == "folder" and wanted.images is None and wanted.reference == config.data.split
     if "memorisation" in names:
         remedy = "take memorisation out of the metrics"
         memory.check(real.size, f"comparing with the pixels of {real.about['images']} pictures", remedy)

@@ -18,6 +18,7 @@ from tf_ddpm.errors import UserError, required
 from tf_ddpm.evaluation import feature_metrics, inception, provenance
 from tf_ddpm.evaluation.feature_metrics import Moments
 from tf_ddpm.evaluation.inception import Inception
+from tf_ddpm.runtime import memory
 from tf_ddpm.runtime.chunks import CHUNK, in_chunks, once
 from tf_ddpm.runtime.collectives import agree, all_have, over_replicas
 from tf_ddpm.runtime.paths import home_expanded
@@ -145,6 +146,10 @@ def source_features(
 ) -> FeatureSet:
     """`count` images of `source` with the seeds `seed`, `seed` + 1, ..., kept in `folder` chunk by chunk."""
     _check((count, *source.image_shape))
+    of_one = np.prod(source.image_shape) * (1 if rounded else 4) + 4 * inception.FEATURES
+    memory.check(
+        2.0 * count * of_one, f"measuring {count} images", "measure fewer: --num_images"
+    )  # parts, and the whole
     about = {
         **provenance.describe_source(source),
         "first_seed": seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -58,8 +59,12 @@ class ReconstructionSource(Source):
             "config_sha256": hashlib.sha256(text).hexdigest(),
             "autoencoder_sha256": self._found.sha256,
             "weights": config.sample.weights,
-            "pictures": {"split": self._split, "sha256": provenance.digest(self.pictures.whole())},
+            "pictures": {"split": self._split, "sha256": self._digest},
         }
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        return self.pictures.digest()
 
 
 def measure(source: ReconstructionSource, seeds: np.ndarray) -> dict[str, dict]:

@@ -12,7 +12,7 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import evaluate, quality
 from tf_ddpm.evaluation.evaluate import EvaluationRequest
 from tf_ddpm.evaluation.quality import FeatureNetwork
-from tf_ddpm.runs import checkpoint_files
+from tf_ddpm.runs import averages, checkpoint_files
 from tf_ddpm.runs import pipelines as runs_pipelines
 from tf_ddpm.runs.pipelines import PipelineConfig
 from tf_ddpm.runtime import cluster, devices
@@ -106,6 +106,10 @@ def _points(words: str, run_dir: str) -> tuple[str, list[float]]:
         raise UserError(
             f"sweep={words}: expected sampling_steps:10,20,50, ema:0.05,0.1, sigma:0.5,0.8, "
             "augmentation:0,50,100 or checkpoint"
+        )
+    if name == "ema" and not averages.steps(run_dir):
+        raise UserError(
+            f"sweep={words}: the run in {run_dir} has kept no averages; train one with train.averages=0.05,0.1"
         )
     if name in ("ema", "sigma"):
         return name, _numbers(words, values)

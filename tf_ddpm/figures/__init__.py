@@ -2,7 +2,7 @@
 
 _CHAIN = ("sampling_steps", "spacing", "guidance", "guide", "guidance_interval", "precision", "weights", "ema", "seed")
 _DRAWN = ("sampler", "eta", "clip", *_CHAIN)
-_MEASURED = ("num_images", "precision", "weights", "seed")
+_MEASURED = ("num_images", "precision", "weights", "ema", "seed")
 
 # The flags that each figure takes notice of: most have a sampler of their own.
 FIGURES: dict[str, tuple[str, ...]] = {

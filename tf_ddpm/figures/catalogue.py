@@ -112,7 +112,7 @@ def _progressive(subject: FigureContext) -> Figure:
 def _reverse_words(subject: FigureContext, moments: int) -> list[str]:
     known = experiments.own_chain(subject.run).timesteps[::-1]
     at = np.unique(np.round(np.linspace(0, len(known) - 1, moments)).astype(int))
-    return [f"t = {known[i] + 1}" for i in at]
+    return [f"t = {known[i] + 1:g}" for i in at]
 
 
 def _shared_prefix(subject: FigureContext) -> Figure:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from tf_ddpm.errors import UserError
@@ -26,8 +27,21 @@ def write(run_dir: str | os.PathLike, step: int, vectors: dict[float, np.ndarray
     folder.mkdir(exist_ok=True)
     fits = all(np.abs(vector).max(initial=0.0) <= _LARGEST for vector in vectors.values())
     stored = {f"{width:g}": vector.astype(np.float16 if fits else np.float32) for width, vector in vectors.items()}
-    with atomic_files.atomic_write(folder / f"step-{step}.safetensors") as beside:
-        save_file(stored, beside)
+    path = folder / f"step-{step}.safetensors"
+    with atomic_files.atomic_write(path) as beside:
+        try:
+            save_file(stored, beside)
+        except SafetensorError as error:
+            raise OSError(None, str(error), str(path)) from None
+
+
+def remove_after(run_dir: str | os.PathLike, step: int) -> None:
+    """Removes those of steps after `step`, from where a training goes on: they belong to one that was given up."""
+    folder = Path(run_dir) / FOLDER
+    for later in steps(run_dir):
+        if later > step:
+            (folder / f"step-{later}.safetensors").unlink(missing_ok=True)
+    atomic_files.remove_left(folder)
 
 
 def steps(run_dir: str | os.PathLike) -> list[int]:

@@ -40,6 +40,10 @@ class _Damaged(Exception):
     """A checkpoint that cannot be read, as text."""
 
 
+# Of which a checkpoint knows nothing: passed over, it would be removed by the next one.
+_PASSING = (MemoryError, tf.errors.ResourceExhaustedError, tf.errors.UnavailableError, tf.errors.PermissionDeniedError)
+
+
 class CheckpointManager:
     """Writes the checkpoints of a run that is being trained, and removes those that are no longer wanted.
 
@@ -136,8 +140,10 @@ class CheckpointManager:
         """Leaves of a checkpoint what an average draws with, in variables that nobody needs any more."""
         path = checkpoint_files.path_of(self._run_dir, step)
         with contextlib.suppress(_Damaged):
-            if "optimizer" in _parts(path):
-                average = tf.train.Checkpoint(ema_network=copied.ema_network, initial_share=copied.initial_share)
+            parts = _parts(path)
+            if "optimizer" in parts:
+                names = [name for name in ("ema_network", "initial_share") if name in parts]  # (old ones lack a share)
+                average = tf.train.Checkpoint(**{name: getattr(copied, name) for name in names})
                 _read(average, path)
                 average.write(checkpoint_files.aside_of(self._run_dir, step))
                 checkpoint_files.replace(self._run_dir, step)
@@ -288,11 +294,12 @@ def _read(checkpoint: tf.train.Checkpoint, path: str) -> None:
     """Reads a checkpoint.
 
     Raises:
-      _Damaged: where it cannot be read. UserError: where it does not fit.
+      _Damaged: where it cannot be read. UserError: where it does not fit, or there is no memory for it.
     """
     try:
-        checkpoint.read(path).assert_existing_objects_matched().expect_partial()
-    except (ValueError, AssertionError) as error:
+        status = checkpoint.read(path).expect_partial()  # first: it complains of what is left over when it fails, too
+        status.assert_existing_objects_matched()
+    except (ValueError, AssertionError, *_PASSING) as error:
         raise UserError(_complaint(path, error)) from None
     except Exception as error:  # TensorFlow's readers raise OpError, IndexError, ... as the damage lies
         raise _Damaged(_complaint(path, error)) from None

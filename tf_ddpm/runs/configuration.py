@@ -45,11 +45,6 @@ def read(run_dir: str | os.PathLike) -> Config:
     return config
 
 
-def earlier_guides(run_dir: str | os.PathLike) -> tuple[int, ...]:
-    """The steps of the checkpoints that are to guide, by the configuration that is there; none in a new directory."""
-    return read(run_dir).train.guide_steps if os.path.lexists(os.path.join(run_dir, "config.json")) else ()
-
-
 def training_config(run_dir: str | os.PathLike, preset_name: str | None, settings: Sequence[str]) -> Config:
     """What `--mode=train` asks for: the preset (default: digits) with every `--set` applied.
 

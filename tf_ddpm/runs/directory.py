@@ -15,6 +15,7 @@ from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.errors import UserError
+from tf_ddpm.runs import averages
 from tf_ddpm.runtime import atomic_files, own_files
 from tf_ddpm.runtime.paths import printable
 
@@ -57,8 +58,8 @@ def make(run_dir: Path, holds: contextlib.ExitStack) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write the run directory {run_dir}: {error.strerror}") from None
-    holds.callback(_remove_if_empty, created)
     holds.enter_context(locked(run_dir))
+    holds.callback(_remove_if_empty, created)  # while it is still held
     if (run_dir / "config.json").exists():
         raise UserError(f"another process has just trained in {run_dir}; rerun the command to resume its run")
 
@@ -69,11 +70,11 @@ def _remove_if_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def write(run_dir: Path, config: Config, images: ImageSet) -> None:
+def write(run_dir: Path, config: Config, images: ImageSet, step: int) -> None:
     """Writes `config.json`, and `data.json`, a fingerprint of the images; warns if the images have changed.
 
     The files that were passed over are listed in `passed_over.txt`. What killed processes have left half-written is
-    removed.
+    removed, and averages of later steps than the `step` at which training goes on.
 
     Raises:
       UserError: where the directory cannot be written, or a `data.json` in it is someone's own.
@@ -98,6 +99,7 @@ def write(run_dir: Path, config: Config, images: ImageSet) -> None:
     for folder in (run_dir, run_dir / "previews"):
         atomic_files.remove_left(folder)
     try:
+        averages.remove_after(run_dir, step)
         atomic_files.write_text(run_dir / "config.json", config_lib.to_json(config))
         atomic_files.write_text(path, json.dumps(now, indent=1) + "\n")
         list_bad(run_dir, images)

@@ -7,11 +7,13 @@ import fcntl
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 _UNFINISHED: set[Path] = set()  # what this process has aside
+_TOLD = 10  # files, of which one is told when they go
 
 
 @contextlib.contextmanager
@@ -77,6 +79,9 @@ def _remove_left_directories(parent: Path, but: Path | None = None) -> None:
             continue
         with contextlib.suppress(OSError), left.open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            files = sum(path.is_file() for path in left.parent.rglob("*")) - 1  # but for the lock
+            if files > _TOLD:
+                print(f"removing {files} files of other work in {parent}, which was stopped", file=sys.stderr)
             shutil.rmtree(left.parent, ignore_errors=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,28 +38,35 @@ def in_chunks(
       UserError: where the folder cannot be written.
     """
     parts, seconds, chief = [], 0.0, cluster.this_worker().is_chief
-    try:
+    with _writing(what, folder):
         folder.mkdir(parents=True, exist_ok=True)
         atomic_files.remove_left(folder)
-        with Progress(count, what, quiet=not chief) as bar:
-            for start in range(0, count, chunk):
-                stop = min(start + chunk, count)
-                path = folder / f"{start:08d}-{stop:08d}.npz"
-                kept = _read(path)
-                if all_have(kept is not None) and kept is not None:
-                    part = kept
-                else:
-                    began = time.perf_counter()
-                    part = compute(start, stop)
-                    part["seconds"] = np.array(time.perf_counter() - began)
-                    if kept is None:  # every worker for itself: its folder need not be that of the others
+    with Progress(count, what, quiet=not chief) as bar:
+        for start in range(0, count, chunk):
+            stop = min(start + chunk, count)
+            path = folder / f"{start:08d}-{stop:08d}.npz"
+            kept = _read(path)
+            if all_have(kept is not None) and kept is not None:
+                part = kept
+            else:
+                began = time.perf_counter()
+                part = compute(start, stop)
+                part["seconds"] = np.array(time.perf_counter() - began)
+                if kept is None:  # every worker for itself: its folder need not be that of the others
+                    with _writing(what, folder):
                         _write(path, part)
-                seconds += float(part.pop("seconds"))
-                parts.append(part)
-                bar.update(stop - start)
+            seconds += float(part.pop("seconds"))
+            parts.append(part)
+            bar.update(stop - start)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, seconds
+
+
+@contextlib.contextmanager
+def _writing(what: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"cannot keep {what} in {folder}: {error.strerror or error}") from None
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, seconds
 
 
 def once(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:

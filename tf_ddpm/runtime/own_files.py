@@ -17,6 +17,7 @@ _FILES = (
     "passed_over.txt",
     "latents.json",
     "probes.json",
+    "guides.json",
 )
 _FOLDERS = (
     "checkpoints",
@@ -30,9 +31,11 @@ _FOLDERS = (
     "upscaled",
     "autoencoder",
     "teacher",
+    "averages",
 )
-_PICTURES = ("closest_pairs.png", "sweep_checkpoint.png", "sweep_sampling_steps.png", "sweep_augmentation.png")
-_CURVES = ("sweep_checkpoint.json", "sweep_sampling_steps.json", "sweep_augmentation.json")
+_SWEPT = ("checkpoint", "sampling_steps", "augmentation", "ema", "sigma")
+_PICTURES = ("closest_pairs.png", *(f"sweep_{name}.png" for name in _SWEPT))
+_CURVES = tuple(f"sweep_{name}.json" for name in _SWEPT)
 RUN_PARTS = frozenset({*_FILES, *_FOLDERS, *_PICTURES, *_CURVES})
 
 

@@ -9,11 +9,15 @@ from typing import Any, NamedTuple
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import Config
+from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import NotTrainedError, UserError
 from tf_ddpm.networks.unet import UNet
-from tf_ddpm.runs import checkpoint_files, checkpoints, configuration
+from tf_ddpm.runs import checkpoint_files, checkpoints, configuration, probes
 from tf_ddpm.runtime.paths import home_expanded
 from tf_ddpm.sampling import first_stage as first_stages
+from tf_ddpm.sampling import rebuilding
+
+_USUAL = (0.02, 80.0)  # sigma / alpha between which an image takes shape (Karras et al. 2022, table 1: 0.002 to 80)
 
 
 class OpenGuide(NamedTuple):
@@ -58,6 +62,7 @@ def open_guide(config: Config, run_dir: str | os.PathLike, fits: bool = False, x
                 f"guide={word}: {run_dir} has no checkpoint of that step; it has {', '.join(map(str, kept))} "
                 "(train.guide_at and train.keep_every keep earlier ones)"
             )
+        check(config, own, word)
     else:
         folder, step = os.path.abspath(home_expanded(word, "guide")), None
         try:
@@ -67,8 +72,11 @@ def open_guide(config: Config, run_dir: str | os.PathLike, fits: bool = False, x
         check(config, own, word)
         if not fits and config.codec.run is not None and _first_stage(config, run_dir) != _first_stage(own, folder):
             raise UserError(f"guide={word}: it diffuses latents of another autoencoder than this run")
+        step = probes.best(folder)
     network = build.network(own, "float32", xla)
-    step, _ = checkpoints.restore_network(network, folder, step, sample.weights)
+    step, share = checkpoints.restore_network(network, folder, step, sample.weights)
+    if sample.weights == "ema" and share is not None:
+        rebuilding.warn_of_stale_average(share, f"guide={word}: ")
     if sample.precision != "float32":
         network = build.recast(network, sample.precision)
     return OpenGuide(own, network, step)
@@ -82,6 +90,13 @@ def check(config: Config, guide: Config, word: str) -> None:
     """
     if guide.autoencoder.trained:
         raise UserError(f"guide={word} is the run of an autoencoder; expected one that draws images")
+    if config.distill.jumps or guide.distill.jumps:
+        whose = "this run" if config.distill.jumps else "it"
+        raise UserError(
+            f"guide={word}: {whose} is a consistency student, which says where a path ends and not the mean that "
+            "guidance exaggerates"
+        )
+    _check_levels(config, guide, word)
     ours, theirs = (
         (part.data.image_shape, part.codec.run is not None, part.model.enlarges, part.model.factor)
         for part in (config, guide)
@@ -95,6 +110,19 @@ def check(config: Config, guide: Config, word: str) -> None:
         raise UserError(
             f"guide={word} knows other labels than this run; expected {config.model.classes} classes"
             + (" and the null class" if config.model.null_class else "")
+        )
+
+
+def _check_levels(config: Config, guide: Config, word: str) -> None:
+    """Whether the guide knows the levels at which it is asked; those beyond the usual ones hardly matter."""
+    (low, high), (least, largest) = (
+        schedules.relative_sigmas(part.diffusion.betas)[[0, -1]] for part in (config, guide)
+    )
+    low, high = max(low, config.sample.guidance_min, _USUAL[0]), min(high, config.sample.guidance_max, _USUAL[1])
+    if least > low * 1.01 or largest < high / 1.01:
+        raise UserError(
+            f"guide={word}: its chain goes from sigma/alpha {least:.3g} to {largest:.3g}, and is asked from "
+            f"{low:.3g} to {high:.3g}; expected another guide, or --guidance_interval={least:.3g},{largest:.3g}"
         )
 
 

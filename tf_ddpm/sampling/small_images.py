@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -38,8 +38,11 @@ class SmallImages:
 
     def facts(self) -> dict[str, Any]:
         """Which pictures they are."""
-        digest = hashlib.sha256(repr(self._pictures.fingerprint()).encode()).hexdigest()
-        return {"pictures": len(self._pictures), "split": self._split, "sha256": digest, "factor": self._factor}
+        return {"pictures": len(self._pictures), "split": self._split, "sha256": self._digest, "factor": self._factor}
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        return self._pictures.digest()
 
     def _index(self, seeds: np.ndarray) -> np.ndarray:
         return self._order[seeds % len(self._pictures)]

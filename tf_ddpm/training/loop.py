@@ -17,7 +17,7 @@ from tf_ddpm.config import Config
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.errors import UserError, required
 from tf_ddpm.networks import averaging
-from tf_ddpm.runs import averages, checkpoint_files, checkpoints, configuration, directory, latents, probes
+from tf_ddpm.runs import averages, checkpoint_files, checkpoints, configuration, directory, guides, latents, probes
 from tf_ddpm.runtime import cluster, devices, interruption
 from tf_ddpm.runtime.collectives import agree, all_gather
 from tf_ddpm.runtime.paths import home_expanded, printable
@@ -85,10 +85,9 @@ def _run(
         taught_by = teacher.open_teacher(config, run_dir, train.jit != "off") if config.distill.student else None
         state = _state(config)
     share = lambda updates: averaging.initial_share(updates, train.ema_decay, train.ema_warmup)  # noqa: E731
-    # Guides of fewer train.steps stay when a run is taken further.
-    guides = (*train.guide_steps, *configuration.earlier_guides(run_dir))
+    staying = guides.kept(run_dir, train)
     keeper = checkpoints.CheckpointManager(
-        run_dir, state, train.keep, train.keep_every, here.is_chief, share, guides, train.keep_parts == "average"
+        run_dir, state, train.keep, train.keep_every, here.is_chief, share, staying, train.keep_parts == "average"
     )
     keeper.restore()
     step = state.updates
@@ -106,7 +105,8 @@ def _run(
         return state
     images = images or datasets.load(config.data, classes)
     if here.is_chief:
-        directory.write(run_dir, config, images)
+        directory.write(run_dir, config, images, step)
+        guides.write(run_dir, train, staying, step)
         if config.codec.run is not None:
             first_stage.copy_into(run_dir, config.codec.run)
         if taught_by is not None:
@@ -262,8 +262,8 @@ class _Training:
     def _count_until_due(self, step: int) -> int:
         """How many updates the next call makes: none of them but the last has something to report."""
         train = self._config.train
-        due = [every - step % every for every in (train.log_every, train.checkpoint_every, train.preview_every)]
-        due += [1] if train.keeps_averages(step + 1) else []
+        periods = (train.log_every, train.checkpoint_every, train.preview_every, train.averages_period)
+        due = [every - step % every for every in periods]
         due += [kept - step for kept in train.guide_steps if kept > step]
         due += self._student.until_due(step) if self._student is not None else []
         return min(train.steps_per_call, train.steps - step, *due)

@@ -32,6 +32,8 @@ class Preview:
 
     def __init__(self, config: Config, state: TrainState, images: ImageSet, folder: Path, codec: Codec | None = None):
         values = {"sampler": "ddim", "eta": 0.0, "steps": min(_STEPS, config.diffusion.timesteps)}
+        if config.sample.spacing == "sigmas":  # of the run's own steps
+            values |= {"spacing": "trailing", "sigmas": ()}
         settings = config_lib.with_values(config, {f"sample.{name}": value for name, value in values.items()}).sample
         if config.distill.student:  # which draws well in its own steps alone
             settings = config.sample
