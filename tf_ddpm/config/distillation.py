@@ -49,7 +49,7 @@ class DistillConfig:
         None, "the worse network that guides the teacher: a step of its run, or another run", freezes="data"
     )
     guidance_min: float = key(0.0, "sigma/alpha above which the teacher is guided", low=0.0, high=1e6)
-    guidance_max: float = key(1e9, "largest sigma/alpha at which the teacher is guided", above=0.0, high=1e9)
+    guidance_max: float = key(1e6, "largest sigma/alpha at which the teacher is guided", above=0.0, high=1e6)
     probe_every: int = key(
         0, "updates between probes, by the best of which the run draws; 0: none", low=0, high=10**9, freezes="never"
     )

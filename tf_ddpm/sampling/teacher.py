@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
-from tf_ddpm.config import Config
+from tf_ddpm.config import Config, DistillConfig, SampleConfig
 from tf_ddpm.diffusion.denoiser import Denoiser
 from tf_ddpm.errors import NotTrainedError, UserError, required
 from tf_ddpm.networks.backbone import Condition
@@ -120,11 +120,12 @@ def _teaching(config: Config, own: Config, guide: str | None) -> Config:
     ):
         if ours != theirs:
             raise UserError(f"{section}: a student has those of its teacher (but for model.dropout)")
+    everywhere = SampleConfig.guidance_max
     values = {
         "guidance": distill.guidance,
         "guide": guide,
         "guidance_min": distill.guidance_min,
-        "guidance_max": distill.guidance_max,
+        "guidance_max": distill.guidance_max if distill.guidance_max < DistillConfig.guidance_max else everywhere,
         "precision": "float32",
         "weights": "ema",
         "ema": None,
