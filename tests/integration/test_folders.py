@@ -117,7 +117,7 @@ def test_the_files_that_were_passed_over_are_all_listed_in_the_run(tmp_path, cap
     config = tiny(tmp_path / "pictures", **kept)
     for name in ("first", "from_the_cache"):
         (tmp_path / name).mkdir()
-        directory.write(tmp_path / name, config, datasets.load(config.data))
+        directory.write(tmp_path / name, config, datasets.load(config.data), 0)
         header, *lines = (tmp_path / name / "passed_over.txt").read_text().splitlines()
         assert (
             header.startswith("# ")
@@ -134,14 +134,14 @@ def test_a_list_that_is_not_ours_stays_and_one_of_ours_goes_once_all_is_well(tmp
     config, run_dir = tiny(tmp_path / "pictures"), tmp_path / "run"
     run_dir.mkdir()
     (run_dir / "passed_over.txt").write_text("my own list")
-    directory.write(run_dir, config, datasets.load(config.data))
+    directory.write(run_dir, config, datasets.load(config.data), 0)
     assert (run_dir / "passed_over.txt").read_text() == "my own list"
     assert "not this program's, and stays" in capsys.readouterr().err
     (run_dir / "passed_over.txt").unlink()
-    directory.write(run_dir, config, datasets.load(config.data))
+    directory.write(run_dir, config, datasets.load(config.data), 0)
     assert r"caf\udce9.png: not an image" in (run_dir / "passed_over.txt").read_text()
     (tmp_path / "pictures" / "caf\udce9.png").unlink()
-    directory.write(run_dir, config, datasets.load(config.data))
+    directory.write(run_dir, config, datasets.load(config.data), 0)
     assert not (run_dir / "passed_over.txt").exists()
 
 
