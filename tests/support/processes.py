@@ -105,7 +105,7 @@ def result(run_dir):
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         del line["images_per_second"], line["input_wait"]
-    files = [path for folder in ("previews", "averages") for path in (run_dir / folder).iterdir()]
+    files = [path for folder in ("previews", "averages") for path in (run_dir / folder).glob("*")]
     files = {path.name: path.read_bytes() for path in files}
     return {name: value.tobytes() for name, value in tensors.items()}, lines, files
 
