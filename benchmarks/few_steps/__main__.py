@@ -102,9 +102,11 @@ def main(_: list[str]) -> None:
     Path(FLAGS.out).mkdir(parents=True, exist_ok=True)
     drawing = ["--sampler=dpmpp", "--sampling_steps=10", "--spacing=trailing"]
     measured("teacher_10", f"--run_dir={FLAGS.teacher}", *drawing)
-    for steps in (*FLAGS.steps, *FLAGS.compared):
-        measured(f"student_{steps}", f"--run_dir={FLAGS.student}", f"--sampling_steps={steps}")
-    rivals = {steps: fewest(kept(FLAGS.out, f"student_{steps}", dict)["fid"]) for steps in FLAGS.compared}
+    found = {
+        steps: measured(f"student_{steps}", f"--run_dir={FLAGS.student}", f"--sampling_steps={steps}")
+        for steps in (*FLAGS.steps, *FLAGS.compared)
+    }
+    rivals = {steps: fewest(found[steps]["fid"]) for steps in FLAGS.compared}
     sides = {"dpmpp, 10": Side(_OURS, run_dir=FLAGS.teacher, sampler="dpmpp", steps=10, batch=FLAGS.batch)}
     for steps, rival in rivals.items():
         sides[f"student, {steps}"] = Side(

@@ -106,6 +106,12 @@ def test_previews_tell_how_far_their_colour_is_from_that_of_the_data(tiny_config
     assert drift > 5
 
 
+def test_a_preview_in_more_steps_than_a_run_has_levels_of_its_own_spaces_them_evenly(tiny_config, tmp_path):
+    config = tiny_config(data__image_size=(8, 8), data__channels=1, sample__spacing="sigmas")
+    Preview(config, fresh_state(config), datasets.load(config.data), tmp_path).draw(3)
+    assert (tmp_path / "step_0000003.png").exists()
+
+
 def test_a_batch_that_devices_cannot_share_is_refused(tiny_config, tmp_path):
     strategy = mirrored(3)
     with pytest.raises(UserError, match=r"train\.batch_size=18 can"):

@@ -302,9 +302,7 @@ def test_a_configuration_that_leaves_the_machine_has_none_of_its_paths():
         (("train.level_sampling=lognormal", "train.level_mean=-16"), "hardly a level of this chain"),
         (("train.level_sampling=lognormal", "train.level_mean=10", "train.level_std=0.1"), "expected a mean within"),
         (("diffusion.schedule=ve", "diffusion.sigma_min=1e-6", "diffusion.sigma_max=1.1e-6"), "further apart"),
-        (("sample.churn=3", "sample.churn_min=5", "sample.churn_max=1"), "no level is between them"),
         (("sample.langevin_size=10",), "sample.langevin_size"),
-        (("autoencoder.kind=kl", "train.averages=0.1"), "train.averages is of networks that denoise"),
     ],
 )
 def test_values_that_leave_nothing_to_do_are_named(settings, words):
@@ -323,4 +321,10 @@ def test_settings_of_another_sampler_or_grid_are_remarked():
         "train.averages_every": "train.averages",
     }.items():
         assert any(f"{key} has no effect: it is of {known}" in line for line in found), key
-    assert not config_lib.warnings(presets.preset("fashion_mnist"))
+    nowhere = set_("sample.sampler=heun", "sample.churn=3", "sample.churn_min=5", "sample.churn_max=1")
+    assert config_lib.idle(nowhere) == {"sample.churn": "a sample.churn_min below sample.churn_max"}
+    alone = config_lib.with_settings(presets.preset("digits"), ["autoencoder.kind=kl", "train.averages=0.1"])
+    assert "train.averages has no effect" in " ".join(config_lib.warnings(config_lib.validated(alone)))
+    assert alone.train.guide_at == ()
+    for name in ("digits", "fashion_mnist", "digits_cond", "flowers128_latent"):
+        assert not any("no effect" in line for line in config_lib.warnings(presets.preset(name))), name

@@ -134,7 +134,7 @@ def test_a_karras_grid_visits_the_ends_that_are_wanted():
 
 
 @pytest.mark.parametrize("churn", [0.0, 20.0, 100.0])
-def test_churn_keeps_the_gaussian_and_adds_what_the_paper_adds(churn):
+def test_churn_keeps_the_gaussian(churn):
     whole, _ = chain(1)
     errors = []
     for steps in (100, 200, 400):

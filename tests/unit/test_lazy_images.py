@@ -11,6 +11,7 @@ from PIL import Image
 from tf_ddpm import datasets
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets import picture_cache, pictures
+from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.datasets.picture_cache import PictureCache
 from tf_ddpm.datasets.pictures import Reader, Rules
@@ -165,6 +166,17 @@ def test_the_working_directory_is_a_folder_like_any_other(folder, monkeypatch):
     assert here.label_names == whole.label_names == (".", "cat", "dog")
     np.testing.assert_array_equal(here.labels, whole.labels)
     np.testing.assert_array_equal(here.whole(), whole.whole())
+
+
+def test_a_digest_of_images_in_memory_names_every_one_and_the_labels():
+    images, labels = np.zeros((2500, 2, 2, 1), np.uint8), np.zeros(2500, np.int32)
+    found = {ImageSet(images, labels, ("a", "b")).digest()}
+    for index in (1, 1001, 2499):  # a fingerprint sees 64 of them
+        changed = images.copy()
+        changed[index, 0, 0] = 1
+        found.add(ImageSet(changed, labels, ("a", "b")).digest())
+    found.add(ImageSet(images, np.ones_like(labels), ("a", "b")).digest())
+    assert len(found) == 5 and ImageSet(images, labels, ("a", "b")).digest() in found
 
 
 def test_a_digest_names_what_the_files_hold_and_decodes_nothing(folder, decodes):

@@ -20,9 +20,6 @@ _OF_DENOISERS = (
     "augmentation",
     "clean_share",
     "blur",
-    "averages",
-    "averages_every",
-    "guide_at",
 )
 _OF_NORMALISED = ("groups", "norm_epsilon", "attention_levels", "middle_attention", "decoder")
 _OF_KINDS = {

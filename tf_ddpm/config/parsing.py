@@ -125,6 +125,7 @@ def _implied(config: Config, values: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if values.get("autoencoder.kind", "none") != "none" and not config.autoencoder.trained:
         found |= {key: keys()[key].default for key in autoencoder_rules.of_denoisers(config)}
+        found["train.guide_at"] = ()
     if values.get("codec.run"):
         found["sample.clip"] = "none"  # latents have no range to be kept in
     if values.get("train.objective", "simple") != "simple" and config.train.level_sampling == "lognormal":

@@ -26,6 +26,8 @@ def idle(config: Config) -> dict[str, str]:
             found[f"sample.{name}"] = "sample.churn"
         elif name in _OF_GUIDANCE and sample.guidance == 1.0:
             found[f"sample.{name}"] = "sample.guidance, for example 2"
+    if sample.churn > 0 and sample.churn_min >= sample.churn_max:
+        found["sample.churn"] = "a sample.churn_min below sample.churn_max"
     return found
 
 
@@ -54,6 +56,8 @@ def warnings(config: Config) -> list[str]:
             f"{without} has none"
         )
     found += [f"{key} has no effect: it is of {known}" for key, known in idle(config).items()]
+    if config.autoencoder.trained and config.train.averages:
+        found.append("train.averages has no effect: it is of networks that denoise")
     if config.train.averages_every and not config.train.averages:
         found.append("train.averages_every has no effect: it is of train.averages")
     if 0 < config.train.decay_steps < config.train.steps:

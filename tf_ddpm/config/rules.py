@@ -120,12 +120,6 @@ def _check_averages(config: Config) -> None:
     averages = config.train.averages
     if len(set(averages)) < len(averages):
         raise UserError(f"train.averages={','.join(f'{width:g}' for width in averages)}: expected each width once")
-    sample = config.sample
-    if sample.churn > 0 and sample.churn_min >= sample.churn_max:
-        raise UserError(
-            f"sample.churn_min={sample.churn_min:g} is not below sample.churn_max={sample.churn_max:g}: no level is "
-            "between them"
-        )
     if config.sample.ema is not None and config.sample.weights != "ema":
         raise UserError(f"ema={config.sample.ema:g} is a width of weights=ema, not of {config.sample.weights}")
 

@@ -147,9 +147,8 @@ def source_features(
     """`count` images of `source` with the seeds `seed`, `seed` + 1, ..., kept in `folder` chunk by chunk."""
     _check((count, *source.image_shape))
     of_one = np.prod(source.image_shape) * (1 if rounded else 4) + 4 * inception.FEATURES
-    memory.check(
-        2.0 * count * of_one, f"measuring {count} images", "measure fewer: --num_images"
-    )  # parts, and the whole
+    # Twice: the chunks, and what they are put together to.
+    memory.check(2.0 * count * of_one, f"measuring {count} images", "measure fewer: --num_images")
     about = {
         **provenance.describe_source(source),
         "first_seed": seed,

@@ -32,7 +32,7 @@ def write(run_dir: str | os.PathLike, train: TrainConfig, steps: tuple[int, ...]
     there = checkpoint_files.steps(run_dir)
     earlier = [step for step in steps if step not in train.guide_steps and step in there]
     path = Path(run_dir) / FILE
-    if earlier or path.exists():
+    if earlier != list(_read(path)):
         try:
             atomic_files.write_text(path, json.dumps(earlier) + "\n")
         except OSError as error:
