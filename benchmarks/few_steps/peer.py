@@ -25,7 +25,8 @@ class Drawing:
         unet = diffusers.UNet2DModel.from_pretrained(network, subfolder="unet").eval()
         self._layout = torch.contiguous_format if mode == "eager" else torch.channels_last
         unet = unet.to(memory_format=self._layout)
-        self._shape = (unet.config.in_channels, *unet.config.sample_size)
+        size = unet.config.sample_size  # of a square one number
+        self._shape = (unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
         self._call, self._steps = torch.compile(unet) if mode == "compile" else unet, steps
         words = json.loads((Path(network) / "scheduler" / "scheduler_config.json").read_text())
         same = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "prediction_type")
