@@ -2,8 +2,10 @@
 
 python -m benchmarks.latent_speed --run_dir=runs/flowers128_latent --num_images=16
 
-The network of pixels has random weights: how long it takes does not depend on them. Both draw with the run's settings
-(but for the clipping of x_0, which latents do without). The run's time includes decoding.
+The network of pixels has random weights: how long it takes does not depend on them. It has attention only where its
+feature maps are as small as those of the run that have it; attention to 128x128 pixels would take gigabytes an image.
+Both draw with the run's settings (but for the clipping of x_0, which latents do without). The run's time includes
+decoding.
 """
 
 from __future__ import annotations
@@ -29,7 +31,11 @@ flags.DEFINE_integer("steps", None, "Of the sampler; none: as the run has them."
 
 def of_pixels(run: Run) -> Run:
     """The same network, untrained, for the pixels of the run's images."""
-    values = {"codec.run": None, "codec.factor": None, "codec.channels": None}
+    model, codec = run.config.model, run.config.codec
+    halvings = (codec.factor or 1).bit_length() - 1
+    levels = tuple(level + halvings for level in model.attention_levels if level + halvings < len(model.level_widths))
+    values: dict[str, object] = {"codec.run": None, "codec.factor": None, "codec.channels": None}
+    values |= {"model.attention_levels": levels, "model.up_attention_levels": None}
     config = config_lib.validated(config_lib.with_values(run.config, values))
     return Run(config, build.network(config, "float32"), 0)
 

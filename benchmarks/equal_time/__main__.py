@@ -11,6 +11,7 @@ objective's.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -114,27 +115,35 @@ def trained_by_peer(objective: str, fast: dict) -> dict:
     """The other side's figures after the whole time."""
     rate = best_rate(objective, fast)
 
-    def whole() -> dict:
+    def trained() -> dict:
         out = str(Path(FLAGS.out) / objective)
         arguments = {"objective": objective, "mode": fast["mode"], "precision": fast["precision"]}
-        facts = peer(learning_rate=rate, seconds=60 * FLAGS.minutes, out=out, **arguments)
-        return facts | {"learning_rate": rate} | _figures(fid_of_peer(objective, FLAGS.num_images))
+        return peer(learning_rate=rate, seconds=60 * FLAGS.minutes, out=out, **arguments) | {"learning_rate": rate}
 
-    return kept(FLAGS.out, f"peer_{objective}", whole)
+    facts = kept(FLAGS.out, f"peer_{objective}_trained", trained)
+    measured = kept(FLAGS.out, f"peer_{objective}", lambda: _figures(fid_of_peer(objective, FLAGS.num_images)))
+    return facts | measured
 
 
 def trained_by_us(name: str, updates: Callable[[], int]) -> dict:
     """Our figures after so many updates."""
+    run_dir = Path(FLAGS.out) / name
 
-    def whole() -> dict:
-        run_dir, count = Path(FLAGS.out) / name, updates()
-        began = time.perf_counter()
+    def trained() -> dict:
+        _cleared(run_dir)
+        count, began = updates(), time.perf_counter()
         steps = [f"--set=train.steps={count}", f"--set=train.decay_steps={count}"]
         ours("--mode=train", f"--preset={FLAGS.preset}", f"--run_dir={run_dir}", *steps)
-        facts = {"updates": count, "images": 64 * count, "seconds": round(time.perf_counter() - began, 1)}
-        return facts | _figures(fid(run_dir, FLAGS.num_images))
+        return {"updates": count, "images": 64 * count, "seconds": round(time.perf_counter() - began, 1)}
 
-    return kept(FLAGS.out, name, whole)
+    facts = kept(FLAGS.out, f"{name}_trained", trained)
+    return facts | kept(FLAGS.out, name, lambda: _figures(fid(run_dir, FLAGS.num_images)))
+
+
+def _cleared(run_dir: Path) -> None:
+    """Removes what an interrupted measurement left: one that goes on would be timed from its middle."""
+    if run_dir.exists():
+        shutil.rmtree(run_dir)
 
 
 def _figures(metrics: dict) -> dict:
@@ -144,6 +153,7 @@ def _figures(metrics: dict) -> dict:
 def updates_in_time() -> int:
     """How many updates our side makes in the time, start-up included, judged by the first minutes of a run."""
     run_dir, count = Path(FLAGS.out) / "pace", 400
+    _cleared(run_dir)
     seconds = []
     for steps in (count, 3 * count):  # the second goes on from the first: what both share is the start-up
         began = time.perf_counter()
@@ -162,7 +172,8 @@ def main(_: list[str]) -> None:
     peers = {objective: trained_by_peer(objective, fast) for objective in OBJECTIVES}
     best = min(peers, key=lambda objective: peers[objective]["fid"])
     rows = {f"diffusers, {name}": found for name, found in peers.items()}
-    rows["ours, the same time"] = trained_by_us("ours", updates_in_time)
+    pace = kept(FLAGS.out, "pace_facts", lambda: {"updates": updates_in_time()})
+    rows["ours, the same time"] = trained_by_us("ours", lambda: pace["updates"])
     rows["ours, the same images"] = trained_by_us("ours_same_images", lambda: peers[best]["updates"])
     print(f"{machine()}; diffusers: {fast['mode']}, {fast['precision']}")
     print("| side | images | seconds | compiling | FID | precision | recall |\n|" + " --- |" * 7)

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.support.tiny import DENOISERS, TWO_LEVELS, denoiser_preset, make_tiny_config
 from tf_ddpm import config as config_lib
+from tf_ddpm.config import students
 from tf_ddpm.diffusers_format import folders, reading, scheduler_words, unet_words
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import evaluate
@@ -283,6 +284,18 @@ def test_what_diffusers_has_no_word_for_is_refused_by_name(changes, word):
     config = make_tiny_config(data__image_size=(8, 8), data__channels=1, **TWO_LEVELS | changes)
     with pytest.raises(UserError, match=word):
         unet_words.unet_config(config), scheduler_words.scheduler_config(config)
+
+
+@pytest.mark.parametrize("spacing", ["karras", "quadratic", "trailing"])
+def test_a_spacing_that_diffusers_has_no_word_for_is_named_when_it_is_written(spacing):
+    note = folders.export_note(make_tiny_config(sample__spacing=spacing, sample__steps=4))
+    assert note is None if spacing == "trailing" else f"sample.spacing={spacing}" in note
+
+
+def test_the_timesteps_of_a_consistency_student_are_told_when_it_is_written():
+    teacher = make_tiny_config(diffusion__timesteps=1000, diffusion__schedule="cosine", diffusion__prediction="v")
+    note = folders.export_note(students.student_of(teacher, "teacher", "consistency", []))
+    assert "timesteps=[991, 432], original_inference_steps=1000" in note
 
 
 def test_the_network_that_comes_along_draws_clothes(tmp_path):

@@ -160,20 +160,31 @@ def test_a_consistency_student_has_no_way_back_to_noise(student, tmp_path):
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
-        ("consistency", ("distill.target=teacher", "distill.solver=heun", "distill.guidance=2", "distill.guide=4")),
-        ("consistency", ("distill.target=teacher", "distill.solver=heun", "distill.guidance=2")),
+        ("consistency", ("distill.guidance=2", "distill.guide=4")),
+        ("consistency", ("distill.guidance=2",)),
         ("progressive", ("distill.guidance=2",)),
     ],
 )
 def test_a_guided_teacher_teaches_something_else(teacher_dir, tmp_path, method, settings):
-    plain = [s for s in settings if "guid" not in s]
     runs = [loop.run(student_config(teacher_dir, method, *given), tmp_path / f"{len(given)}") for given in
-            (plain, settings)]  # fmt: skip
+            ((), settings)]  # fmt: skip
     assert np.abs(runs[0].weights.numpy() - runs[1].weights.numpy()).max() > 1e-5
     guided = configuration.read(tmp_path / f"{len(settings)}")
     assert guided.distill.guidance == 2.0 and guided.sample.guidance == 1.0
     again = teachers.open_teacher(guided, tmp_path / f"{len(settings)}")
     assert (again.guide is not None) == ("distill.guide=4" in settings)
+
+
+def test_the_lengths_of_pairs_follow_from_what_they_follow_unless_they_are_said(teacher_dir):
+    def learns(*settings):
+        config = student_config(teacher_dir, "consistency", *settings)
+        distill, train = config.distill, config.train
+        return distill.target, distill.solver, distill.gap, train.level_mean, train.learning_rate
+
+    assert learns() == ("teacher", "heun", 8.0, 0.5, 0.5 * 5e-3)
+    assert learns("distill.target=data") == ("data", "ddim", 256.0, -0.75, 0.2 * 5e-3)
+    assert learns("distill.target=data", "distill.gap=4", "train.level_mean=1")[2:4] == (4.0, 1.0)
+    assert learns("distill.solver=ddim", "train.learning_rate=1e-4") == ("teacher", "ddim", 8.0, 0.5, 1e-4)
 
 
 def test_the_teacher_of_eps_is_converted_first(run_dir, tmp_path):
@@ -212,7 +223,9 @@ def test_what_does_not_fit_a_student_is_named(teacher_dir):
         with pytest.raises(UserError, match=match):
             student_config(teacher_dir, method, *settings)
 
-    refused("with distill.target=data the teacher is not asked", "consistency", "distill.guidance=2")
+    data = "distill.target=data"
+    refused("with distill.target=data the teacher is not asked", "consistency", data, "distill.guidance=2")
+    refused("distill.solver=heun is of distill.target=teacher", "consistency", data, "distill.solver=heun")
     refused("distill.gap is of distill.method=consistency", "progressive", "distill.gap=3")
     refused("6, 18, 54, 162 are", "progressive", "distill.steps=2", "distill.factor=3", "distill.teacher_steps=12")
     refused("is more than diffusion.timesteps=20", "progressive", "distill.teacher_steps=32")
@@ -247,6 +260,7 @@ def test_a_student_may_teach_but_no_jumps_are_made_in_one(student, tmp_path):
     own = configuration.read(path)
     again = students.student_of(own, str(path), "consistency", METHODS["consistency"])
     assert again.distill.teacher_sha256 is None and again.distill.teacher == str(path)
+    assert again.distill.target == ("data" if method == "consistency" else "teacher")
     loop.run(again, tmp_path / "again")
     if method == "consistency":
         config = students.student_of(own, str(path), "progressive", METHODS["progressive"])
@@ -255,7 +269,7 @@ def test_a_student_may_teach_but_no_jumps_are_made_in_one(student, tmp_path):
 
 
 def test_what_the_teacher_says_is_compiled_with_the_step(teacher_dir, tmp_path):
-    settings = ("distill.target=teacher", "distill.guidance=2", "distill.guide=4", "train.jit=step", "train.steps=4")
+    settings = ("distill.guidance=2", "distill.guide=4", "train.jit=step", "train.steps=4")
     settings += ("distill.probe_every=0", "train.checkpoint_every=4")
     state = loop.run(student_config(teacher_dir, "consistency", *settings), tmp_path / "step")
     assert state.updates == 4 and np.isfinite(state.weights.numpy()).all()

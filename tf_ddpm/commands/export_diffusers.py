@@ -22,3 +22,6 @@ def run(run_dir: str) -> None:
     from tf_ddpm.diffusers_format import folders
 
     print(f"wrote {folders.export_run(opened, out, FLAGS.variant)}")
+    note = folders.export_note(config)
+    if note:
+        print(note)

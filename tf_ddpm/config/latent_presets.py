@@ -37,6 +37,10 @@ _LATENT_CPU: _Values = {
     "model.dropout": 0.1,
     "diffusion.schedule": "cosine",
     "diffusion.prediction": "v",
+    # After the same number of images an FID of 163 instead of 179; more noise than where pixels are drawn, since
+    # neighbouring latents have less in common.
+    "train.level_sampling": "lognormal",
+    "train.level_mean": 0.0,
     "train.precision": "bfloat16",
     "train.batch_size": 32,
     "train.learning_rate": 1e-3,
@@ -95,27 +99,31 @@ _LDM: _Values = {
 
 
 LATENT_PRESETS: dict[str, _Values] = {
-    # Photographs of flowers, 128x128, as latents of 32x32x4.
+    # Photographs of flowers, 128x128, as latents of 16x16x8.
     "autoencoder_flowers128": _AUTOENCODER_CPU
     | {
         "data.image_size": (128, 128),
+        "autoencoder.widths": (32, 64, 64, 128),
+        "autoencoder.latent_channels": 8,
         "train.crop": 64,
-        "train.steps": 5000,
-        "train.decay_steps": 5000,
+        "train.steps": 4500,
+        "train.decay_steps": 4500,
     },
     "flowers128_latent": _LATENT_CPU
     | {
         "data.image_size": (128, 128),
         "codec.run": "runs/autoencoder_flowers128",
-        # What a flower is stands in the smaller levels, so they are wide and the first is narrow.
-        "model.channels": 32,
-        "model.multipliers": (1, 3, 4),
-        "model.attention_levels": (2,),
+        "model.channels": 96,
+        "model.multipliers": (1, 2, 3),
+        "model.attention_levels": (0, 1, 2),
         "model.classes": 5,
         "model.null_class": True,
         "train.label_dropout": 0.1,
-        "train.steps": 8000,
-        "train.decay_steps": 8000,
+        "train.steps": 9800,
+        "train.decay_steps": 9800,
+        "train.guide_at": (0.0625, 0.125, 0.25),
+        "train.checkpoint_every": 1000,
+        "train.preview_every": 1000,
     },
     # Emoji, 64x64, as latents of 16x16x4.
     "autoencoder_emoji64": _AUTOENCODER_CPU

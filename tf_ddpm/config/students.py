@@ -14,7 +14,15 @@ from tf_ddpm.errors import UserError
 
 METHODS = ("consistency", "progressive")
 _SHARE = 0.2  # of the teacher's learning rate
-_LEVELS = (-0.75, 2.0)  # Geng et al. 2024: -1.1 and 2.0 for images of standard deviation 0.5; 0.7 are usual here
+_LEVELS_STD = 2.0  # Geng et al. 2024
+# How a consistency student learns, by what its pairs follow. On the teacher's path they may be far apart, which tells
+# the student more: half the KID of the other after the same minutes (docs/STUDENTS.md). For pairs under the same noise
+# Geng et al. 2024 have a mean of -1.1, for images of standard deviation 0.5; 0.7 are usual here.
+_PAIRS: dict[str, dict[str, object]] = {
+    "teacher": {"distill.solver": "heun", "distill.gap": 8.0, "train.level_mean": 0.5},
+    "data": {"distill.gap": DistillConfig.gap, "train.level_mean": -0.75},
+}
+_SHARES = {"teacher": 0.5, "data": _SHARE}
 _FOUR_UNITS = 0.75  # updates in the time of one of the teacher's: it calls the network forth and back, we once more
 
 
@@ -34,11 +42,20 @@ def student_of(own: Config, teacher: str, method: str | None, settings: Sequence
             f"teacher={teacher} learns its variance (diffusion.variance={own.diffusion.variance}), which a student "
             "does without; expected a run of fixed_small or fixed_large"
         )
+    values: dict[str, object] = _learning(own, method) | _drawing(own, method) | {"distill.teacher": teacher}
+    if method == "consistency":
+        values["distill.target"] = "data" if own.distill.jumps else "teacher"
     own = dataclasses.replace(own, distill=DistillConfig())  # of a teacher that is a student itself
     named = {setting.partition("=")[0].strip() for setting in settings}
-    config = with_values(own, _learning(own, method) | _drawing(own, method) | {"distill.teacher": teacher})
-    config = with_settings(config, settings)
-    values = {}
+    config = with_settings(with_values(own, values), settings)
+    if method == "consistency":
+        config = with_settings(with_values(config, _pairs(own, config.distill.target)), settings)
+    return validated(with_values(config, _unnamed(own, config, named)))
+
+
+def _unnamed(own: Config, config: Config, named: set[str]) -> dict[str, object]:
+    """What follows from the length and the kind of the training, unless it was `named`."""
+    values, method = dict[str, object](), config.distill.method
     if "train.decay_steps" not in named:
         values["train.decay_steps"] = config.train.steps
     if "train.warmup_steps" not in named:
@@ -54,7 +71,7 @@ def student_of(own: Config, teacher: str, method: str | None, settings: Sequence
             values[f"train.{name}"] = each
     if "distill.probe_every" not in named and method == "consistency":
         values["distill.probe_every"] = max(1, config.train.steps // 10)
-    return validated(with_values(config, values))
+    return values
 
 
 def _learning(own: Config, method: str) -> dict[str, object]:
@@ -81,11 +98,15 @@ def _learning(own: Config, method: str) -> dict[str, object]:
         "train.level_std": usual.level_std,
     }
     if method == "consistency":
-        mean, std = _LEVELS
-        values |= {"train.level_sampling": "lognormal", "train.level_mean": mean, "train.level_std": std}
+        values |= {"train.level_sampling": "lognormal", "train.level_std": _LEVELS_STD}
     if own.diffusion.prediction in ("eps", "x_0"):
         values["diffusion.prediction"] = "v"
     return values
+
+
+def _pairs(own: Config, target: str) -> dict[str, object]:
+    rate = own.train.learning_rate * _SHARES[target]
+    return _PAIRS[target] | {"train.learning_rate": rate, "train.precision": own.train.precision}
 
 
 def _drawing(own: Config, method: str) -> dict[str, object]:

@@ -96,6 +96,12 @@ def export_run(run: Run, out_dir: str | os.PathLike, variant: str | None = None)
     return _write_folder(Path(out_dir), {"model_index.json": index, **files}, arrays, run.config, variant)
 
 
+def export_note(config: Config) -> str | None:
+    """What diffusers has to be told beside the folder of the run: see `scheduler_words.spacing_note`."""
+    timesteps = build.shorter_chain(config.sample, build.chain(config.diffusion)).timesteps
+    return scheduler_words.spacing_note(config, list(timesteps))
+
+
 def export_first_stage(found: FirstStage, out_dir: str | os.PathLike, variant: str | None = None) -> Path:
     """Writes an autoencoder as diffusers loads it: see `export_run`."""
     files = {"config.json": autoencoder_words.autoencoder_config(found.config, found.scale)}

@@ -5,6 +5,7 @@ An option that this project cannot honour is refused by its name, whichever way 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tf_ddpm.config import Config
@@ -74,6 +75,8 @@ _SCHEDULER_IGNORED = {
 }
 _NO_SKIP = 1e10  # an LCMScheduler's timestep_scaling, with which the clean image is the network's and nothing else
 _ETAS = {"dpmsolver++": 0.0, "sde-dpmsolver++": 1.0}
+# Of our spacings that diffusers has no word for, what the folder says instead.
+_NEAREST_SPACING = {"quadratic": "leading", "karras": "trailing", "sigmas": "trailing"}
 _UNBOUNDED = 1e6  # largest value of dynamic thresholding that stands for none
 
 
@@ -166,7 +169,22 @@ def scheduler_config(config: Config) -> dict[str, Any]:
         "clip_sample": sample.clip == "static",
         "thresholding": sample.clip == "dynamic",
         "sample_max_value": _UNBOUNDED if sample.clip == "dynamic" else 1.0,
-        "timestep_spacing": {"quadratic": "leading", "karras": "trailing", "sigmas": "trailing"}.get(
-            sample.spacing, sample.spacing
-        ),
+        "timestep_spacing": _NEAREST_SPACING.get(sample.spacing, sample.spacing),
     }
+
+
+def spacing_note(config: Config, timesteps: Sequence[int]) -> str | None:
+    """What to tell the scheduler so that it draws at the run's own levels, None where the folder says it.
+
+    Args:
+      timesteps: of the run's sampler, ascending.
+    """
+    sample, name = config.sample, scheduler_class(config)
+    if config.distill.jumps:
+        given = [int(step) for step in reversed(timesteps)]
+        count = config.diffusion.timesteps
+        return f"the student's levels: scheduler.set_timesteps(timesteps={given}, original_inference_steps={count})"
+    if sample.spacing not in _NEAREST_SPACING:
+        return None
+    nearest = _NEAREST_SPACING[sample.spacing]
+    return f"sample.spacing={sample.spacing}: diffusers' {name} has no word for it, so the folder says {nearest}"
