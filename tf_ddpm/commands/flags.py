@@ -109,8 +109,8 @@ ROWS = (
         "num_images",
         int,
         "sample eval figure",
-        "How many images to draw or to measure. Default: 64; for fid, kid, pr and memorisation 50,000; for the bound "
-        "in figures 16.",
+        "How many images to draw or to measure. Default: 64; for fid, kid, pr and memorisation 50,000, for enlarging "
+        "512, for reconstruction all that were held out; for the bound in figures 16.",
         low=1,
         high=10**9,
     ),
@@ -148,7 +148,7 @@ ROWS = (
         "; ".join(f"{name}: {facts.about}" for name, facts in SAMPLERS.items()) + ". Default: the run's own.",
         key="sampler",
     ),
-    Flag("sampling_steps", int, _RUNNING, "Steps of the chain. Default: all T.", low=1, key="steps"),
+    Flag("sampling_steps", int, _RUNNING, "Steps of the chain. Default: the run's, or all T.", low=1, key="steps"),
     Flag(
         "eta",
         float,
@@ -228,7 +228,7 @@ ROWS = (
         "eval",
         "What to measure: bpd (bits/dim of real images; of the chain of --sampling_steps if measured alone, else of "
         "the whole one), fid, kid, pr (precision and recall), memorisation, enlarging (PSNR and SSIM against the real "
-        "image, consistency with the smaller one, colour drift).",
+        "image, consistency with the smaller one, colour drift), reconstruction (PSNR and SSIM of an autoencoder).",
         default="bpd",
     ),
     Flag("images", "path", "eval upscale", "A folder of images: to measure instead of a run's, or to enlarge."),
@@ -236,7 +236,8 @@ ROWS = (
         "reference",
         "path",
         "eval",
-        "Real images: train (default), test, holdout, a folder, or an .npz of mu and sigma.",
+        "Real images: a split of the data, holdout, a folder, or an .npz of mu and sigma. Default: the split of the "
+        "training, for an autoencoder holdout.",
     ),
     Flag("inception", "path", "eval", "The FID network's weights. Default: the file that TF_DDPM_INCEPTION names."),
     Flag("allow_few", bool, "eval", "Allow a FID of fewer images than the network has features.", default=False),
@@ -257,7 +258,7 @@ ROWS = (
         "--set=data.image_size=N decodes those of a folder.)",
     ),
     Flag("figure", str, "figure", f"{', '.join(FIGURES)}, or all of them."),
-    Flag("diffusers_dir", "path", "import", "The folder: a pipeline, or a UNet2DModel alone."),
+    Flag("diffusers_dir", "path", "import", "The folder: a pipeline, a UNet2DModel or an autoencoder."),
     Flag("variant", ("fp16", "bf16"), "export_diffusers", "Form of the weights, half as large. Default: float32."),
     Flag("out_dir", "path", "sample export_diffusers", "The same as --out.", instead_of="out"),
     Flag("export_dir", "path", "export", "The same as --out.", instead_of="out"),

@@ -26,14 +26,18 @@ class DistillConfig:
     target: str = key(
         "data",
         "where the path of a noisy image leads, for method=consistency: to the image that it was made of (data), or "
-        "where the teacher says",
+        "where the teacher says, as new students have it",
         choices=("data", "teacher"),
     )
     solver: str = key(
         "ddim", "step along that path, for target=teacher: ddim, or heun with two calls", choices=("ddim", "heun")
     )
     gap: float = key(
-        256.0, "q: the lower level of a pair is r = sigma (1 - n / q), with n from 5 down to 1", above=1.0, high=1e6
+        256.0,
+        "q: the lower level of a pair is r = sigma (1 - n / q), with n from 5 down to 1; 8 of new students with "
+        "target=teacher",
+        above=1.0,
+        high=1e6,
     )
     stages: int = key(
         1, "stages of as many updates each, in which q grows geometrically up to distill.gap", low=1, high=64

@@ -178,14 +178,14 @@ class DataConfig:
     )
     memory_gb: float = key(
         4.0,
-        "decoded images larger than this go to a file in cache_dir",
+        "sets of TensorFlow Datasets larger than this go to a file in cache_dir, where pictures of folders are anyway",
         low=0.0,
         high=1e6,
         freezes="never",
         measures=True,
     )
     cache_dir: str = key(
-        "~/.cache/tf_ddpm", "where decoded images too large for memory are kept", freezes="never", measures=True
+        "~/.cache/tf_ddpm", "where decoded images and features of real ones are kept", freezes="never", measures=True
     )
 
     @property

@@ -31,7 +31,7 @@ class TrainConfig:
     label_dropout: float = key(0.0, "share of the labels replaced by the null class", low=0.0, high=0.95)
     crop: int | None = key(
         None,
-        "side of the random part of each image that is trained on, for condition=low_res; none: all of it",
+        "side of the random part of an image that is trained on, of low_res and autoencoders; none: all of it",
         low=1,
         high=4096,
     )

@@ -98,8 +98,8 @@ class RunLog(NullLog):
         elif share > self._long_wait and not self._judged:
             self._judged = True
             print(
-                f"warning: {share:.0%} of the time goes by waiting for images; keep them in memory "
-                "(data.memory_gb) or on a faster disk (data.cache_dir)",
+                f"warning: {share:.0%} of the time goes by waiting for images; keep them on a faster disk "
+                "(data.cache_dir) or, those of TensorFlow Datasets, in memory (data.memory_gb)",
                 file=sys.stderr,
             )
         return share
