@@ -41,7 +41,7 @@ def compare(run: Run, model: Path, aside: Path, plan: Plan, max_batch: int) -> i
       UserError: where the model does not load, or answers differently from the run.
     """
     requests = _requests(run, _SEEDS[:max_batch])
-    answers = asked(model, aside, requests, "denoise")
+    answers = asked(model, aside, requests, "denoise" if run.first_stage is None else "denoise,decode_latent")
     known = requests["denoise"]
     _check_call(run, known["x_t"], known["t"], known.get("label"), answers["denoise/eps"])  # (guidance 1: as trained)
     _check_images(run, plan, answers["serving_default/image"])
@@ -63,7 +63,8 @@ def _requests(run: Run, chosen: Sequence[int]) -> dict[str, dict[str, np.ndarray
     weight = lambda value: {"guidance": np.full(len(seeds), value, np.float32)} if guided else {}  # noqa: E731
     x_t = np.random.default_rng(0).normal(size=(len(seeds), *run.state_shape)).astype(np.float32)
     t = np.array([run.config.diffusion.timesteps - 1, 0][: len(seeds)], np.int32)
-    return {
+    decoding = {} if run.first_stage is None else {"decode_latent": {"latent": x_t}}
+    return decoding | {
         "serving_default": {"seed": seeds, **classes, **weight(run.config.sample.guidance)},
         "denoise": {"x_t": x_t, "t": t, **classes, **weight(1.0)},
     }
@@ -72,7 +73,7 @@ def _requests(run: Run, chosen: Sequence[int]) -> dict[str, dict[str, np.ndarray
 def asked(
     model: Path, aside: Path, requests: dict[str, dict[str, np.ndarray]], measured: str
 ) -> dict[str, np.ndarray]:
-    """The answers, `signature/output` -> array, and `memory` of the signature `measured`: see `verify`."""
+    """The answers, `signature/output` -> array, and `memory` of the signatures `measured`: see `verify`."""
     inputs, outputs = aside / "inputs.npz", aside / "outputs.npz"
     arrays: dict[str, Any] = {f"{name}/{key}": a for name, request in requests.items() for key, a in request.items()}
     np.savez(inputs, **arrays)

@@ -24,7 +24,7 @@ class Queue:
     """What is drawn for the joined rows of a signature.
 
     Args:
-      calls: of the network, for a row. inputs: their names, but for those of a class.
+      calls: of the network, for a row. inputs: their names, but for those of a class, which `of_class` adds.
       lane: in which it is drawn; None: the one that its calls say.
       alone: the outputs, where a request is drawn by itself, since its rows may have sizes of their own.
     """
@@ -36,8 +36,10 @@ class Queue:
         *inputs: str,
         lane: Lane | None = None,
         alone: dict[str, tf.TensorSpec] | None = None,
+        of_class: bool = True,
     ):
         self.compute, self.calls, self.inputs, self.lane, self.alone = compute, calls, inputs, lane, alone
+        self.of_class = of_class
 
 
 class Endpoints(tf.Module):
@@ -76,7 +78,7 @@ class Endpoints(tf.Module):
         self.lanes = {name: queue.lane or lanes[queue.calls] for name, queue in queues.items()}
         model = _digest([*identity, self.limits.max_batch, self.lanes])
         for name, queue in queues.items():
-            names = [*queue.inputs, *(name for name in CLASS if name in specs)]
+            names = [*queue.inputs, *(name for name in CLASS if name in specs and queue.of_class)]
             known, lane = [specs[name] for name in names], self.lanes[name]
             if queue.alone is None:
                 join = joining.joined(queue.compute, known, lane, model, name, self.limits.max_batch)

@@ -19,7 +19,7 @@ class _Traced(FirstStage):
             return tf.function(function, input_signature=[tf.TensorSpec([None, *shape])], autograph=False)
 
         self.factor, self.weights = first_stage.factor, first_stage.weights
-        self.autoencoder = first_stage.autoencoder
+        self.image_channels, self.autoencoder = first_stage.image_channels, first_stage.autoencoder
         self._encode, self._decode = traced(first_stage.encode, image_shape), traced(first_stage.decode, latent_shape)
 
     def encode(self, images: tf.Tensor) -> tf.Tensor:
@@ -55,7 +55,10 @@ def queues(codec: Latents, calls: int = 1) -> dict[str, Queue]:
     def decode(inputs: Tensors) -> Tensors:
         return images(codec, inputs["latent"])
 
-    return {"encode_image": Queue(encode, calls, "image"), "decode_latent": Queue(decode, calls, "latent")}
+    return {
+        "encode_image": Queue(encode, calls, "image", of_class=False),
+        "decode_latent": Queue(decode, calls, "latent", of_class=False),
+    }
 
 
 def images(codec: Codec, x_0: tf.Tensor) -> Tensors:

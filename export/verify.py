@@ -1,9 +1,10 @@
 """Run as a script in a process of its own, with TensorFlow alone:
 
-    python verify.py VERSION_DIR INPUTS.npz OUTPUTS.npz SIGNATURE
+    python verify.py VERSION_DIR INPUTS.npz OUTPUTS.npz SIGNATURE[,SIGNATURE]
 
 Loads the SavedModel and asks signatures: INPUTS holds `signature/input` arrays, OUTPUTS `signature/output` arrays, and
-`memory`: the most bytes that the process held with the requests as they are, and what each more row of SIGNATURE adds.
+`memory`: the most bytes that the process held with the requests as they are, and what each more row of a SIGNATURE
+adds at most.
 Neither this project nor Keras can be imported, so that what works here works in TF Serving too.
 """
 
@@ -41,12 +42,13 @@ def main(version_dir: str, inputs: str, outputs: str, measured: str) -> None:
     for signature, arrays in requests.items():
         answers |= ask(signature, arrays)
     held = peak()
-    request = requests[measured]
-    rows = len(next(iter(request.values())))
+    names = measured.split(",")
+    rows = len(next(iter(requests[names[0]].values())))
     each_more = (held - empty) / rows  # where no more rows are allowed
     for more in (_MORE_ROWS, _MORE_ROWS // 2):
         try:
-            ask(measured, {name: np.resize(array, (more, *array.shape[1:])) for name, array in request.items()})
+            for name in names:
+                ask(name, {key: np.resize(array, (more, *array.shape[1:])) for key, array in requests[name].items()})
         except tf.errors.InvalidArgumentError:  # fewer rows are allowed
             continue
         each_more = max(peak() - held, 0.0) / (more - rows)

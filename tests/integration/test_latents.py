@@ -9,18 +9,21 @@ import pytest
 import tensorflow as tf
 
 from export import saved_model
+from export.signatures import ServingModule
 from tests.support.served import Served, decoded, grey
 from tests.support.tiny import make_tiny_autoencoder, make_tiny_config, mirrored
 from tf_ddpm import build, datasets
 from tf_ddpm import config as config_lib
-from tf_ddpm.config import plans
+from tf_ddpm.config import plans, students
 from tf_ddpm.datasets.batches import batch_dataset
+from tf_ddpm.diffusers_format import autoencoder_words, folders, reading
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import evaluate
 from tf_ddpm.figures import catalogue
 from tf_ddpm.figures.catalogue import FigureContext
 from tf_ddpm.runs import configuration, latents, pipelines
 from tf_ddpm.sampling import first_stage
+from tf_ddpm.sampling import teacher as teachers
 from tf_ddpm.sampling.pipeline import open_pipeline
 from tf_ddpm.sampling.run import load_run
 from tf_ddpm.training import autoencoding, encoded, loop
@@ -106,6 +109,13 @@ def test_an_update_of_an_autoencoder_is_the_same_on_two_devices_and_in_parts(kin
         assert np.isclose(same[name], value, rtol=1e-3, atol=1e-5) and np.isfinite(value)
 
 
+def test_an_update_of_an_autoencoder_that_xla_compiles_whole_is_the_same():
+    config = make_tiny_autoencoder(train__optimizer="sgd", **KINDS["kl, judged"], **SHAPE)
+    plain, _ = updated(config, 1, updates=1)
+    compiled, _ = updated(config_lib.with_values(config, {"train.jit": "step"}), 1, updates=1)
+    np.testing.assert_allclose(compiled, plain, atol=1e-5 * np.abs(plain).max())
+
+
 def test_the_loss_is_the_weighted_sum_of_what_is_logged():
     config = make_tiny_autoencoder(autoencoder__kl_weight=0.01, autoencoder__multiscale=0.5, **SHAPE)
     _, means = updated(config, 1, updates=1)
@@ -171,6 +181,51 @@ def test_the_copy_is_the_autoencoder_to_the_last_bit(folder):
     for mine, theirs in zip(one.network.weights, other.network.weights, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert (one.scale.shift, one.scale.scale, one.sha256) == (other.scale.shift, other.scale.scale, other.sha256)
+
+
+def test_another_autoencoder_in_the_place_of_a_runs_own_is_refused(folder, tmp_path):
+    loop.run(make_tiny_autoencoder(train__seed=1), tmp_path / "other")
+    shutil.copytree(folder / "latent", tmp_path / "moved")
+    shutil.rmtree(tmp_path / "moved" / "autoencoder")
+    shutil.copytree(tmp_path / "other", tmp_path / "moved" / "autoencoder")
+    refused = "is not the autoencoder whose latents this run diffuses"
+    with pytest.raises(UserError, match=refused):
+        load_run(tmp_path / "moved")
+    for left in ("config.json", "checkpoints"):  # a copy that was left there is not taken for that of a new run
+        path = tmp_path / "moved" / left
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    with pytest.raises(UserError, match=refused):
+        loop.run(latent_config(folder), tmp_path / "moved")
+
+
+def test_labels_guidance_and_students_go_with_latents(folder, tmp_path):
+    of_class = {"model__classes": 10, "model__null_class": True, "train__label_dropout": 0.2}
+    velocity = {"diffusion__prediction": "v", "train__learning_rate": 1e-2, "train__guide_at": (0.5,)}
+    loop.run(latent_config(folder, **of_class, **velocity), tmp_path / "teacher")
+    run = load_run(tmp_path / "teacher")
+    images = [run.sample(range(2), label=3, **settings) for settings in ({}, {"guidance": 3.0})]
+    assert images[0].shape == (2, 8, 8, 1) and (images[0] != images[1]).any()
+    guided = load_run(tmp_path / "teacher", guide="4", guidance=3.0)
+    assert (guided.sample(range(2), label=3) != images[0]).any()
+    model = ServingModule(run, plans.parse("ddim-3", run.config), 8, 1e-3, 1)
+    assert model.inputs["encode_image"] == ["image"] and model.inputs["decode_latent"] == ["latent"]
+    assert model.inputs["serving_default"] == ["seed", "label", "guidance"]
+
+    settings = ["train.steps=4", "distill.probe_images=16", "distill.guidance=2"]
+    config = students.student_of(run.config, str(tmp_path / "teacher"), "consistency", settings)
+    loop.run(config, tmp_path / "student")
+    assert load_run(tmp_path / "student").sample(range(2), label=1).shape == (2, 8, 8, 1)
+    other = config_lib.with_values(config, {"codec.sha256": "0" * 64})
+    with pytest.raises(UserError, match="codec: a student has those of its teacher"):
+        teachers.open_teacher(other, tmp_path / "nowhere")
+
+
+def test_what_a_killed_encoding_left_is_removed_by_the_next(folder, tmp_path):
+    config = first_stage.describe(latent_config(folder, data__cache_dir=str(tmp_path), **SHAPE))
+    left = tmp_path / ".partial-0123abcd-latents-x.npy"
+    left.write_bytes(b"0")
+    encoded.latents(first_stage.codec_of(config, folder / "latent"), datasets.load(config.data), config.data)
+    assert not left.exists() and len(list(tmp_path.glob("latents-*.npy"))) == 1
 
 
 def test_kept_latents_and_those_of_the_moment_give_the_same_update(folder):
@@ -245,6 +300,25 @@ def test_every_figure_is_drawn_of_a_run_of_latents_or_refused(folder, tmp_path):
     assert len(catalogue.draw_first_stage("all", found, tmp_path, 3, 0)) == 2
     with pytest.raises(UserError, match="this one is an autoencoder: reconstruction, latent"):
         catalogue.draw_first_stage("samples", found, tmp_path, 3, 0)
+
+
+def test_the_unet_of_a_pipeline_is_read_with_the_autoencoder_beside_it(folder, tmp_path):
+    pipeline = folders.export_run(load_run(folder / "latent"), tmp_path / "pipeline")
+    (pipeline / reading.OURS).unlink(missing_ok=True)
+    for missing in ("none", "model_index.json"):
+        (pipeline / missing).unlink(missing_ok=True)
+        config = reading.read_config(pipeline / "unet")
+        assert config.codec.factor == 2 and config.data.image_shape == (8, 8, 1)
+    imported = load_run(folders.import_run(pipeline / "unet", config, tmp_path / "imported"))
+    assert imported.sample(range(2), sampler="ddim", steps=3).shape == (2, 8, 8, 1)
+    with pytest.raises(
+        UserError, match=r"autoencoder\.adversarial=0\.5: an imported autoencoder is trained on without"
+    ):
+        reading.read_autoencoder(pipeline / "vqvae", ["autoencoder.adversarial=0.5"])
+    words = json.loads((pipeline / "vqvae" / "config.json").read_text())
+    words |= {"latents_mean": [0.0] * 3, "latents_std": [1.0] * 3, "shift_factor": 0.5}
+    with pytest.raises(UserError, match=r"shift_factor=0\.5: expected none beside latents_mean"):
+        autoencoder_words.autoencoder_words(words)
 
 
 @pytest.fixture(scope="module")

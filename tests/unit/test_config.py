@@ -228,24 +228,30 @@ _CHANGED = [(name, i) for name in presets.PRESETS for i in range(len(presets.ear
 
 def test_the_first_form_of_a_preset_that_has_changed_predicts_eps():
     names = {"digits", "digits_cond", "mnist", "fashion_mnist", "fashion_mnist_cond"}
-    assert {name for name, _ in _CHANGED} == names
+    assert {name for name, _ in _CHANGED} == names | {"autoencoder_flowers128", "flowers128_latent", "emoji64_latent"}
     assert {presets.earlier(name)[-1].diffusion.prediction for name in names} == {"eps"}
 
 
 @pytest.mark.parametrize(("name", "which"), _CHANGED)
 def test_a_run_that_began_with_an_earlier_preset_goes_on_by_its_own_command(tmp_path, name, which):
-    before = config_lib.with_values(presets.earlier(name)[which], {"data.image_size": (28, 28), "data.channels": 1})
+    before = presets.earlier(name)[which]
+    size = before.data.image_size or (28, 28)
+    own = {"data.path": "/pictures"} if before.data.name == "folder" else {}
+    own |= {"data.image_size": size, "data.channels": before.data.channels or 1}
+    before = config_lib.with_values(before, own)
     assert config_lib.changed(before, presets.preset(name))
     (tmp_path / "config.json").write_text(config_lib.to_json(before))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-4.index").touch()
-    again = configuration.training_config(tmp_path, name, ["train.log_every=7"])
+    path = ["data.path=/pictures"] if before.data.name == "folder" else []
+    again = configuration.training_config(tmp_path, name, ["train.log_every=7", *path])
     assert again.train.log_every == 7 and again.train.steps == before.train.steps
     assert (again.diffusion, again.model) == (before.diffusion, before.model)
     assert again.train.level_sampling == before.train.level_sampling
-    for settings in (["model.channels=48"], ["diffusion.prediction=x_0"]):
+    others = ("model.channels=48", "diffusion.prediction=x_0")
+    for settings in [[other] for other in (("autoencoder.blocks=2",) if before.autoencoder.trained else others)]:
         with pytest.raises(UserError, match="another configuration"):
-            configuration.training_config(tmp_path, name, settings)
+            configuration.training_config(tmp_path, name, settings + path)
 
 
 def test_a_run_goes_on_with_more_steps_and_refuses_another_model():

@@ -14,10 +14,11 @@ class FirstStage(Protocol):
     """Images float32 [B, H, W, C] from -1 to 1 to latents float32 [B, h, w, c], and back.
 
     Attributes:
-      factor: H / h. autoencoder: how it is wired. weights: all that it has learned.
+      factor: H / h. image_channels: C. autoencoder: how it is wired. weights: all that it has learned.
     """
 
     factor: int
+    image_channels: int
     autoencoder: object
     weights: Sequence
 
@@ -65,12 +66,15 @@ class Latents(tf.Module):
 
     def _images(self, x: tf.Tensor) -> tf.Tensor:
         latents = tf.cast(x, tf.float32) / self._constant(self.scale) + self._constant(self.shift)
-        if x.shape.rank == 4:
+        return self._decoded(latents)
+
+    def _decoded(self, latents: tf.Tensor) -> tf.Tensor:
+        """Batch after batch: an animation takes no more memory than its last images."""
+        if latents.shape.rank == 4:
             return self.first_stage.decode(latents)
-        around = tf.shape(x)[:-3]
-        images = self.first_stage.decode(tf.reshape(latents, tf.concat([[-1], tf.shape(x)[-3:]], axis=0)))
-        whole = tf.reshape(images, tf.concat([around, tf.shape(images)[1:]], axis=0))
-        return tf.ensure_shape(whole, [*x.shape[:-3], *images.shape[1:]])
+        height, width = (None if side is None else side * self.first_stage.factor for side in latents.shape[-3:-1])
+        spec = tf.TensorSpec([*latents.shape[1:-3], height, width, self.first_stage.image_channels], tf.float32)
+        return tf.map_fn(self._decoded, latents, parallel_iterations=1, fn_output_signature=spec)
 
     @staticmethod
     def _constant(numbers: tuple[float, ...]) -> tf.Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 from tf_ddpm import datasets
 from tf_ddpm.commands import flags
 from tf_ddpm.commands.flags import FLAGS
@@ -11,7 +14,7 @@ from tf_ddpm.runtime.paths import home_expanded
 
 
 def run(_: str) -> None:
-    """Shows the decoded pictures that are kept, after removing some or decoding more of them."""
+    """Shows the decoded pictures and the latents that are kept, after removing some or decoding more pictures."""
     settings = flags.settings()
     data = configuration.data_config(settings).data
     if any(word.startswith("data.path=") for word in settings):
@@ -28,3 +31,16 @@ def run(_: str) -> None:
     print(f"data.cache_dir={place}: {len(kept)} sizes of pictures, {sum(one.size for one in kept) / 1e9:.2f} GB")
     for one in kept:
         print(f"  {one.folder.name}: {one.pictures:,} pictures, {one.size / 1e9:.2f} GB, used {one.days:.1f} days ago")
+    _latents(place)
+
+
+def _latents(place: Path) -> None:
+    """Shows the latents that are kept, after removing old ones."""
+    for path in sorted(place.glob("latents-*.npy")):
+        found = path.stat()
+        days, size = (time.time() - found.st_mtime) / 86_400, f"{found.st_size / 1e9:.2f} GB"
+        if FLAGS.older_than is not None and days >= FLAGS.older_than:
+            path.unlink(missing_ok=True)
+            print(f"removed {path.name}, {size}")
+        else:
+            print(f"  {path.name}: latents, {size}, used {days:.1f} days ago")

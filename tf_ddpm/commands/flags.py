@@ -39,7 +39,7 @@ MODES = {
     "report": Mode("report", "write report.html"),
     "upscale": Mode("upscale", "enlarge a folder of images with a run that enlarges"),
     "distill": Mode("distill", "train a student of a run, which draws in a few steps, or resume it", shared=True),
-    "cache": Mode("cache", "show, remove or fill the cache of decoded pictures"),
+    "cache": Mode("cache", "show, remove or fill the cache of decoded pictures and latents"),
     "import": Mode("import_diffusers", "make a run of a diffusers folder"),
     "export_diffusers": Mode("export_diffusers", "write a diffusers folder"),
 }
@@ -254,8 +254,8 @@ ROWS = (
         "older_than",
         float,
         "cache",
-        "Removes decoded pictures that were not used for so many days. (--set=data.name=folder --set=data.path=DIR "
-        "--set=data.image_size=N decodes those of a folder.)",
+        "Removes decoded pictures and latents that were not used for so many days. (--set=data.name=folder "
+        "--set=data.path=DIR --set=data.image_size=N decodes those of a folder.)",
     ),
     Flag("figure", str, "figure", f"{', '.join(FIGURES)}, or all of them."),
     Flag("diffusers_dir", "path", "import", "The folder: a pipeline, a UNet2DModel or an autoencoder."),

@@ -62,6 +62,7 @@ class CodecConfig:
         None, "how many times smaller a latent is, per side", low=1, high=1024, freezes="data", resolves=True
     )
     channels: int | None = key(None, "channels of a latent", low=1, high=4096, freezes="data", resolves=True)
+    sha256: str | None = key(None, "of the copy", freezes="data", resolves=True, later=True)
     cached: bool = key(True, "encode all images once and keep their latents, or each when it is used", freezes="never")
 
 

@@ -202,3 +202,32 @@ LATENT_PRESETS: dict[str, _Values] = {
         "train.steps": 500_000,
     },
 }
+
+
+_EVEN_LEVELS: _Values = {"train.level_sampling": "uniform", "train.level_mean": -1.2}
+
+# What presets were before they changed, the newest first: see `presets.earlier`.
+EARLIER_LATENTS: dict[str, tuple[_Values, ...]] = {
+    "autoencoder_flowers128": (
+        {
+            "autoencoder.widths": (32, 64, 64),
+            "autoencoder.latent_channels": 4,
+            "train.steps": 5000,
+            "train.decay_steps": 5000,
+        },
+    ),
+    "flowers128_latent": (
+        _EVEN_LEVELS
+        | {
+            "model.channels": 32,
+            "model.multipliers": (1, 3, 4),
+            "model.attention_levels": (2,),
+            "train.steps": 8000,
+            "train.decay_steps": 8000,
+            "train.guide_at": (),
+            "train.checkpoint_every": 600,
+            "train.preview_every": 600,
+        },
+    ),
+    "emoji64_latent": (_EVEN_LEVELS,),
+}

@@ -1,6 +1,6 @@
 """Named configurations, each a small delta from the defaults of `schema.py`."""
 
-from tf_ddpm.config.latent_presets import LATENT_PRESETS
+from tf_ddpm.config.latent_presets import EARLIER_LATENTS, LATENT_PRESETS
 from tf_ddpm.config.parsing import closest, with_values
 from tf_ddpm.config.schema import Config
 from tf_ddpm.errors import UserError
@@ -315,6 +315,7 @@ _EARLIER: dict[str, tuple[_Values, ...]] = {
     "mnist": _OF_SMALL_28,
     "fashion_mnist": _OF_SMALL_28,
     "fashion_mnist_cond": _OF_SMALL_28,
+    **EARLIER_LATENTS,
 }
 
 

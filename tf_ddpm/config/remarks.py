@@ -26,6 +26,8 @@ def idle(config: Config) -> dict[str, str]:
             found[f"sample.{name}"] = "sample.churn"
         elif name in _OF_GUIDANCE and sample.guidance == 1.0:
             found[f"sample.{name}"] = "sample.guidance, for example 2"
+    if config.autoencoder.trained and sample.weights != usual.weights:
+        found["sample.weights"] = "networks that denoise; the scale of latents is that of the average"
     if sample.churn > 0 and sample.churn_min >= sample.churn_max:
         found["sample.churn"] = "a sample.churn_min below sample.churn_max"
     return found

@@ -162,6 +162,8 @@ def _scale(name: str, config: dict[str, Any], channels: int) -> LatentScale:
         return LatentScale((float(shift),) * channels, (float(factor),) * channels)
     if any(n <= 0 for n in std):
         refuse(name, "latents_std", std, "expected numbers above 0")
+    if shift != 0:
+        refuse(name, "shift_factor", shift, "expected none beside latents_mean")
     return LatentScale(tuple(float(n) for n in mean), tuple(factor / n for n in std))
 
 

@@ -107,10 +107,17 @@ def read_autoencoder(folder: str | os.PathLike, settings: Iterable[str] = ()) ->
     own = place / OURS
     base = config_lib.from_json(_text(own), str(own)) if own.is_file() else None
     values = words if base is not None else {"data.name": None} | words
+    values["autoencoder.adversarial"] = 0.0  # the network that judged is not in the folder
     if base is not None and words["autoencoder.kind"] == "tiny":
         values.pop("data.image_size")  # which its words do not say
     config = config_lib.with_values(base or Config(), values)
-    return config_lib.validated(config_lib.with_settings(config, settings)), scale
+    config = config_lib.validated(config_lib.with_settings(config, settings))
+    if config.autoencoder.adversarial > 0:
+        raise UserError(
+            f"autoencoder.adversarial={config.autoencoder.adversarial:g}: an imported autoencoder is trained on "
+            "without the network that judges; expected 0"
+        )
+    return config, scale
 
 
 def read_weights(diffusers_dir: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -168,8 +175,12 @@ def first_stage_folder(folder: Path) -> Path | None:
     Raises:
       UserError: for a pipeline of more parts than are known here.
     """
+    folder = folder.resolve()
+    if folder.name in ("unet", _AVERAGE):
+        folder = folder.parent
     if not (folder / "model_index.json").is_file():
-        return None
+        beside = [folder / name for name in _FIRST_STAGES if (folder / name / "config.json").is_file()]
+        return beside[0] if beside else None
     found = None
     for name, value in _json(folder / "model_index.json").items():
         if name.startswith("_") or name in ("unet", "scheduler") or value in (None, [None, None]):

@@ -21,7 +21,7 @@ class PatchDiscriminator(keras.layers.Layer):
     updates do not depend on how a batch is shared out. It computes in float32.
     """
 
-    def __init__(self, width: int, image_channels: int, **kwargs):
+    def __init__(self, width: int, image_channels: int, xla: bool = False, **kwargs):
         super().__init__(dtype="float32", **kwargs)
         widths = [image_channels, *(width * min(2**i, 8) for i in range(_LAYERS + 1)), 1]
         normal = keras.initializers.RandomNormal(stddev=0.02)
@@ -34,7 +34,7 @@ class PatchDiscriminator(keras.layers.Layer):
             conv.build((None, None, None, before))
             norm = None
             if 0 < i <= _LAYERS:
-                norm = GroupNorm(after, min(_GROUPS, after), name=f"norm_{i}", dtype="float32")
+                norm = GroupNorm(after, min(_GROUPS, after), xla=xla, name=f"norm_{i}", dtype="float32")
                 setattr(self, norm.name, norm)
             setattr(self, conv.name, conv)
             self._steps.append((conv, norm))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from tf_ddpm.runtime import atomic_files
 from tf_ddpm.runtime.paths import home_expanded
 
 FOLDER = "autoencoder"  # of a run that diffuses latents: its own copy
-_ROWS = 32  # at once
+_PIXELS = 32 * 128**2  # at once
 _VERSION = 1  # of how latents are computed
 
 
@@ -50,14 +51,15 @@ class FirstStage:
 def digest(codec: Latents) -> str:
     """sha256 of the autoencoder's weights and wiring, and of the scale of its latents."""
     network = codec.first_stage
-    found = hashlib.sha256(repr((_VERSION, network.autoencoder, codec.shift, codec.scale)).encode())
+    said = [_VERSION, config_lib.said("autoencoder", network.autoencoder), codec.shift, codec.scale]
+    found = hashlib.sha256(json.dumps(said).encode())
     for weight in network.weights:
         found.update(np.asarray(weight).tobytes())
     return found.hexdigest()
 
 
 def open_first_stage(run_dir: str | os.PathLike, config: Config | None = None, step: int | None = None) -> FirstStage:
-    """The autoencoder of the run in `run_dir`, float32.
+    """The autoencoder of the run in `run_dir`, float32, with the average of its weights, of which its scale is.
 
     Args:
       config: with which it is used; None: its own. step: of which checkpoint; None: the latest.
@@ -69,7 +71,7 @@ def open_first_stage(run_dir: str | os.PathLike, config: Config | None = None, s
     if not config.autoencoder.trained:
         raise UserError(f"{run_dir} is no autoencoder's run (autoencoder.kind=none)")
     network = build.autoencoder(config, "float32")
-    step, _ = checkpoints.restore_network(network, run_dir, step, config.sample.weights)
+    step, _ = checkpoints.restore_network(network, run_dir, step)
     scale = latents.read(Path(run_dir))
     if scale is None:
         raise UserError(
@@ -114,6 +116,7 @@ def describe(config: Config) -> Config:
         "codec.factor": known.autoencoder.factor,
         "codec.channels": known.autoencoder.state_channels,
         "data.channels": channels,
+        "codec.sha256": open_first_stage(named).sha256,
     }
     return config_lib.validated(config_lib.with_values(config, values))
 
@@ -163,15 +166,30 @@ def of_run(config: Config, run_dir: str | os.PathLike) -> FirstStage | None:
     """The autoencoder of the run in `run_dir`; None: it diffuses pixels.
 
     Raises:
-      UserError: where it cannot be read.
+      UserError: where it cannot be read, or is not the one whose latents the run began to diffuse.
     """
-    return None if config.codec.run is None else open_first_stage(own_folder(config, run_dir))
+    if config.codec.run is None:
+        return None
+    place = own_folder(config, run_dir)
+    found = open_first_stage(place)
+    if config.codec.sha256 not in (None, found.sha256):
+        raise UserError(
+            f"{place} is not the autoencoder whose latents this run diffuses (its weights or their scale have "
+            "changed); put that one back, or take another run directory"
+        )
+    return found
 
 
 def own_folder(config: Config, run_dir: str | os.PathLike) -> Path:
     """Where the autoencoder of a run is: its copy, or, before there is one, where the run says."""
     copy = Path(run_dir) / FOLDER
     return copy if copy.exists() or config.codec.run is None else Path(config.codec.run)
+
+
+def rows_at_once(image_shape: tuple[int, int, int]) -> int:
+    """How many images are encoded together: fewer of large ones."""
+    height, width, _ = image_shape
+    return max(1, _PIXELS // (height * width))
 
 
 def estimate(network: Autoencoder, images: np.ndarray, step: int) -> LatentScale:
@@ -181,10 +199,10 @@ def estimate(network: Autoencoder, images: np.ndarray, step: int) -> LatentScale
     nearest to a code, and what a bounded decoder sees, then keeps its place, and other programs have a word for it.
     """
     encode = tf.function(lambda part: network.encode(Pixels().encode(part)), autograph=False)
-    count = 0
+    count, rows = 0, rows_at_once(images.shape[1:])
     total = squares = np.zeros(1)
-    for start in range(0, len(images), _ROWS):
-        found = encode(tf.constant(images[start : start + _ROWS])).numpy().astype(np.float64)
+    for start in range(0, len(images), rows):
+        found = encode(tf.constant(images[start : start + rows])).numpy().astype(np.float64)
         found = found.reshape(-1, found.shape[-1])
         count, total, squares = count + len(found), total + found.sum(axis=0), squares + np.square(found).sum(axis=0)
     mean = total / count

@@ -117,6 +117,7 @@ def _teaching(config: Config, own: Config, guide: str | None) -> Config:
         ("model", dataclasses.replace(config.model, dropout=0.0), dataclasses.replace(own.model, dropout=0.0)),
         ("diffusion", _chain_of(config), _chain_of(own)),
         ("data.image_size and channels", config.data.image_shape, own.data.image_shape),
+        ("codec", *_codecs(config, own)),
     ):
         if ours != theirs:
             raise UserError(f"{section}: a student has those of its teacher (but for model.dropout)")
@@ -136,6 +137,12 @@ def _teaching(config: Config, own: Config, guide: str | None) -> Config:
         )
     except UserError as error:
         raise UserError(f"distill.teacher: {error}") from None
+
+
+def _codecs(config: Config, own: Config) -> list[tuple]:
+    """Whether each diffuses latents, and of which autoencoder if both know."""
+    known = config.codec.sha256 is not None and own.codec.sha256 is not None
+    return [(one.codec.run is None, one.codec.sha256 if known else None) for one in (config, own)]
 
 
 def _chain_of(config: Config) -> config_lib.DiffusionConfig:

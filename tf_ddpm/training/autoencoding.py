@@ -45,12 +45,13 @@ def make_differentiate(state: TrainState, config: Config) -> Callable[[dict], tu
     network, train, own = state.network, config.train, config.autoencoder
     judge = _Judge(network, own) if own.adversarial else None
 
-    def of_rows(images: tf.Tensor, address: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def of_rows(images: tf.Tensor, *drawn_and_address: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        noise = drawn_and_address[0] if own.kind == "kl" else None
         share = 1.0 / train.batch_size
         variables = network_variables(network)
         judges = state.step >= own.adversarial_start
         with tf.GradientTape(persistent=judge is not None) as tape:
-            drawn, parts = _reconstruction(network, own, images, address)
+            drawn, parts = _reconstruction(network, own, images, noise)
             loss = share * tf.reduce_sum(_weighted(own, parts))
             if judge is not None:
                 deceit, judgement, seen = judge(images, drawn)
@@ -73,7 +74,11 @@ def make_differentiate(state: TrainState, config: Config) -> Callable[[dict], tu
         images, address = Pixels().encode(batch["image"]), batch["address"]
         if train.crop is not None:
             (images,) = cropped(train.crop, 1, address, images)
-        gradients, totals, _ = accumulation.in_parts(of_rows, train.accumulate, (images,), address)
+        rows = (images,)
+        if own.kind == "kl":  # outside of what XLA compiles, whose random numbers are others
+            shape = [*(side // network.factor for side in images.shape[1:3]), own.latent_channels]
+            rows += (randomness.row_normal(address, randomness.NOISE, tf.shape(images)[0], shape),)
+        gradients, totals, _ = accumulation.in_parts(of_rows, train.accumulate, rows, address)
         context = tf.distribute.get_replica_context()
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         gradient = gradients[0] if judge is None else judge.together(*tf.unstack(gradients, num=2))
@@ -94,13 +99,16 @@ def _gradient(
 
 
 def _reconstruction(
-    network: Autoencoder, own: AutoencoderConfig, images: tf.Tensor, address: tf.Tensor
+    network: Autoencoder, own: AutoencoderConfig, images: tf.Tensor, noise: tf.Tensor | None
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """What comes back of `images`, and for each of them its distance [B], that of smaller versions, and what keeps the
-    latents in bounds."""
+    latents in bounds.
+
+    Args:
+      noise: standard normal, of the latents' shape, for `kl`.
+    """
     if own.kind == "kl":
         mean, log_variance = network.moments(images)
-        noise = randomness.row_normal(address, randomness.NOISE, tf.shape(mean)[0], mean.shape[1:].as_list())
         drawn = network.decode(mean + tf.exp(0.5 * log_variance) * noise)
         # Rombach et al. sum distances over all numbers of an image; where they are means, so is this.
         bound = autoencoders.kl_divergence(mean, log_variance) / float(math.prod(images.shape[1:]))

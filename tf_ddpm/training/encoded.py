@@ -19,8 +19,6 @@ from tf_ddpm.runtime.paths import home_expanded
 from tf_ddpm.runtime.progress import Progress
 from tf_ddpm.sampling import first_stage
 
-_ROWS = 32  # at once
-
 
 def latents(codec: Latents, images: ImageSet, data: DataConfig) -> np.ndarray:
     """What is diffused of each image, float32 [1 or 2, N, h, w, c]; the second are those of the mirror images.
@@ -39,6 +37,7 @@ def latents(codec: Latents, images: ImageSet, data: DataConfig) -> np.ndarray:
         if kept is not None:
             return kept
         path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_files.remove_left(path.parent)
         with atomic_files.atomic_write(path) as beside:
             _write(beside, whole, codec, images)
     except OSError as error:
@@ -58,11 +57,11 @@ def encoder_of(codec: Latents) -> Callable[[tf.Tensor], tf.Tensor]:
 def _write(path: Path, whole: tuple[int, ...], codec: Latents, images: ImageSet) -> None:
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": whole})
-        encode = encoder_of(codec)
+        encode, rows = encoder_of(codec), first_stage.rows_at_once(images.image_shape)
         with Progress(whole[0] * whole[1], "encoding images") as bar:
             for mirrored in range(whole[0]):
-                for start in range(0, len(images), _ROWS):
-                    part = images.images[start : start + _ROWS]
+                for start in range(0, len(images), rows):
+                    part = images.images[start : start + rows]
                     found = encode(tf.constant(part[:, :, ::-1] if mirrored else part)).numpy()
                     file.write(found.astype("<f4").tobytes())
                     bar.update(len(part))
@@ -73,6 +72,7 @@ def _write(path: Path, whole: tuple[int, ...], codec: Latents, images: ImageSet)
 def _kept(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
+        os.utime(path)  # when it was last used
     except (FileNotFoundError, ValueError, EOFError):
         return None
     return found if found.shape == shape and found.dtype == np.float32 else None
