@@ -74,14 +74,14 @@ class CascadeModule(Endpoints):
     def _queues(self, plans: tuple[StagedPlan, ...]) -> dict[str, Queue]:
         last, first = plans[0].stages[-1], plans[0].stages[0]
         channels = self._runs[-1].image_shape[-1]
-        alone = {"lane": joining.FREE}
+        free = joining.FREE
         image = {"image": tf.TensorSpec([None, None, None, channels], tf.uint8)}
         calls, given = _calls(self._runs[-1], last), ("augmentation", "seed")
-        queues = {UPSCALE: Queue(self._upscaled(last), calls, "image", *given, alone=image, **alone)}
+        queues = {UPSCALE: Queue(self._upscaled(last), calls, "image", *given, lane=free, alone=image)}
         if channels in (1, 3, 4):
             files = {"png_bytes": tf.TensorSpec([None], tf.string)}
             name = f"{UPSCALE}_bytes"
-            queues[name] = Queue(self._of_files(last), calls, "encoded", *given, alone=files, **alone)
+            queues[name] = Queue(self._of_files(last), calls, "encoded", *given, lane=free, alone=files)
         if len(self._runs) == 1:
             return queues
         queues["base"] = Queue(self._base(first), _calls(self._runs[0], first), "seed")

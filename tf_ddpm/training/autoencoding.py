@@ -74,7 +74,7 @@ def make_differentiate(state: TrainState, config: Config) -> Callable[[dict], tu
         images, address = Pixels().encode(batch["image"]), batch["address"]
         if train.crop is not None:
             (images,) = cropped(train.crop, 1, address, images)
-        rows = (images,)
+        rows: tuple[tf.Tensor, ...] = (images,)
         if own.kind == "kl":  # outside of what XLA compiles, whose random numbers are others
             shape = [*(side // network.factor for side in images.shape[1:3]), own.latent_channels]
             rows += (randomness.row_normal(address, randomness.NOISE, tf.shape(images)[0], shape),)
