@@ -303,7 +303,11 @@ def test_every_figure_is_drawn_of_a_run_of_latents_or_refused(folder, tmp_path):
 
 
 def test_the_unet_of_a_pipeline_is_read_with_the_autoencoder_beside_it(folder, tmp_path):
-    pipeline = folders.export_run(load_run(folder / "latent"), tmp_path / "pipeline")
+    run = load_run(folder / "latent")
+    pipeline = folders.export_run(run, tmp_path / "pipeline")
+    back = load_run(folders.import_run(pipeline, reading.read_config(pipeline), tmp_path / "back"))
+    apart = np.abs(back.sample(range(2)).astype(int) - run.sample(range(2)))
+    assert apart.max() <= 1  # (the scale of latents has gone into the weights)
     (pipeline / reading.OURS).unlink(missing_ok=True)
     for missing in ("none", "model_index.json"):
         (pipeline / missing).unlink(missing_ok=True)
