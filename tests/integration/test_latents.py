@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -218,6 +222,29 @@ def test_labels_guidance_and_students_go_with_latents(folder, tmp_path):
     other = config_lib.with_values(config, {"codec.sha256": "0" * 64})
     with pytest.raises(UserError, match="codec: a student has those of its teacher"):
         teachers.open_teacher(other, tmp_path / "nowhere")
+
+
+def test_the_latents_are_those_of_the_average_whatever_weights_draw(folder):
+    config = config_lib.with_values(configuration.read(folder / "autoencoder"), {"sample.weights": "raw"})
+    assert (
+        first_stage.open_first_stage(folder / "autoencoder", config).sha256
+        == configuration.read(folder / "latent").codec.sha256
+    )
+    assert any("sample.weights has no effect" in line for line in config_lib.warnings(config))
+
+
+def test_latents_that_are_kept_are_shown_and_removed_when_they_are_old(tmp_path):
+    def shown(*flags):
+        command = [sys.executable, "main.py", "--mode=cache", f"--set=data.cache_dir={tmp_path}", *flags]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    for name, days in (("latents-new.npy", 0), ("latents-old.npy", 40)):
+        (tmp_path / name).write_bytes(b"0" * 10)
+        used = time.time() - days * 86_400
+        os.utime(tmp_path / name, (used, used))
+    assert "latents-new.npy" in shown() and "used 40.0 days ago" in shown()
+    assert "removed latents-old.npy" in shown("--older_than=30")
+    assert [path.name for path in tmp_path.iterdir()] == ["latents-new.npy"]
 
 
 def test_what_a_killed_encoding_left_is_removed_by_the_next(folder, tmp_path):

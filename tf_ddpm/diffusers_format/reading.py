@@ -91,7 +91,7 @@ def _latent_words(first_stage: Path, model: dict[str, Any]) -> dict[str, Any]:
         "codec.run": str(first_stage),
         "codec.factor": own.factor,
         "codec.channels": channels,
-        "codec.sha256": None,  # (what our own words may name is the autoencoder before its scale went into its weights)
+        "codec.sha256": None,  # (our own words may name the one whose scale had not gone into its weights)
         "data.channels": known.data.image_channels,
         "data.image_size": [height * own.factor, width * own.factor],
     }
