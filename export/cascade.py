@@ -48,10 +48,11 @@ class CascadeModule(Endpoints):
         # No class, and guidance, are for pipelines all of whose stages that know labels know that as well.
         classes, null = max([model.classes for model in knowing], default=0), all(m.null_class for m in knowing)
         null = null and bool(knowing)
+        guided = null and all(run.config.takes_guidance for run in runs if run.config.model.classes)
         model = last.config.model
         unit = model.phase // model.factor
         enlarging = Enlarging(model.factor, last.config.train.augmentation, unit, max_pixels)
-        limits = Limits(max_batch, last.image_shape, 1, classes, null, enlarging)
+        limits = Limits(max_batch, last.image_shape, 1, classes, null, enlarging, takes_guidance=guided)
         super().__init__(limits, plans[0].name if len(runs) > 1 else UPSCALE)
         self._runs, self._rounded = tuple(runs), rounded
         # See `ServingModule`.
@@ -115,7 +116,7 @@ class CascadeModule(Endpoints):
         if small is not None and level is not None:
             condition |= drawing.low_res_condition(run.codec, factor, tf.cast(small, tf.float32), level, noise)
         guide = self._guide if stage == 0 else None
-        guidance = inputs.get("guidance") if config.model.null_class and guide is None else None
+        guidance = inputs.get("guidance") if config.takes_guidance and guide is None else None
         if guidance is None and plan.sample.guidance != 1.0:  # callers do not send it
             guidance = tf.fill(tf.shape(inputs["seed"]), plan.sample.guidance)
         network = network or self._networks[stage]

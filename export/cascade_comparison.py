@@ -42,7 +42,7 @@ def compare(
     shape = (fits, height // factor, width // factor, channels)
     small = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     classes = ({"label": label} if limits.classes else {}) | (
-        {"guidance": np.ones(len(seeds), np.float32)} if limits.null_class else {}
+        {"guidance": np.ones(len(seeds), np.float32)} if limits.takes_guidance else {}
     )
     of_fitting = {name: value[:fits] for name, value in ({"seed": seeds} | classes).items()}
     requests = {UPSCALE: {"image": small, "augmentation": np.zeros(fits, np.float32), **of_fitting}}
@@ -54,7 +54,7 @@ def compare(
 
     def used(precision: str | None = None) -> list[Run]:
         return [
-            _used(run, stage.sample, precision, sent=limits.null_class)
+            _used(run, stage.sample, precision, sent=limits.takes_guidance)
             for run, stage in zip(runs, plan.stages, strict=True)
         ]
 

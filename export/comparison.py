@@ -59,7 +59,7 @@ def _requests(run: Run, chosen: Sequence[int]) -> dict[str, dict[str, np.ndarray
     """Signature -> inputs."""
     seeds, known = np.array(chosen, np.int64), run.config.model
     classes = {"label": run.labels(seeds, None)} if known.classes else {}
-    guided = known.null_class or run.guide is not None
+    guided = run.config.takes_guidance or run.guide is not None
     weight = lambda value: {"guidance": np.full(len(seeds), value, np.float32)} if guided else {}  # noqa: E731
     x_t = np.random.default_rng(0).normal(size=(len(seeds), *run.state_shape)).astype(np.float32)
     t = np.array([run.config.diffusion.timesteps - 1, 0][: len(seeds)], np.int32)

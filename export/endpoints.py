@@ -55,6 +55,7 @@ class Endpoints(tf.Module):
     Attributes:
       endpoints: signature -> its function. inputs: signature -> names of its inputs.
       calls: signature -> calls of the network for a row. lanes: signature -> where it is drawn.
+      left_out: signature that others have -> why it is not among these.
     """
 
     def __init__(self, limits: Limits, default: str):
@@ -64,6 +65,7 @@ class Endpoints(tf.Module):
         self.inputs: dict[str, list[str]] = {}
         self.calls: dict[str, int] = {}
         self.lanes: dict[str, Lane] = {}
+        self.left_out: dict[str, str] = {}
 
     def _publish(self, queues: dict[str, Queue], seconds: float, png: bool, identity: Iterable[object]) -> None:
         """Makes the signatures of the queues, `serving_default`, and `png` if it is wanted.

@@ -36,7 +36,7 @@ class Limits:
       image_shape: (H, W, C). timesteps: T. classes: labels that are known, -1 apart. null_class: whether -1 is one.
       enlarging: where images are enlarged; `image` is one of any size then.
       state_shape: (h, w, c) of what is diffused; None: of the images.
-      guided: whether another network guides, so that there is guidance without the null class.
+      takes_guidance: whether a request says how strongly it is guided, by the null class or another network.
     """
 
     max_batch: int
@@ -46,25 +46,20 @@ class Limits:
     null_class: bool
     enlarging: Enlarging | None = None
     state_shape: tuple[int, int, int] | None = None
-    guided: bool = False
+    takes_guidance: bool = False
 
     @classmethod
     def of_info(cls, info: dict) -> Limits:
         """Those of an export, from its model_info.json."""
         shape, most = tuple(info["image_shape"]), info["limits"]["max_batch"]
+        guided = any("guidance" in inputs for inputs in info["signatures"].values())
         if "stages" in info:
             enlarging = Enlarging(**info["enlarging"])
-            return cls(most, shape, 1, info["labels"], info["null_class"], enlarging)
+            return cls(most, shape, 1, info["labels"], info["null_class"], enlarging, takes_guidance=guided)
         config = info["config"]
         model, timesteps = config["model"], config["diffusion"]["timesteps"]
         state = tuple(info["state_shape"]) if "state_shape" in info else None
-        guided = info.get("guided", False)
         return cls(most, shape, timesteps, model["classes"], model["null_class"], None, state, guided)
-
-    @property
-    def takes_guidance(self) -> bool:
-        """Whether a request says how strongly it is guided."""
-        return self.null_class or self.guided
 
     def specs(self) -> dict[str, tf.TensorSpec]:
         """Every input that a signature may have, by name."""

@@ -97,6 +97,7 @@ def _common(
             "batch_sizes": joining.allowed_batch_sizes(limits.max_batch),
         },
         "cold": sorted(set(module.endpoints) - set(warm)),
+        "left_out": module.left_out,
         **state,
     }
 

@@ -13,6 +13,7 @@ from tf_ddpm import build
 from tf_ddpm.codecs import resampling
 from tf_ddpm.codecs.latents import Latents
 from tf_ddpm.config import plans as plans_lib
+from tf_ddpm.config.distillation import NO_WAY_BACK
 from tf_ddpm.config.plans import Plan
 from tf_ddpm.diffusion import samplers
 from tf_ddpm.diffusion.denoiser import Denoiser
@@ -28,9 +29,9 @@ _REPEATS = 4  # of `inpaint`
 class ServingModule(Endpoints):
     """The EMA network of a run and its sampling plans as TF Serving sees them.
 
-    A run with classes takes `label` int32 [B] as well, and where it has the null class, label -1. Where it has that or
-    a guide, it takes `guidance` float32 [B]. Each request is checked by itself (`limits`); then its rows are drawn
-    together with those of others (`joining`).
+    A run with classes takes `label` int32 [B] as well, and where it has the null class, label -1. Where that or a
+    guide can guide it, it takes `guidance` float32 [B]. Each request is checked by itself (`limits`); then its rows
+    are drawn together with those of others (`joining`).
 
     Args:
       plans: the first is `serving_default`. max_batch: the most rows of a request. seconds: see `Endpoints`.
@@ -46,7 +47,7 @@ class ServingModule(Endpoints):
             run.config.diffusion.timesteps,
             known.classes,
             known.null_class,
-            guided=run.guide is not None,
+            takes_guidance=run.config.takes_guidance or run.guide is not None,
             state_shape=run.state_shape if latents else None,
         )
         super().__init__(limits, plans[0].name)
@@ -72,7 +73,9 @@ class ServingModule(Endpoints):
         if isinstance(self._codec, Latents):
             first_stage = traced_codec.queues(self._codec, codec)
         inversion = {}
-        if not self._run.config.distill.jumps:  # which have no way from an image back to its noise
+        if self._run.config.distill.jumps:
+            self.left_out = dict.fromkeys(("decode", "encode"), NO_WAY_BACK)
+        else:
             inversion = {
                 "decode": Queue(self._decode, self._calls(latent), "latent"),
                 "encode": Queue(self._encode, latent.steps + codec, "image"),

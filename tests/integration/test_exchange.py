@@ -298,6 +298,20 @@ def test_the_timesteps_of_a_consistency_student_are_told_when_it_is_written():
     assert "timesteps=[991, 432], original_inference_steps=1000" in note
 
 
+def test_a_step_that_an_lcm_scheduler_does_not_make_is_refused(tmp_path):
+    teacher = make_tiny_config(diffusion__timesteps=1000, diffusion__schedule="cosine", diffusion__prediction="v")
+    config = students.student_of(teacher, "teacher", "consistency", ["sample.sigmas=80,1e-3"])
+    assert folders.timesteps(config)[0] == 0
+    with pytest.raises(UserError, match="makes no step at timestep 0"):
+        scheduler_words.check_levels(config, folders.timesteps(config))
+
+
+def test_the_word_with_which_ddim_clips_as_a_progressive_student_is_told_when_it_is_written():
+    teacher = make_tiny_config(diffusion__timesteps=1000, diffusion__prediction="v")
+    note = folders.export_note(students.student_of(teacher, "teacher", "progressive", []))
+    assert "use_clipped_model_output=True" in note
+
+
 def test_the_network_that_comes_along_draws_clothes(tmp_path):
     config = reading.read_config(Path(__file__).parents[2] / "pretrained" / "fashion_mnist")
     assert config.data.name == "fashion_mnist" and config.data.data_dir is None

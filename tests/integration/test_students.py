@@ -20,6 +20,8 @@ from tf_ddpm.runs import checkpoint_files, configuration, probes
 from tf_ddpm.sampling import teacher as teachers
 from tf_ddpm.sampling.run import load_run
 from tf_ddpm.training import loop
+from tf_ddpm.training.optimizers import make_optimizer
+from tf_ddpm.training.state import TrainState
 
 SHORT = ("train.steps=8", "train.checkpoint_every=2", "train.keep=4", "train.log_every=2", "train.preview_images=4")
 METHODS = {
@@ -116,6 +118,17 @@ def test_a_student_draws_with_the_checkpoint_of_its_best_probe(student):
     assert all(1 < line["largest_weight"] < 1 / 0.05 * 20 for line in logged)
 
 
+def test_the_log_has_the_largest_weight_of_all_updates_since_its_last_line(run_dir):
+    config = configuration.read(run_dir)
+    make = lambda: build.network(config, "float32")  # noqa: E731
+    state = TrainState(make, make_optimizer(config.train), build.level_sampler(config), ("a", "b"), ("b",))
+    for value in (3.0, 7.0, 5.0):
+        state.add_metrics(tf.constant(1.0), tf.constant([0.0, value, value, *[0.0] * 8]))
+    means = state.take_means()
+    assert (means["a"], means["b"]) == (5.0, 7.0)
+    assert state.take_means()["b"] == 0.0
+
+
 def test_another_copy_of_the_teacher_is_not_taken_for_it(student, tmp_path):
     _, path, _ = student
     changed = tmp_path / "changed"
@@ -136,10 +149,12 @@ def test_a_consistency_student_has_no_way_back_to_noise(student, tmp_path):
     jumps = method == "consistency"
     assert word == ("consistency-2" if jumps else "ddim-1")
     assert ("encode" in served, "decode" in served) == (not jumps, not jumps)
-    inputs = {"label": tf.constant([3, 1]), "guidance": tf.constant([1.0, 1.0])}
+    info = json.loads((version / "assets.extra" / "model_info.json").read_text())
+    assert list(info["left_out"]) == (["decode", "encode"] if jumps else [])
+    inputs = {"label": tf.constant([3, 1])} | ({} if jumps else {"guidance": tf.constant([1.0, 1.0])})
     seeds = tf.constant([11, 12], tf.int64)
     images = served["serving_default"](seed=seeds, **inputs)["image"].numpy()
-    alone = served["serving_default"](seed=seeds[1:], label=tf.constant([1]), guidance=tf.constant([1.0]))
+    alone = served["serving_default"](seed=seeds[1:], **{name: value[1:] for name, value in inputs.items()})
     assert np.abs(alone["image"].numpy()[0].astype(int) - images[1]).max() <= 1
     assert np.abs(run.sample([11, 12], label=[3, 1]).astype(int) - images).max() <= 1
     mask = np.zeros([2, 8, 8, 1], np.uint8)
@@ -173,6 +188,15 @@ def test_a_guided_teacher_teaches_something_else(teacher_dir, tmp_path, method, 
     assert guided.distill.guidance == 2.0 and guided.sample.guidance == 1.0
     again = teachers.open_teacher(guided, tmp_path / f"{len(settings)}")
     assert (again.guide is not None) == ("distill.guide=4" in settings)
+    guide = {"guide": "4"} if "distill.guide=4" in settings else {}
+    run, labels = load_run(teacher_dir, guidance=2.0, **guide), tf.constant([3, -1])
+    x = tf.random.stateless_normal([2, 8, 8, 1], [0, 1])
+    level = run.chain.levels.at(tf.constant([9, 4]), x)
+    said = again.denoiser({"label": labels}, tf.constant(2))(x, level).x_0
+    np.testing.assert_allclose(said, run.bound_denoiser(labels, tf.constant([2.0, 2.0]))(x, level).x_0, atol=1e-5)
+    with pytest.raises(UserError, match=r"a student that draws with its teacher's, distill\.guidance=2"):
+        configuration.used(guided, [], {"guidance": 1.5})
+    assert not guided.takes_guidance
 
 
 def test_the_lengths_of_pairs_follow_from_what_they_follow_unless_they_are_said(teacher_dir):
@@ -185,6 +209,25 @@ def test_the_lengths_of_pairs_follow_from_what_they_follow_unless_they_are_said(
     assert learns("distill.target=data") == ("data", "ddim", 256.0, -0.75, 0.2 * 5e-3)
     assert learns("distill.target=data", "distill.gap=4", "train.level_mean=1")[2:4] == (4.0, 1.0)
     assert learns("distill.solver=ddim", "train.learning_rate=1e-4") == ("teacher", "ddim", 8.0, 0.5, 1e-4)
+
+
+def test_a_student_forgets_its_teacher_soon_however_slow_its_teachers_average(teacher_dir):
+    own = config_lib.with_values(
+        configuration.read(teacher_dir), {"train.ema_decay": 0.9999, "train.ema_warmup": False}
+    )
+    for method, settings in METHODS.items():
+        train = students.student_of(own, str(teacher_dir), method, settings).train
+        assert (train.ema_decay, train.ema_warmup) == (0.999, True)
+
+
+def test_levels_that_were_chosen_for_two_steps_are_left_out_of_other_numbers(teacher_dir):
+    config = student_config(teacher_dir, "consistency", "sample.sigmas=80,0.5")
+    two, one = plans.parse("consistency-2,consistency-1", config)
+    assert (two.sample.sigmas, one.sample.sigmas) == ((80.0, 0.5), ())
+    assert configuration.used(config, [], {"steps": 4}).sample.sigmas == ()
+    assert configuration.used(config, [], {"steps": 2}).sample.sigmas == (80.0, 0.5)
+    given = configuration.used(config, ["sample.sigmas=80,1,0.5"], {"steps": 3})
+    assert given.sample.sigmas == (80.0, 1.0, 0.5)
 
 
 def test_the_teacher_of_eps_is_converted_first(run_dir, tmp_path):

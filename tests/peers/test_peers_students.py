@@ -32,7 +32,9 @@ def teacher_dir(tmp_path_factory):
 def drawn_by_theirs(pipeline, timesteps, x_T, noises, monkeypatch):
     """x after every step of their scheduler and their network."""
     scheduler, torched = pipeline.scheduler, lambda x: torch.tensor(x.transpose(0, 3, 1, 2))
-    if type(scheduler).__name__ == "LCMScheduler":
+    jumps = type(scheduler).__name__ == "LCMScheduler"
+    words = {} if jumps else {"use_clipped_model_output": True}
+    if jumps:
         scheduler.set_timesteps(timesteps=timesteps, original_inference_steps=scheduler.config.num_train_timesteps)
     else:
         scheduler.set_timesteps(len(timesteps))
@@ -41,7 +43,7 @@ def drawn_by_theirs(pipeline, timesteps, x_T, noises, monkeypatch):
     with torch.no_grad():
         for t, noise in zip(scheduler.timesteps, noises, strict=True):
             monkeypatch.setattr(scheduling_lcm, "randn_tensor", lambda *_, noise=noise, **__: torched(noise))
-            x = scheduler.step(pipeline.unet(x, t).sample, t, x).prev_sample
+            x = scheduler.step(pipeline.unet(x, t).sample, t, x, **words).prev_sample
             found.append(x.numpy().transpose(0, 2, 3, 1))
     return found
 
@@ -56,13 +58,19 @@ def test_a_students_pipeline_draws_what_the_student_draws(method, teacher_dir, t
     assert len(timesteps) == 2
     rng = np.random.default_rng(0)
     x_T, *noises = rng.normal(size=(3, 4, *run.image_shape)).astype(np.float32)
+    out = run.network.conv_out.kernel
+    out.assign(100.0 * out)  # so that every clean image is in part beyond its bounds
     x, ours, memory = tf.constant(x_T), [], sampler.memory(tf.constant(x_T))
     for k, noise in zip((1, 0), noises, strict=True):
-        x, _, memory = sampler.step(run.bound_denoiser(None), x, tf.constant(k), lambda _, z=noise: z, memory)
+        x, x_0, memory = sampler.step(run.bound_denoiser(None), x, tf.constant(k), lambda _, z=noise: z, memory)
+        assert 0 < np.mean(np.abs(x_0) == 1) < 1
         ours.append(x.numpy())
     pipeline = DDPMPipeline.from_pretrained(folders.export_run(run, tmp_path / "out"))
     expected = drawn_by_theirs(pipeline, timesteps, x_T, noises, monkeypatch)
     for one, other in zip(ours, expected, strict=True):
         assert np.linalg.norm(one - other) / np.linalg.norm(other) < 1e-4
+    if method == "consistency":  # it spaces the steps by itself, and would visit other levels
+        with pytest.raises(ValueError, match="smaller than `num_inference_steps`"):
+            pipeline(num_inference_steps=2)
     back = folders.import_run(tmp_path / "out", reading.read_config(tmp_path / "out"), tmp_path / "back")
     np.testing.assert_array_equal(load_run(back).sample(range(4)), run.sample(range(4)))

@@ -10,7 +10,7 @@ from tf_ddpm.commands import flags
 from tf_ddpm.commands.flags import FLAGS
 from tf_ddpm.config import students
 from tf_ddpm.errors import NotTrainedError, UserError
-from tf_ddpm.runs import configuration
+from tf_ddpm.runs import checkpoint_files, configuration, directory
 from tf_ddpm.runtime import cluster, own_files, quiet_tensorflow
 from tf_ddpm.runtime.paths import home_expanded
 
@@ -54,7 +54,7 @@ def _new(run_dir: str) -> config_lib.Config:
             f"--teacher={FLAGS.teacher}: of several workers none imports it; import it first: --mode=import"
         )
     own = _of_diffusers(teacher) if foreign else _of_run(teacher)
-    place = Path(os.path.abspath(run_dir)) / "teacher" if foreign else teacher
+    place = Path(os.path.abspath(run_dir)) / own_files.TEACHER if foreign else teacher
     config = students.student_of(own, str(place), FLAGS.method, [*_taught(), *flags.settings()])
     if any(setting.startswith("codec.") for setting in flags.settings()):
         raise UserError("codec.*: a student has the autoencoder of its teacher")
@@ -66,6 +66,7 @@ def _new(run_dir: str) -> config_lib.Config:
             "--set=data.name=NAME"
         )
     datasets.check(config.data)
+    _clear(teacher, run_dir)
     if foreign:
         _import(teacher, own, run_dir)
     return config
@@ -94,20 +95,31 @@ def _taught() -> list[str]:
     return [f"distill.{name}={value}" for name, value in given.items()]
 
 
+def _clear(teacher: Path, run_dir: str) -> None:
+    """Removes the copy of a teacher whose student did not begin, which may be of another one.
+
+    Raises:
+      UserError: where a run of the user's own stands in its place.
+    """
+    target = Path(os.path.abspath(run_dir)) / own_files.TEACHER
+    if not cluster.this_worker().is_chief or not own_files.is_run(target) or target.resolve() == teacher.resolve():
+        return
+    if checkpoint_files.steps(target) != [0]:
+        raise UserError(f"--run_dir={run_dir}: {target} is a run, where the student keeps its teacher; choose another")
+    with directory.locked(target.parent):
+        shutil.rmtree(target)
+
+
 def _import(folder: Path, own: config_lib.Config, run_dir: str) -> None:
     """Writes the diffusers folder as a run, which is the student's copy of its teacher."""
     quiet_tensorflow.import_tensorflow()
     from tf_ddpm.diffusers_format import folders
-    from tf_ddpm.runs import directory
-    from tf_ddpm.sampling import teacher
 
-    target = Path(os.path.abspath(run_dir)) / teacher.FOLDER
+    target = Path(os.path.abspath(run_dir)) / own_files.TEACHER
     if target.is_relative_to(folder.resolve()) or folder.is_relative_to(target):
         raise UserError(
             f"--teacher={FLAGS.teacher} and --run_dir={run_dir} lie in each other; choose another directory"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     with directory.locked(target.parent):
-        if own_files.is_run(target):  # of a student that did not begin
-            shutil.rmtree(target)
         folders.import_run(folder, own, target)

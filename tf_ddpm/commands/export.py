@@ -9,6 +9,7 @@ from tf_ddpm.commands.flags import FLAGS
 from tf_ddpm.commands.opening import open_run, wanted_config, wanted_pipeline
 from tf_ddpm.config import Config
 from tf_ddpm.config import plans as plans_lib
+from tf_ddpm.config.distillation import NO_WAY_BACK
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs.pipelines import PipelineConfig
 from tf_ddpm.runtime import quiet_tensorflow
@@ -53,6 +54,8 @@ def run(run_dir: str) -> None:
     out = flags.out() or os.path.join(run_dir, "serving", "ddpm")
     version = saved_model.export_run(opened, out, plans, FLAGS.max_batch, FLAGS.keep_versions, FLAGS.max_pixels)
     print(f"wrote {version}")
+    if config.distill.jumps:
+        print(f"without the signatures encode and decode: {NO_WAY_BACK}")
 
 
 def _of_first_stage(run_dir: str, config: Config) -> None:

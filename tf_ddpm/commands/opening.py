@@ -48,8 +48,8 @@ def wanted_pipeline() -> PipelineConfig | None:
     found = pipelines.find(FLAGS.pipeline, FLAGS.run_dir)
     wanted = {name: value for name, value in flags.sampling().items() if value is not None}
     stages = tuple(_used(stage, wanted) for stage in found.stages)
-    if FLAGS.guidance is not None and not any(stage.config.model.null_class for stage in stages):
-        raise UserError(f"--guidance={FLAGS.guidance:g}: no run of this pipeline has a null class")
+    if FLAGS.guidance is not None and not any(stage.config.takes_guidance for stage in stages):
+        raise UserError(f"--guidance={FLAGS.guidance:g}: the null class guides no run of this pipeline")
     if FLAGS.guidance_interval is not None and all(stage.config.sample.guidance == 1.0 for stage in stages):
         raise UserError("--guidance_interval has no effect with guidance 1; expected --guidance=W beside it")
     if FLAGS.plans is not None and FLAGS.mode != "export":
@@ -70,12 +70,8 @@ def wanted_pipeline() -> PipelineConfig | None:
 
 def _used(stage: Stage, wanted: dict[str, object]) -> Stage:
     """A stage with what is wanted of all of them, where it is of its kind."""
-    model = stage.config.model
-    own = {
-        name: value
-        for name, value in wanted.items()
-        if not (name == "augmentation" and not model.enlarges) and not (name == "guidance" and not model.null_class)
-    }
+    takes = {"augmentation": stage.config.model.enlarges, "guidance": stage.config.takes_guidance}
+    own = {name: value for name, value in wanted.items() if takes.get(name, True)}
     try:
         return dataclasses.replace(stage, config=configuration.used(stage.config, flags.settings(), own))
     except UserError as error:

@@ -6,6 +6,8 @@ import dataclasses
 
 from tf_ddpm.config.fields import key
 
+NO_WAY_BACK = "a consistency student says where a path ends: no way leads from an image back to its noise"
+
 
 @dataclasses.dataclass(frozen=True)
 class DistillConfig:

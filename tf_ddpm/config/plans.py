@@ -107,8 +107,13 @@ def _plan(word: str, config: Config, words: str) -> Plan:
     sampler, dash, steps = word.partition("-")
     if not dash or not steps.isdecimal():
         raise UserError(f"plans={words}: {word!r} is no plan; expected sampler-steps, for example ddim-50")
-    changed = with_values(config, {"sample.sampler": sampler, "sample.steps": int(steps)})
+    changed = with_values(config, {"sample.sampler": sampler} | in_steps(config.sample, int(steps)))
     return Plan(f"{sampler}_{int(steps)}", validated(changed).sample)
+
+
+def in_steps(sample: SampleConfig, steps: int) -> dict[str, int | tuple[float, ...]]:
+    """Values by key that make it draw in so many steps: levels that were chosen for another number do not stay."""
+    return {"sample.steps": steps} | ({} if len(sample.sigmas) == steps else {"sample.sigmas": ()})
 
 
 def _check_names(names: list[str], words: str) -> None:

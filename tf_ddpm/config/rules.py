@@ -215,6 +215,11 @@ def _check_labels(config: Config) -> None:
             f"guidance {guidance:g}: this run has no null class to guide away from; expected 1 "
             "(train one with model.null_class=true and train.label_dropout=0.1)"
         )
+    if guidance != 1.0 and not config.takes_guidance:
+        raise UserError(
+            f"guidance {guidance:g}: this run is a student that draws with its teacher's, "
+            f"distill.guidance={config.distill.guidance:g}; expected 1"
+        )
 
 
 _OF_ENLARGING = {"model": ("factor",), "train": ("crop", "blur", "augmentation", "clean_share")}

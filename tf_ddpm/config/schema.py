@@ -213,6 +213,14 @@ class Config:
     distill: DistillConfig = DistillConfig()  # noqa: RUF009
 
     @property
+    def takes_guidance(self) -> bool:
+        """Whether the null class can guide the run.
+
+        Guidance exaggerates a mean of images. Where a path ends is none, nor is what a guided teacher has taught.
+        """
+        return self.model.null_class and not (self.distill.jumps or self.distill.guided)
+
+    @property
     def state_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of what is diffused: of the images, or of their latents."""
         height, width, _ = self.data.image_shape

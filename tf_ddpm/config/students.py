@@ -15,15 +15,17 @@ from tf_ddpm.errors import UserError
 METHODS = ("consistency", "progressive")
 _SHARE = 0.2  # of the teacher's learning rate
 _LEVELS_STD = 2.0  # Geng et al. 2024
-# How a consistency student learns, by what its pairs follow. On the teacher's path they may be far apart, which tells
-# the student more: half the KID of the other after the same minutes (docs/STUDENTS.md). For pairs under the same noise
-# Geng et al. 2024 have a mean of -1.1, for images of standard deviation 0.5; 0.7 are usual here.
+# How a consistency student learns, by what its pairs follow. On the teacher's path they may be far apart, and the
+# student may learn faster (docs/STUDENTS.md). For pairs under the same noise Geng et al. 2024 have a mean of -1.1, for
+# images of standard deviation 0.5; 0.7 are usual here.
 _PAIRS: dict[str, dict[str, object]] = {
     "teacher": {"distill.solver": "heun", "distill.gap": 8.0, "train.level_mean": 0.5},
     "data": {"distill.gap": DistillConfig.gap, "train.level_mean": -0.75},
 }
 _SHARES = {"teacher": 0.5, "data": _SHARE}
-_FOUR_UNITS = 0.75  # updates in the time of one of the teacher's: it calls the network forth and back, we once more
+# Updates in the time of one of the teacher's, for pairs under the same noise: it calls the network forth and back, and
+# they once more. Two more calls make a default student take about half as long again as its teacher.
+_FOUR_UNITS = 0.75
 
 
 def student_of(own: Config, teacher: str, method: str | None, settings: Sequence[str]) -> Config:
@@ -85,6 +87,8 @@ def _learning(own: Config, method: str) -> dict[str, object]:
         "averages_every",
         "guide_at",
         "keep_every",
+        "ema_decay",  # (a slow average would long be the teacher, which draws badly in a few steps)
+        "ema_warmup",
     )
     values: dict[str, object] = {f"train.{name}": getattr(usual, name) for name in begun_anew}
     values |= {

@@ -70,6 +70,7 @@ def export_run(run: Run, out_dir: str | os.PathLike, variant: str | None = None)
     Raises:
       UserError: where diffusers has no word for the run, or `out_dir` is not free.
     """
+    scheduler_words.check_levels(run.config, timesteps(run.config))
     found = run.first_stage
     latent = found is not None
     if latent and run.config.diffusion.learned_variance:
@@ -98,8 +99,12 @@ def export_run(run: Run, out_dir: str | os.PathLike, variant: str | None = None)
 
 def export_note(config: Config) -> str | None:
     """What diffusers has to be told beside the folder of the run: see `scheduler_words.spacing_note`."""
-    timesteps = build.shorter_chain(config.sample, build.chain(config.diffusion)).timesteps
-    return scheduler_words.spacing_note(config, list(timesteps))
+    return scheduler_words.spacing_note(config, timesteps(config))
+
+
+def timesteps(config: Config) -> list[int]:
+    """Those that the run's sampler visits, ascending."""
+    return build.shorter_chain(config.sample, build.chain(config.diffusion)).timesteps.tolist()
 
 
 def export_first_stage(found: FirstStage, out_dir: str | os.PathLike, variant: str | None = None) -> Path:

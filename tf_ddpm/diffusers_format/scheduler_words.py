@@ -157,7 +157,8 @@ def scheduler_config(config: Config) -> dict[str, Any]:
     if diffusion.schedule != "constant" and diffusion.schedule not in backwards:
         raise UserError(f"diffusion.schedule={diffusion.schedule}: diffusers' DDPMScheduler has no word for it")
     constant, name = diffusion.schedule == "constant", scheduler_class(config)
-    jumps = {"original_inference_steps": sample.steps, "timestep_scaling": _NO_SKIP} if config.distill.jumps else {}
+    # (Of one step, so that DDPMPipeline, which spaces its steps by itself, refuses more: it cannot visit the levels.)
+    jumps = {"original_inference_steps": 1, "timestep_scaling": _NO_SKIP} if config.distill.jumps else {}
     return jumps | {
         "_class_name": name,
         "num_train_timesteps": diffusion.timesteps,
@@ -173,8 +174,21 @@ def scheduler_config(config: Config) -> dict[str, Any]:
     }
 
 
+def check_levels(config: Config, timesteps: Sequence[int]) -> None:
+    """Whether diffusers can visit the run's levels.
+
+    Args:
+      timesteps: of the run's sampler.
+
+    Raises:
+      UserError: for a student that visits timestep 0, where an LCMScheduler returns what it was given.
+    """
+    if config.distill.jumps and 0 in timesteps:
+        raise UserError("sample.sigmas: diffusers' LCMScheduler makes no step at timestep 0; expected larger levels")
+
+
 def spacing_note(config: Config, timesteps: Sequence[int]) -> str | None:
-    """What to tell the scheduler so that it draws at the run's own levels, None where the folder says it.
+    """What to tell the scheduler so that it draws as the run does, None where the folder says it.
 
     Args:
       timesteps: of the run's sampler, ascending.
@@ -184,6 +198,8 @@ def spacing_note(config: Config, timesteps: Sequence[int]) -> str | None:
         given = [int(step) for step in reversed(timesteps)]
         count = config.diffusion.timesteps
         return f"the student's levels: scheduler.set_timesteps(timesteps={given}, original_inference_steps={count})"
+    if config.distill.student and sample.clip == "static":
+        return f"{name} keeps the noise of what it clips: scheduler.step(..., use_clipped_model_output=True)"
     if sample.spacing not in _NEAREST_SPACING:
         return None
     nearest = _NEAREST_SPACING[sample.spacing]

@@ -11,6 +11,20 @@ from tf_ddpm import randomness
 from tf_ddpm.diffusion.bounds import pixel_mean
 from tf_ddpm.diffusion.denoiser import Denoiser, Output
 from tf_ddpm.diffusion.levels import Level, Levels
+from tf_ddpm.diffusion.schedules import strided_timesteps
+
+
+def finest_grid(timesteps: int, steps: int, parts: int) -> np.ndarray:
+    """The first teacher's timesteps: `parts` for each of a student's, which are exactly those that it draws with.
+
+    Returns:
+      [steps * parts] int64, increasing.
+    """
+    grid = strided_timesteps(timesteps, steps * parts, "trailing")
+    grid[parts - 1 :: parts] = strided_timesteps(
+        timesteps, steps, "trailing"
+    )  # halves may have been rounded otherwise
+    return grid
 
 
 class Stages(tf.Module):

@@ -178,13 +178,13 @@ def _sweep(subject: FigureContext) -> Figure:
 
 
 def _guidance(subject: FigureContext) -> Figure:
-    model = subject.run.config.model
-    if not model.null_class and subject.run.guide is None:
+    config = subject.run.config
+    if not config.takes_guidance and subject.run.guide is None:
         raise UserError(
             "guidance compares a class with none, or a network with a worse one: it needs a run with classes and the "
-            "null class, or --guide=STEP_OR_RUN"
+            "null class (and no student that draws with its teacher's guidance), or --guide=STEP_OR_RUN"
         )
-    drawn = experiments.guided(subject.run, _WEIGHTS, min(model.classes or 10, 16), subject.seed)
+    drawn = experiments.guided(subject.run, _WEIGHTS, min(config.model.classes or 10, 16), subject.seed)
     words = [str(label) for label in range(drawn.shape[1])]
     return plots.sheet(drawn, rows=[f"guidance {weight:g}" for weight in _WEIGHTS], columns=words)
 

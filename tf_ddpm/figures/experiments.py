@@ -158,7 +158,7 @@ def _drawn(run: Run, sampler: samplers.Sampler, x_T: tf.Tensor, noise: Callable,
 
 def _denoiser(run: Run, chain: Chain, labels: tf.Tensor | None) -> Denoiser:
     guidance = None
-    known = run.guide is not None or (labels is not None and run.config.model.null_class)
+    known = run.guide is not None or (labels is not None and run.config.takes_guidance)
     if known and run.config.sample.guidance != 1.0:
         guidance = tf.constant([run.config.sample.guidance])
     return run.bound_denoiser(labels, guidance, chain.levels)

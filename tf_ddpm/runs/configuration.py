@@ -18,6 +18,7 @@ from tf_ddpm.config import (
     with_settings,
     with_values,
 )
+from tf_ddpm.config.plans import in_steps
 from tf_ddpm.config.presets import earlier, preset
 from tf_ddpm.errors import NotTrainedError, UserError
 from tf_ddpm.runs import checkpoint_files
@@ -148,6 +149,8 @@ def used(saved: Config, settings: Iterable[str], sampling: dict[str, Any], measu
             known = f"sample.* and {', '.join(open_keys)}" if measures else "sample.* keys only"
             raise UserError(f"{key} cannot change a trained run; expected {known}")
     given = {f"sample.{name}": value for name, value in sampling.items() if value is not None}
+    if sampling.get("steps") is not None and wanted.sample.sigmas == saved.sample.sigmas:
+        given |= in_steps(saved.sample, sampling["steps"])
     return validated(with_values(wanted, given))
 
 

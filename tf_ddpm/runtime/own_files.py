@@ -19,6 +19,7 @@ _FILES = (
     "probes.json",
     "guides.json",
 )
+TEACHER = "teacher"  # of a student: its own copy
 _FOLDERS = (
     "checkpoints",
     "logs",
@@ -30,7 +31,7 @@ _FOLDERS = (
     "diffusers",
     "upscaled",
     "autoencoder",
-    "teacher",
+    TEACHER,
     "averages",
 )
 _SWEPT = ("checkpoint", "sampling_steps", "augmentation", "ema", "sigma")

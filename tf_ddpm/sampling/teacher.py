@@ -19,11 +19,10 @@ from tf_ddpm.errors import NotTrainedError, UserError, required
 from tf_ddpm.networks.backbone import Condition
 from tf_ddpm.networks.unet import UNet
 from tf_ddpm.runs import checkpoints, configuration, probes
-from tf_ddpm.runtime import atomic_files
+from tf_ddpm.runtime import atomic_files, own_files
 from tf_ddpm.runtime.paths import home_expanded
 from tf_ddpm.sampling.guide import OpenGuide, open_guide
 
-FOLDER = "teacher"  # of a student: its own copy
 _GUIDE = "guide"  # of that copy
 
 
@@ -68,7 +67,7 @@ def open_teacher(config: Config, run_dir: str | os.PathLike, xla: bool = False) 
     Raises:
       UserError: where it cannot be read, does not fit the student, or is not the one that began to teach it.
     """
-    copy, distill = Path(run_dir) / FOLDER, config.distill
+    copy, distill = Path(run_dir) / own_files.TEACHER, config.distill
     named = Path(required(distill.teacher, "distill.teacher"))
     # Before its hash is known, what lies there may be of a student that did not begin.
     place = copy if copy.exists() and distill.teacher_sha256 is not None else named
@@ -174,7 +173,7 @@ def copy_into(run_dir: Path, teacher: Teacher) -> None:
     Raises:
       UserError: where it cannot be written.
     """
-    target = run_dir / FOLDER
+    target = run_dir / own_files.TEACHER
     try:
         if target.exists():
             if teacher.guide is not None and not (target / _GUIDE).exists():  # of an import
@@ -183,7 +182,7 @@ def copy_into(run_dir: Path, teacher: Teacher) -> None:
                     os.replace(folder / _GUIDE, target / _GUIDE)
             return
         with atomic_files.staging_directory(run_dir) as folder:
-            aside = folder / FOLDER
+            aside = folder / own_files.TEACHER
             _write(aside, teacher.config, teacher.network)
             if teacher.guide is not None:
                 _write(aside / _GUIDE, teacher.guide.config, teacher.guide.network)

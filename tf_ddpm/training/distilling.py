@@ -13,7 +13,7 @@ from tf_ddpm import build
 from tf_ddpm.codecs.codec import Codec
 from tf_ddpm.config import Config, DistillConfig
 from tf_ddpm.datasets.image_set import ImageSet
-from tf_ddpm.diffusion import consistency, progressive, schedules
+from tf_ddpm.diffusion import consistency, progressive
 from tf_ddpm.diffusion.denoiser import Denoiser
 from tf_ddpm.diffusion.level_sampling import LevelSampler
 from tf_ddpm.diffusion.levels import Level
@@ -26,7 +26,7 @@ from tf_ddpm.training import accumulation
 from tf_ddpm.training.optimizers import make_optimizer
 from tf_ddpm.training.state import TrainState
 
-LARGEST_WEIGHT = "largest_weight"  # of an image in an update's loss, in the log
+LARGEST_WEIGHT = "largest_weight"  # of an image in the loss of the updates since the last line of the log
 
 
 def level_sampler(config: Config) -> LevelSampler:
@@ -34,7 +34,7 @@ def level_sampler(config: Config) -> LevelSampler:
     distill, whole = config.distill, build.chain(config.diffusion)
     if distill.method == "consistency":
         return build.level_sampler(config)
-    steps = schedules.strided_timesteps(len(whole), distill.teacher_steps, "trailing")
+    steps = progressive.finest_grid(len(whole), distill.steps, distill.factor**distill.halvings)
     return progressive.Stages(whole.levels, steps, distill.factor, distill.halvings)
 
 
@@ -44,7 +44,7 @@ def make_state(config: Config, make_network: Callable[[], keras.Model]) -> Train
     decay = stage_length(config) if staged and config.train.decay_steps else None
     further = further_metrics(config.distill)
     return TrainState(
-        make_network, make_optimizer(config.train, decay), level_sampler(config), further, distills=staged
+        make_network, make_optimizer(config.train, decay), level_sampler(config), further, further, distills=staged
     )
 
 

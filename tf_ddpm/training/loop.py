@@ -93,7 +93,6 @@ def _run(
     step = state.updates
     if taught_by is not None and not step:
         state.take_from(taught_by.network, taught_by.network)
-        state.initial_share.assign(0.0)
     if here.count > 1:
         autoencoder = first_stage.digest(codec) if isinstance(codec, Latents) else None
         agree(strategy, step_in_the_run_directory=step, autoencoder=autoencoder)

@@ -26,7 +26,8 @@ class TrainState(tf.Module):
       make_network: called here, and when `ema_network` is first asked for.
       optimizer: not yet built.
       level_sampler: what draws the levels of an update, and may learn from its losses; None: it has no levels.
-      further: names of what is logged beside `METRICS`.
+      further: names of what is logged beside `METRICS`. largest: those of them that are logged as the largest value,
+        and not as the mean; none is negative.
       power_averages: how many further averages there are, of power functions.
       distills: whether it keeps the network with which a stage of distillation began.
 
@@ -42,6 +43,7 @@ class TrainState(tf.Module):
         optimizer: Optimizer,
         level_sampler: LevelSampler | None = None,
         further: tuple[str, ...] = (),
+        largest: tuple[str, ...] = (),
         power_averages: int = 0,
         distills: bool = False,
     ):
@@ -71,7 +73,7 @@ class TrainState(tf.Module):
             for name, value in (("bad_in_row", 0), ("skipped", 0), ("bad_step", -1))
         )
         # Sums of the metrics since they were last logged, and of how many updates: a run may stop in between.
-        self.further = further
+        self.further, self._largest = further, largest
         self.sums = {name: tf.Variable(0.0, trainable=False, name=name) for name in (*METRICS, *further)}
         self.quarter_losses, self.quarter_counts = (
             tf.Variable(tf.zeros([QUARTERS]), trainable=False, name=name)
@@ -96,7 +98,8 @@ class TrainState(tf.Module):
         sizes = [1, *(1 for _ in self.further), quarters, quarters]
         loss, *others, losses, counts = tf.split(totals, sizes)
         for name, value in zip((*METRICS, *self.further), (loss, norm, *others), strict=True):
-            self.sums[name].assign_add(tf.reshape(value, []))
+            total, value = self.sums[name], tf.reshape(value, [])
+            total.assign(tf.maximum(total, value) if name in self._largest else total + value)
         if quarters:
             self.quarter_losses.assign_add(losses)
             self.quarter_counts.assign_add(counts)
@@ -166,9 +169,10 @@ class TrainState(tf.Module):
         return int(tf.convert_to_tensor(self.skipped))
 
     def take_means(self, reset: bool = True) -> dict[str, float]:
-        """The mean of every metric since the last reset, without the updates that were skipped."""
-        count = int(tf.convert_to_tensor(self.summed))
-        means = {name: float(tf.convert_to_tensor(total)) / max(count, 1) for name, total in self.sums.items()}
+        """The mean of every metric since the last reset (of some the largest), without updates that were skipped."""
+        count = max(int(tf.convert_to_tensor(self.summed)), 1)
+        parts = {name: 1 if name in self._largest else count for name in self.sums}
+        means = {name: float(tf.convert_to_tensor(self.sums[name])) / part for name, part in parts.items()}
         losses, counts = (tf.convert_to_tensor(part).numpy() for part in (self.quarter_losses, self.quarter_counts))
         quarters = {f"loss_quarter_{i + 1}": float(losses[i] / counts[i]) for i in range(QUARTERS) if counts[i]}
         if reset:
