@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.projection import take_its_place
 from tests.support.tiny import make_tiny_config, mirrored
 from tf_ddpm import build, datasets
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import plans, students
 from tf_ddpm.errors import UserError
-from tf_ddpm.evaluation import evaluate
+from tf_ddpm.evaluation import evaluate, sweep
 from tf_ddpm.evaluation.sliced_wasserstein import SlicedWasserstein
 from tf_ddpm.figures import catalogue
 from tf_ddpm.runs import checkpoint_files, configuration, probes
@@ -127,6 +128,19 @@ def test_the_log_has_the_largest_weight_of_all_updates_since_its_last_line(run_d
     means = state.take_means()
     assert (means["a"], means["b"]) == (5.0, 7.0)
     assert state.take_means()["b"] == 0.0
+
+
+def test_a_sweep_finds_the_second_level(student, tmp_path, monkeypatch):
+    method, path, _ = student
+    if method != "consistency":
+        return
+    take_its_place(monkeypatch.setattr)
+    wanted = evaluate.EvaluationRequest(("fid",), num_images=20, allow_few=True)
+    config = config_lib.with_values(configuration.read(path), {"data.cache_dir": str(tmp_path)})
+    rows = json.loads(sweep.sweep(wanted, config, str(path), "sigma:0.3,0.8").read_text())
+    said = [row["fid"]["receipt"]["generated"] for row in rows.values()]
+    assert [facts["sigmas"] for facts in said] == [[80.0, 0.3], [80.0, 0.8]]
+    assert rows["0.3"]["fid"]["value"] != rows["0.8"]["fid"]["value"]
 
 
 def test_another_copy_of_the_teacher_is_not_taken_for_it(student, tmp_path):

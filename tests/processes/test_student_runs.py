@@ -2,12 +2,14 @@
 
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
 from tests.support.processes import check_interrupted, ended, interrupt, result, start
-from tf_ddpm.runs import probes
+from tf_ddpm.runs import checkpoint_files, probes
 
+FIRST = Path(__file__).parents[1] / "fixtures" / "first_runs"
 OWN = {"train.steps": 400, "train.checkpoint_every": 10, "train.log_every": 7, "train.preview_every": 100}
 METHODS = {
     "consistency": (["--guide=6", "--guidance=2"], {"distill.probe_every": 40, "distill.stages": 2}),
@@ -31,3 +33,26 @@ def test_a_student_killed_and_terminated_ends_bit_identical_without_its_teachers
     numbers = [signal.SIGTERM, signal.SIGKILL]
     assert check_interrupted(tmp_path / "run", numbers, result(tmp_path / "whole"), begin) == 2
     assert probes.read(tmp_path / "run") == probes.read(tmp_path / "whole")
+
+
+def test_a_folder_of_diffusers_teaches_a_student_that_goes_on_without_it(tmp_path):
+    shutil.copytree(FIRST / "plain", tmp_path / "plain")
+    ((code, _, errors),) = ended([start(tmp_path / "plain", mode="export_diffusers")])
+    assert code == 0, errors
+    flags = [f"--teacher={tmp_path}/plain/diffusers", "--method=consistency"]
+    for steps in (10, 20):
+        settings = {"data.name": "digits"} if steps == 10 else {}
+        own = {"train.steps": steps, "train.checkpoint_every": 10, "train.preview_every": 10} | settings
+        ((code, _, errors),) = ended([start(tmp_path / "run", mode="distill", flags=flags, **own)])
+        assert code == 0, errors
+        shutil.rmtree(tmp_path / "plain", ignore_errors=True)
+    assert checkpoint_files.steps(tmp_path / "run")[-1] == 20
+
+
+def test_a_run_of_the_users_own_is_not_taken_for_a_students_copy(tmp_path):
+    for name in ("plain", "teacher"):
+        shutil.copytree(FIRST / "plain", tmp_path / name)
+    flags = [f"--teacher={tmp_path}/plain", "--method=consistency"]
+    ((code, _, errors),) = ended([start(tmp_path, mode="distill", flags=flags)])
+    assert code == 1 and "is a run, where the student keeps its teacher; choose another" in errors, errors
+    assert checkpoint_files.steps(tmp_path / "teacher")[-1] > 0
