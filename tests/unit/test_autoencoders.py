@@ -196,3 +196,21 @@ def test_a_portable_configuration_names_no_path_of_an_autoencoder():
 def test_what_is_logged_of_an_update_has_a_name_for_each_part(kind):
     assert len(autoencoding.further_metrics(AutoencoderConfig(kind=kind))) == 3
     assert len(autoencoding.further_metrics(AutoencoderConfig(kind=kind, adversarial=0.5))) == 5
+
+
+def test_the_judges_gradient_is_as_strong_at_the_last_layer_as_the_loss_and_its_weight_say():
+    own = dataclasses.replace(SMALL, adversarial=0.5, adversarial_channels=8)
+    network = AutoencoderKL(own, 1, judged=True)
+    sizes = [int(np.prod(weight.shape)) for weight in network.weights]
+    gradient, deceit = (tf.constant(_RNG.normal(size=sum(sizes)), tf.float32) for _ in range(2))
+    place = next(i for i, weight in enumerate(network.weights) if weight is network.last_layer.kernel)
+    last = slice(sum(sizes[:place]), sum(sizes[: place + 1]))
+    judge = autoencoding._Judge(network, own)
+    for size in (1e-2, 1e2):
+        found = judge.together(gradient, size * deceit).numpy() - gradient
+        norms = [np.linalg.norm(part[last]) for part in (found, gradient.numpy())]
+        np.testing.assert_allclose(norms[0], 0.5 * norms[1], rtol=1e-2)
+        np.testing.assert_allclose(found / np.linalg.norm(found), deceit / np.linalg.norm(deceit), atol=1e-4)
+    assert (
+        np.abs(judge.together(gradient, 1e-30 * deceit) - gradient).max() < 1e-5
+    )  # what says nothing is not blown up
