@@ -54,6 +54,8 @@ def main(_: list[str]) -> None:
     own = run.config.sample
     same = {"batch_size": own.batch_size, "sampler": own.sampler, "steps": own.steps, "spacing": own.spacing}
     pixels = of_pixels(run) if FLAGS.pixels is None else load_run(FLAGS.pixels, **same)
+    if pixels.image_shape != run.image_shape:
+        raise app.UsageError(f"--pixels draws images of {pixels.image_shape}, --run_dir of {run.image_shape}")
     subjects = {"latents": run, "pixels": pixels}
     seconds: dict[str, list[float]] = {name: [] for name in subjects}
     for repeat in range(FLAGS.repeats + 1):
