@@ -9,7 +9,7 @@ PRESET ?=
 # More for pytest, for example PYTEST_FLAGS=--cov.
 PYTEST_FLAGS ?=
 
-.PHONY: train sample export check test processes lint types format slow peers
+.PHONY: train sample export check test processes lint types format slow peers slow-peers
 
 train: $(VENV)/runtime
 	$(VENV)/bin/python main.py --mode=train $(if $(PRESET),--preset=$(PRESET))
@@ -32,6 +32,9 @@ slow: $(VENV)/development
 
 peers: $(PEERS)/installed
 	$(PEERS)/bin/python -m pytest -m "peers and not slow" -n $(WORKERS) --dist worksteal
+
+slow-peers: $(PEERS)/installed
+	$(PEERS)/bin/python -m pytest -m "peers and slow"
 
 lint: $(VENV)/development
 	$(VENV)/bin/ruff format --check .

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from export import joining, verify
+from export import codec_comparison, joining, verify
 from tf_ddpm import build
 from tf_ddpm.config.plans import Plan
 from tf_ddpm.errors import UserError
@@ -29,7 +29,7 @@ def compare(run: Run, model: Path, aside: Path, plan: Plan, max_batch: int) -> i
 
     A chain amplifies rounding, so its images alone do not tell. One call of the network has to agree within the
     rounding of the precision; the images have to agree within one grey level, or as well as the same network agrees
-    with itself in another precision.
+    with itself in another precision. The autoencoder of a run of latents has to agree as well: `codec_comparison`.
 
     Args:
       aside: a folder for what goes to the other process and back.
@@ -40,8 +40,14 @@ def compare(run: Run, model: Path, aside: Path, plan: Plan, max_batch: int) -> i
     Raises:
       UserError: where the model does not load, or answers differently from the run.
     """
-    requests = _requests(run, _SEEDS[:max_batch])
-    answers = asked(model, aside, requests, "denoise" if run.first_stage is None else "denoise,decode_latent")
+    requests, measured = _requests(run, _SEEDS[:max_batch]), ["denoise"]
+    codec = None if run.first_stage is None else run.first_stage.codec
+    if codec is not None:
+        requests |= codec_comparison.requests(codec, run.image_shape, len(_SEEDS[:max_batch]))
+        measured += codec_comparison.SIGNATURES
+    answers = asked(model, aside, requests, ",".join(measured))
+    if codec is not None:
+        codec_comparison.check(codec, requests, answers)
     known = requests["denoise"]
     _check_call(run, known["x_t"], known["t"], known.get("label"), answers["denoise/eps"])  # (guidance 1: as trained)
     _check_images(run, plan, answers["serving_default/image"])
@@ -63,8 +69,7 @@ def _requests(run: Run, chosen: Sequence[int]) -> dict[str, dict[str, np.ndarray
     weight = lambda value: {"guidance": np.full(len(seeds), value, np.float32)} if guided else {}  # noqa: E731
     x_t = np.random.default_rng(0).normal(size=(len(seeds), *run.state_shape)).astype(np.float32)
     t = np.array([run.config.diffusion.timesteps - 1, 0][: len(seeds)], np.int32)
-    decoding = {} if run.first_stage is None else {"decode_latent": {"latent": x_t}}
-    return decoding | {
+    return {
         "serving_default": {"seed": seeds, **classes, **weight(run.config.sample.guidance)},
         "denoise": {"x_t": x_t, "t": t, **classes, **weight(1.0)},
     }

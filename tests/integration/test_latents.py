@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export import saved_model
+from export import check, saved_model
 from export.signatures import ServingModule
 from tests.support.served import Served, decoded, grey
-from tests.support.tiny import make_tiny_autoencoder, make_tiny_config, mirrored
+from tests.support.tiny import make_tiny_autoencoder, make_tiny_config, make_tiny_latent, mirrored
 from tf_ddpm import build, datasets
 from tf_ddpm import config as config_lib
+from tf_ddpm.codecs.latents import Latents
 from tf_ddpm.config import plans, students
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.diffusers_format import autoencoder_words, folders, reading
@@ -41,21 +42,8 @@ def folder(tmp_path_factory):
     """Two runs on digits: `autoencoder`, and `latent` of 4x4x3."""
     folder = tmp_path_factory.mktemp("latents")
     loop.run(make_tiny_autoencoder(), folder / "autoencoder")
-    loop.run(latent_config(folder), folder / "latent")
+    loop.run(make_tiny_latent(folder), folder / "latent")
     return folder
-
-
-def latent_config(folder, **changes):
-    values = {
-        "codec__run": str(folder / "autoencoder"),
-        "sample__clip": "none",
-        "sample__sampler": "ddim",
-        "sample__steps": 3,
-        "data__cache_dir": str(folder / "cache"),
-        "data__random_flip": True,
-        "train__preview_images": 4,
-    }
-    return make_tiny_config(**values | changes)
 
 
 def state_of(config, strategy):
@@ -113,8 +101,13 @@ def test_an_update_of_an_autoencoder_is_the_same_on_two_devices_and_in_parts(kin
         assert np.isclose(same[name], value, rtol=1e-3, atol=1e-5) and np.isfinite(value)
 
 
-def test_an_update_of_an_autoencoder_that_xla_compiles_whole_is_the_same():
-    config = make_tiny_autoencoder(train__optimizer="sgd", **KINDS["kl, judged"], **SHAPE)
+# (What is compiled of a codebook is the search of its codes: one level is enough, and compiles faster.)
+ONE_LEVEL = {"autoencoder__widths": (8,), "autoencoder__middle_attention": False}
+
+
+@pytest.mark.parametrize("changes", [KINDS["kl, judged"], KINDS["vq"] | ONE_LEVEL], ids=["kl, judged", "vq"])
+def test_an_update_of_an_autoencoder_that_xla_compiles_whole_is_the_same(changes):
+    config = make_tiny_autoencoder(train__optimizer="sgd", **changes, **SHAPE)
     plain, _ = updated(config, 1, updates=1)
     compiled, _ = updated(config_lib.with_values(config, {"train.jit": "step"}), 1, updates=1)
     np.testing.assert_allclose(compiled, plain, atol=1e-5 * np.abs(plain).max())
@@ -173,7 +166,7 @@ def test_a_run_of_latents_has_its_own_copy_of_the_autoencoder_and_needs_no_other
     run = load_run(tmp_path / "moved")
     assert run.state_shape == (4, 4, 3) and run.image_shape == (8, 8, 1)
     np.testing.assert_array_equal(run.sample(range(3)), load_run(folder / "latent").sample(range(3)))
-    config = latent_config(tmp_path / "nowhere", train__steps=10)
+    config = make_tiny_latent(tmp_path / "nowhere", train__steps=10)
     saved = configuration.read(tmp_path / "moved")
     wanted = config_lib.with_values(saved, {"train.steps": config.train.steps})
     state = loop.run(wanted, tmp_path / "moved")
@@ -199,13 +192,13 @@ def test_another_autoencoder_in_the_place_of_a_runs_own_is_refused(folder, tmp_p
         path = tmp_path / "moved" / left
         path.unlink() if path.is_file() else shutil.rmtree(path)
     with pytest.raises(UserError, match=refused):
-        loop.run(latent_config(folder), tmp_path / "moved")
+        loop.run(make_tiny_latent(folder), tmp_path / "moved")
 
 
 def test_labels_guidance_and_students_go_with_latents(folder, tmp_path):
     of_class = {"model__classes": 10, "model__null_class": True, "train__label_dropout": 0.2}
     velocity = {"diffusion__prediction": "v", "train__learning_rate": 1e-2, "train__guide_at": (0.5,)}
-    loop.run(latent_config(folder, **of_class, **velocity), tmp_path / "teacher")
+    loop.run(make_tiny_latent(folder, **of_class, **velocity), tmp_path / "teacher")
     run = load_run(tmp_path / "teacher")
     images = [run.sample(range(2), label=3, **settings) for settings in ({}, {"guidance": 3.0})]
     assert images[0].shape == (2, 8, 8, 1) and (images[0] != images[1]).any()
@@ -248,7 +241,7 @@ def test_latents_that_are_kept_are_shown_and_removed_when_they_are_old(tmp_path)
 
 
 def test_what_a_killed_encoding_left_is_removed_by_the_next(folder, tmp_path):
-    config = first_stage.describe(latent_config(folder, data__cache_dir=str(tmp_path), **SHAPE))
+    config = first_stage.describe(make_tiny_latent(folder, data__cache_dir=str(tmp_path), **SHAPE))
     left = tmp_path / ".partial-0123abcd-latents-x.npy"
     left.write_bytes(b"0")
     encoded.latents(first_stage.codec_of(config, folder / "latent"), datasets.load(config.data), config.data)
@@ -256,7 +249,7 @@ def test_what_a_killed_encoding_left_is_removed_by_the_next(folder, tmp_path):
 
 
 def test_kept_latents_and_those_of_the_moment_give_the_same_update(folder):
-    config = first_stage.describe(latent_config(folder, train__optimizer="sgd", **SHAPE))
+    config = first_stage.describe(make_tiny_latent(folder, train__optimizer="sgd", **SHAPE))
     codec = first_stage.codec_of(config, folder / "latent")
     rows = encoded.latents(codec, datasets.load(config.data), config.data)
     assert rows.shape == (2, 1797, 4, 4, 3)
@@ -269,7 +262,7 @@ def test_kept_latents_and_those_of_the_moment_give_the_same_update(folder):
 
 
 def test_kept_latents_are_those_of_the_images_and_of_their_mirror_images_and_are_read_again(folder, monkeypatch):
-    config = first_stage.describe(latent_config(folder, **SHAPE))
+    config = first_stage.describe(make_tiny_latent(folder, **SHAPE))
     codec, images = first_stage.codec_of(config, folder / "latent"), datasets.load(config.data)
     rows = encoded.latents(codec, images, config.data)
     for mirrored_, some in ((0, images.images[:5]), (1, images.images[:5, :, ::-1])):
@@ -278,15 +271,45 @@ def test_kept_latents_are_those_of_the_images_and_of_their_mirror_images_and_are
     np.testing.assert_array_equal(encoded.latents(codec, images, config.data), rows)
 
 
+def test_latents_are_kept_under_another_name_where_anything_that_they_depend_on_is_another(folder, monkeypatch):
+    config = first_stage.describe(make_tiny_latent(folder, **SHAPE))
+    codec, images = first_stage.codec_of(config, folder / "latent"), datasets.load(config.data)
+    asked = []
+    monkeypatch.setattr(encoded, "_kept", lambda path, shape: asked.append(path.name) or np.zeros(shape))
+    found = lambda *changed: encoded.latents(*changed) is not None and asked[-1]  # noqa: E731
+    own = found(codec, images, config.data)
+    other = build.autoencoder(first_stage.open_first_stage(folder / "autoencoder").config, "float32")
+    scale = (*codec.scale[:-1], codec.scale[-1] * 1.01)
+    changed = images.images.copy()
+    changed[700, 3, 3] ^= 1  # one that the fingerprint of the set may pass over
+    names = [
+        found(Latents(other, codec.shift, codec.scale), images, config.data),
+        found(Latents(codec.first_stage, codec.shift, scale), images, config.data),
+        found(codec, datasets.ImageSet(changed, images.labels, images.label_names), config.data),
+        found(codec, images, dataclasses.replace(config.data, random_flip=False)),
+    ]
+    assert len({own, *names}) == 5 and found(codec, images, config.data) == own
+
+
+def test_a_run_that_encodes_each_image_when_it_is_used_learns_the_same_and_keeps_none(folder, tmp_path):
+    loop.run(make_tiny_latent(folder, codec__cached=False, data__cache_dir=str(tmp_path / "cache")), tmp_path / "run")
+    losses = [
+        [json.loads(line)["loss"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        for run_dir in (tmp_path / "run", folder / "latent")
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+    assert len(losses[0]) == 4 and not list(tmp_path.rglob("latents-*.npy"))
+
+
 def test_other_data_or_another_autoencoder_are_refused_by_name(folder, tmp_path):
     with pytest.raises(UserError, match=r"takes images of 1 channels; got data.channels=3"):
-        loop.run(latent_config(folder, data__channels=3), tmp_path / "colour")
+        loop.run(make_tiny_latent(folder, data__channels=3), tmp_path / "colour")
     with pytest.raises(UserError, match="is no autoencoder's run"):
-        loop.run(latent_config(folder, codec__run=str(folder / "latent")), tmp_path / "wrong")
+        loop.run(make_tiny_latent(folder, codec__run=str(folder / "latent")), tmp_path / "wrong")
     with pytest.raises(UserError, match=r"there is no run; train an autoencoder first \(presets autoencoder_\.\.\.\)"):
-        loop.run(latent_config(folder, codec__run=str(folder / "nowhere")), tmp_path / "none")
+        loop.run(make_tiny_latent(folder, codec__run=str(folder / "nowhere")), tmp_path / "none")
     with pytest.raises(UserError, match=r"codec\.run is .*, not"):
-        loop.run(latent_config(folder, codec__run=str(tmp_path)), folder / "latent")
+        loop.run(make_tiny_latent(folder, codec__run=str(tmp_path)), folder / "latent")
     assert not any(tmp_path.iterdir())
     with pytest.raises(UserError, match="is the run of an autoencoder, which draws no images"):
         load_run(folder / "autoencoder")
@@ -310,9 +333,11 @@ def test_what_comes_back_is_measured_with_a_receipt(folder):
     assert receipt["images"] == 32 and len(receipt["autoencoder_sha256"]) == 64
 
 
-def test_what_says_nothing_of_latents_is_refused_with_the_reason(folder):
-    with pytest.raises(UserError, match="bits/dim are of pixels; this run diffuses latents"):
-        measured(folder / "latent", "bpd")
+def test_what_says_nothing_of_latents_is_refused_with_the_reason_before_anything_is_computed(folder, monkeypatch):
+    monkeypatch.setattr(evaluate, "FeatureNetwork", lambda *_: pytest.fail("features are computed first"))
+    for metrics in (("bpd",), ("fid", "bpd")):
+        with pytest.raises(UserError, match="bits/dim are of pixels; this run diffuses latents"):
+            measured(folder / "latent", *metrics)
     with pytest.raises(UserError, match="metrics=bpd is of a run that draws images"):
         measured(folder / "autoencoder", "bpd")
     with pytest.raises(UserError, match="metrics=reconstruction is of an autoencoder's run"):
@@ -340,6 +365,13 @@ def test_the_unet_of_a_pipeline_is_read_with_the_autoencoder_beside_it(folder, t
         (pipeline / missing).unlink(missing_ok=True)
         config = reading.read_config(pipeline / "unet")
         assert config.codec.factor == 2 and config.data.image_shape == (8, 8, 1)
+    path = pipeline / "scheduler" / "scheduler_config.json"
+    said = json.loads(path.read_text())
+    for words in (said | {"clip_sample": True}, {k: v for k, v in said.items() if k != "clip_sample"}):
+        path.write_text(json.dumps(words))  # (silent, diffusers' scheduler clips the latents too)
+        with pytest.raises(UserError, match="clip_sample=True: expected false: latents have no range"):
+            reading.read_config(pipeline)
+    path.write_text(json.dumps(said))
     imported = load_run(folders.import_run(pipeline / "unet", config, tmp_path / "imported"))
     assert imported.sample(range(2), sampler="ddim", steps=3).shape == (2, 8, 8, 1)
     with pytest.raises(
@@ -372,6 +404,17 @@ def test_a_server_draws_decoded_images_as_python_does_alone_and_together(served)
     assert grey(default["image"], known) <= 1
     assert grey([decoded(row) for row in pngs["png_bytes"]], known[..., 0]) <= 1
     assert grey(decoded(alone["png_bytes"][0]), decoded(pngs["png_bytes"][2])) <= 1
+
+
+@needs_compiler
+@pytest.mark.usefixtures("graphs_as_they_are")
+def test_an_export_of_latents_is_fit_to_serve(served, monkeypatch, capsys):
+    for name in ("tf_ddpm", "keras"):
+        monkeypatch.setitem(sys.modules, name, sys.modules[name])  # `check` blocks them
+    status = check.main(["check", str(served.version.parent)])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:-1]]
+    assert status == 0 and all(row[3] == "equal" for row in rows), rows
+    assert {row[0] for row in rows} >= {"serving_default", "encode_image", "decode_latent", "decode", "inpaint"}
 
 
 @needs_compiler

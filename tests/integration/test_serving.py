@@ -58,15 +58,6 @@ def check_answers(served, names):
                 np.testing.assert_allclose(value, right[key], rtol=1e-4, atol=1e-4, err_msg=f"{name} {key}")
 
 
-@pytest.fixture
-def graphs_as_they_are():
-    """Python runs what was exported without the optimiser, which takes seconds for each signature."""
-    before = tf.config.optimizer.get_experimental_options()
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    yield
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False} | before)
-
-
 @pytest.mark.usefixtures("graphs_as_they_are")
 def test_every_signature_answers_as_python_does(served):
     names = sorted(served.info["signatures"])

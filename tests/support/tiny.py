@@ -52,6 +52,20 @@ def make_tiny_autoencoder(**changes):
     return config_lib.validated(config_lib.with_values(config_lib.Config(), values))
 
 
+def make_tiny_latent(folder, **changes):
+    """The same for a run that diffuses the latents of the autoencoder's run in `folder`/autoencoder."""
+    values = {
+        "codec__run": str(folder / "autoencoder"),
+        "sample__clip": "none",
+        "sample__sampler": "ddim",
+        "sample__steps": 3,
+        "data__cache_dir": str(folder / "cache"),
+        "data__random_flip": True,
+        "train__preview_images": 4,
+    }
+    return make_tiny_config(**values | changes)
+
+
 def mirrored(devices):
     """A MirroredStrategy of logical CPUs, as often as wanted in one process.
 

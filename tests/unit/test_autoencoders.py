@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from export import codec_comparison
 from tests.support.small_networks import randomised
 from tf_ddpm import config as config_lib
 from tf_ddpm.codecs.latents import Latents
@@ -196,3 +197,46 @@ def test_a_portable_configuration_names_no_path_of_an_autoencoder():
 def test_what_is_logged_of_an_update_has_a_name_for_each_part(kind):
     assert len(autoencoding.further_metrics(AutoencoderConfig(kind=kind))) == 3
     assert len(autoencoding.further_metrics(AutoencoderConfig(kind=kind, adversarial=0.5))) == 5
+
+
+def test_the_judges_gradient_is_as_strong_at_the_last_layer_as_the_loss_and_its_weight_say():
+    own = dataclasses.replace(SMALL, adversarial=0.5, adversarial_channels=8)
+    network = AutoencoderKL(own, 1, judged=True)
+    sizes = [int(np.prod(weight.shape)) for weight in network.weights]
+    gradient, deceit = (tf.constant(_RNG.normal(size=sum(sizes)), tf.float32) for _ in range(2))
+    place = next(i for i, weight in enumerate(network.weights) if weight is network.last_layer.kernel)
+    last = slice(sum(sizes[:place]), sum(sizes[: place + 1]))
+    judge = autoencoding._Judge(network, own)
+    for size in (1e-2, 1e2):
+        found = judge.together(gradient, size * deceit).numpy() - gradient
+        norms = [np.linalg.norm(part[last]) for part in (found, gradient.numpy())]
+        np.testing.assert_allclose(norms[0], 0.5 * norms[1], rtol=1e-2)
+        np.testing.assert_allclose(found / np.linalg.norm(found), deceit / np.linalg.norm(deceit), atol=1e-4)
+    assert (
+        np.abs(judge.together(gradient, 1e-30 * deceit) - gradient).max() < 1e-5
+    )  # what says nothing is not blown up
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_an_export_that_encodes_or_decodes_otherwise_than_its_autoencoder_is_told_by_the_signature(kind):
+    own = dataclasses.replace(SMALL, kind=kind, codes=16)
+    codec = Latents(randomised(AUTOENCODERS[kind](own, 1)), (0.5, -0.5), (2.0, 3.0))
+    asked = codec_comparison.requests(codec, (4, 6, 1), 2)
+    images, x = (
+        tf.constant(asked[name][key]) for name, key in (("encode_image", "image"), ("decode_latent", "latent"))
+    )
+    assert images.shape == (2, 4, 6, 1) and x.shape == (2, 2, 3, 2)
+    answers = {
+        "encode_image/latent": codec.encode(images).numpy(),
+        "decode_latent/image_float": codec.images(x).numpy(),
+    }
+    codec_comparison.check(codec, asked, answers)
+    if kind == "vq":  # codes themselves, which rounding keeps
+        np.testing.assert_allclose(
+            codec.first_stage.quantised(x / codec.scale + codec.shift), x / codec.scale + codec.shift, atol=1e-6
+        )
+    for name, value in answers.items():
+        wrong = value.copy()
+        wrong[1, 0, 0, 0] += 1e-3 * np.abs(value).max()
+        with pytest.raises(UserError, match=f"answers {name} differently: 0.001 of the largest value"):
+            codec_comparison.check(codec, asked, answers | {name: wrong})

@@ -30,10 +30,11 @@ class FirstStage(Protocol):
 
 
 class Latents(tf.Module):
-    """What is diffused is (latent - shift) * scale, of mean 0 and variance 1 in each channel.
+    """What is diffused is (latent - shift) * scale.
 
     Args:
-      shift, scale: a number for each channel.
+      shift, scale: a number for each channel. Estimated of a `kl`, they give each channel mean 0 and variance 1; of
+        other kinds, all channels together a mean square of 1.
     """
 
     def __init__(self, first_stage: FirstStage, shift: Sequence[float], scale: Sequence[float]):

@@ -39,7 +39,7 @@ MODES = {
     "report": Mode("report", "write report.html"),
     "upscale": Mode("upscale", "enlarge a folder of images with a run that enlarges"),
     "distill": Mode("distill", "train a student of a run, which draws in a few steps, or resume it", shared=True),
-    "cache": Mode("cache", "show, remove or fill the cache of decoded pictures and latents"),
+    "cache": Mode("cache", "show or remove decoded pictures and latents that are kept, or decode a folder's pictures"),
     "import": Mode("import_diffusers", "make a run of a diffusers folder"),
     "export_diffusers": Mode("export_diffusers", "write a diffusers folder"),
 }
@@ -191,11 +191,7 @@ ROWS = (
     ),
     Flag("precision", ("float32", "bfloat16"), _RUNNING, "Arithmetic of the network.", key="precision"),
     Flag(
-        "weights",
-        ("ema", "raw"),
-        _RUNNING,
-        "The moving average of the weights, or those of the last update.",
-        key="weights",
+        "weights", ("ema", "raw"), _RUNNING, "The average of the weights, or those of the last update.", key="weights"
     ),
     Flag(
         "ema",
@@ -259,6 +255,7 @@ ROWS = (
     ),
     Flag("figure", str, "figure", f"{', '.join(FIGURES)}, or all of them."),
     Flag("diffusers_dir", "path", "import", "The folder: a pipeline, a UNet2DModel or an autoencoder."),
+    Flag("scaling_factor", float, "import", "Of the autoencoder's latents, instead of what its config.json says."),
     Flag("variant", ("fp16", "bf16"), "export_diffusers", "Form of the weights, half as large. Default: float32."),
     Flag("out_dir", "path", "sample export_diffusers", "The same as --out.", instead_of="out"),
     Flag("export_dir", "path", "export", "The same as --out.", instead_of="out"),

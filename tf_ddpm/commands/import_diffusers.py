@@ -13,9 +13,9 @@ def run(run_dir: str) -> None:
     from tf_ddpm.diffusers_format import reading
 
     config = reading.read_config(FLAGS.diffusers_dir, flags.settings())
-    for note in reading.notes(FLAGS.diffusers_dir, config):
+    for note in reading.notes(FLAGS.diffusers_dir, config, FLAGS.scaling_factor):
         print(note)
     quiet_tensorflow.import_tensorflow()
     from tf_ddpm.diffusers_format import folders
 
-    print(f"wrote {folders.import_run(FLAGS.diffusers_dir, config, run_dir)}")
+    print(f"wrote {folders.import_run(FLAGS.diffusers_dir, config, run_dir, FLAGS.scaling_factor)}")

@@ -12,6 +12,7 @@ from tf_ddpm.diffusers_format.refusals import refuse, refuse_others, translated
 from tf_ddpm.errors import UserError
 
 KINDS = {"AutoencoderKL": "kl", "VQModel": "vq", "AutoencoderTiny": "tiny"}
+_ADDED = 0.18215  # the scaling factor that diffusers takes where a file names none, and writes when it saves again
 _DOWN = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
 _UP = {"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True}
 
@@ -25,7 +26,7 @@ _SHARED = {
     "layers_per_block": 1,
     "norm_num_groups": 32,
     "sample_size": 32,
-    "scaling_factor": 0.18215,
+    "scaling_factor": _ADDED,
     "mid_block_add_attention": True,
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -38,8 +39,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "use_quant_conv": True,
         "use_post_quant_conv": True,
     },
-    # A VQModel that says nothing of a scale has none: the class's own 0.18215 came later than the best-known model,
-    # which was trained without, and with it draws wrong images (huggingface/diffusers, issue 6725).
+    # A VQModel that says nothing of a scale has none: the class's own came later than the best-known model, which was
+    # trained without, and with it draws wrong images (huggingface/diffusers, issue 6725).
     "vq": _SHARED | {"latent_channels": 3, "num_vq_embeddings": 256, "vq_embed_dim": None, "scaling_factor": 1.0},
     "tiny": {
         "in_channels": 3,
@@ -86,6 +87,17 @@ def autoencoder_words(given: dict[str, Any]) -> tuple[dict[str, Any], LatentScal
     }
     length = config.get("vq_embed_dim") or config["latent_channels"]
     return words, _scale(name, config, length)
+
+
+def scale_notes(given: dict[str, Any]) -> list[str]:
+    """What a person should know of the scale that the config of an autoencoder names, a line each."""
+    if given.get("_class_name") != "VQModel" or given.get("scaling_factor") != _ADDED:
+        return []
+    return [
+        f"the VQModel names scaling_factor={_ADDED}, which diffusers adds where it saves a model again that had none; "
+        "with it a model that was trained without, such as CompVis/ldm-celebahq-256, draws wrong images: import that "
+        "with --scaling_factor=1"
+    ]
 
 
 def _block_words(name: str, kind: str, config: dict[str, Any]) -> dict[str, Any]:

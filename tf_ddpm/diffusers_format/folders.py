@@ -26,23 +26,31 @@ from tf_ddpm.sampling.run import Run
 VARIANTS = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 
 
-def import_run(diffusers_dir: str | os.PathLike, config: Config, run_dir: str | os.PathLike) -> Path:
+def import_run(
+    diffusers_dir: str | os.PathLike, config: Config, run_dir: str | os.PathLike, scaling_factor: float | None = None
+) -> Path:
     """Writes the run directory of the folder's weights and `config` (`reading.read_config`), at step 0.
 
+    Args:
+      scaling_factor: of the latents of its autoencoder; None: what the folder says.
+
     Raises:
-      UserError: where the weights cannot be read or do not fit, or `run_dir` is not free.
+      UserError: where the weights cannot be read or do not fit, it has no autoencoder that a `scaling_factor` were of,
+        or `run_dir` is not free.
     """
     run_dir = Path(run_dir)
     checkpoint_files.check_name(run_dir)
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise UserError(f"{run_dir} is not empty; choose another directory for the imported run")
     if config.autoencoder.trained:
-        own = _read_first_stage(Path(diffusers_dir), config)
+        own = _read_first_stage(Path(diffusers_dir), scaling_factor, config)
         return _published(run_dir, lambda aside: first_stage.write(aside, own))
+    place = reading.first_stage_folder(Path(diffusers_dir))
+    if place is None and scaling_factor is not None:
+        raise UserError(f"scaling_factor={scaling_factor:g}: {diffusers_dir} has no autoencoder that it would be of")
     network = build.network(config, "float32")
     tensors.assign(network, reading.read_weights(diffusers_dir))
-    place = reading.first_stage_folder(Path(diffusers_dir))
-    found = None if place is None else _read_first_stage(place)
+    found = None if place is None else _read_first_stage(place, scaling_factor)
 
     def write(aside: Path) -> None:
         (aside / "config.json").write_text(config_lib.to_json(config), encoding="utf-8")
@@ -54,8 +62,8 @@ def import_run(diffusers_dir: str | os.PathLike, config: Config, run_dir: str | 
     return _published(run_dir, write)
 
 
-def _read_first_stage(folder: Path, config: Config | None = None) -> FirstStage:
-    own, scale = reading.read_autoencoder(folder)
+def _read_first_stage(folder: Path, scaling_factor: float | None, config: Config | None = None) -> FirstStage:
+    own, scale = reading.read_autoencoder(folder, scaling_factor=scaling_factor)
     network = build.autoencoder(config or own, "float32")
     tensors.assign(network, reading.read_weights(folder))
     return FirstStage(config or own, network, 0, scale)

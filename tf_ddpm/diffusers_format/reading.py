@@ -97,14 +97,20 @@ def _latent_words(first_stage: Path, model: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_autoencoder(folder: str | os.PathLike, settings: Iterable[str] = ()) -> tuple[Config, LatentScale]:
+def read_autoencoder(
+    folder: str | os.PathLike, settings: Iterable[str] = (), scaling_factor: float | None = None
+) -> tuple[Config, LatentScale]:
     """The configuration of the autoencoder whose config.json is in the folder, and the scale of its latents.
+
+    Args:
+      scaling_factor: instead of the one that is there.
 
     Raises:
       UserError: where it is none, or has an option that cannot be honoured.
     """
     place = Path(folder)
-    words, scale = autoencoder_words.autoencoder_words(_json(place / "config.json"))
+    said = {} if scaling_factor is None else {"scaling_factor": scaling_factor}
+    words, scale = autoencoder_words.autoencoder_words(_json(place / "config.json") | said)
     own = place / OURS
     base = config_lib.from_json(_text(own), str(own)) if own.is_file() else None
     values = words if base is not None else {"data.name": None} | words
@@ -197,9 +203,16 @@ def first_stage_folder(folder: Path) -> Path | None:
     return found
 
 
-def notes(diffusers_dir: str | os.PathLike, config: Config) -> list[str]:
-    """What a person should know of the import of `config`, a line each."""
+def notes(diffusers_dir: str | os.PathLike, config: Config, scaling_factor: float | None = None) -> list[str]:
+    """What a person should know of the import of `config`, a line each.
+
+    Args:
+      scaling_factor: what that person says of it.
+    """
     folder, found = Path(diffusers_dir), list[str]()
+    first_stage = folder if config.autoencoder.trained else first_stage_folder(folder)
+    if first_stage is not None and scaling_factor is None:
+        found += autoencoder_words.scale_notes(_json(first_stage / "config.json"))
     if config.autoencoder.trained:
         return found
     unet = _unet_folder(folder)

@@ -139,11 +139,13 @@ def _check_kind(wanted: EvaluationRequest, source: Source | None) -> None:
         raise UserError(
             "metrics=bpd is of a run that draws images; of an autoencoder expected reconstruction, fid or kid"
         )
-    if "bpd" in wanted.metrics and isinstance(source, RunSource) and source.runs[0].config.distill.jumps:
-        raise UserError(
-            "metrics=bpd: a consistency student says where a path ends, and no bound follows from that; expected fid, "
-            "kid, pr or memorisation"
-        )
+    if "bpd" in wanted.metrics and isinstance(source, RunSource):
+        likelihood.check(source.runs[0])
+        if source.runs[0].config.distill.jumps:
+            raise UserError(
+                "metrics=bpd: a consistency student says where a path ends, and no bound follows from that; expected "
+                "fid, kid, pr or memorisation"
+            )
 
 
 def _with_memorisation(

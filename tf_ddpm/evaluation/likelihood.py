@@ -21,6 +21,19 @@ from tf_ddpm.sampling.run import Run
 _VERSION = 2  # of how it is computed
 
 
+def check(run: Run) -> None:
+    """Whether what the run diffuses has bits/dim.
+
+    Raises:
+      UserError: where it is latents.
+    """
+    if run.codec_weights:
+        raise UserError(
+            "bits/dim are of pixels; this run diffuses latents, whose bound says nothing about pixels; expected "
+            "metrics such as fid and kid"
+        )
+
+
 def bits_per_dim(run: Run, images: datasets.ImageSet, folder: Path, seed: int, steps: int | None = None) -> dict:
     """The variational bound of `images`, every term apart.
 
@@ -89,11 +102,7 @@ def _about(run: Run, chain: Chain, images: datasets.ImageSet, seed: int) -> dict
 
 def _compiled_terms(run: Run, chain: Chain) -> Callable[..., tuple[np.ndarray, ...]]:
     """(images uint8, label int32 [B], seeds int64 [B]) -> the terms of `objectives.Bound`, each [B, ...]."""
-    if run.codec_weights:
-        raise UserError(
-            "bits/dim are of pixels; this run diffuses latents, whose bound says nothing about pixels; expected "
-            "metrics such as fid and kid"
-        )
+    check(run)
     shape = list(run.image_shape)
 
     @tf.function(

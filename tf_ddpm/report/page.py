@@ -31,7 +31,8 @@ from tf_ddpm.sampling.source import RunSource
 _SAMPLES, _ANIMATED, _FRAMES = 64, 16, 30
 _PREVIEWS = 24  # of those that training has drawn, evenly spread
 _MOST_POINTS = 1500  # of a chart
-_OF_AUTOENCODERS = ("l1", "multiscale_l1", "kl", "commitment", "judged_real", "judged_fake")  # what they log
+# What they log.
+_OF_AUTOENCODERS = ("l1", "multiscale_l1", "kl", "commitment", "latent_size", "judged_real", "judged_fake")
 
 
 def write_report(run: Run, run_dir: str | os.PathLike, seed: int = 0) -> Path:

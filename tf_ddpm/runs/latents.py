@@ -1,4 +1,4 @@
-"""latents.json: how the latents of an autoencoder's run are brought to mean 0 and variance 1. No TensorFlow."""
+"""latents.json: the scale that latents of an autoencoder's run have where they are diffused. No TensorFlow."""
 
 from __future__ import annotations
 
