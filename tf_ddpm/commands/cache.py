@@ -8,7 +8,9 @@ from pathlib import Path
 from tf_ddpm import datasets
 from tf_ddpm.commands import flags
 from tf_ddpm.commands.flags import FLAGS
+from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets import picture_cache
+from tf_ddpm.errors import UserError
 from tf_ddpm.runs import configuration
 from tf_ddpm.runtime.paths import home_expanded
 
@@ -17,6 +19,10 @@ def run(_: str) -> None:
     """Shows the decoded pictures and the latents that are kept, after removing some or decoding more pictures."""
     settings = flags.settings()
     data = configuration.data_config(settings).data
+    out = flags.out()
+    if out is not None:
+        _copy(data, Path(out))
+        return
     if any(word.startswith("data.path=") for word in settings):
         images = datasets.load(data)
         images.decode_all()
@@ -32,6 +38,15 @@ def run(_: str) -> None:
     for one in kept:
         print(f"  {one.folder.name}: {one.pictures:,} pictures, {one.size / 1e9:.2f} GB, used {one.days:.1f} days ago")
     _latents(place)
+
+
+def _copy(data: DataConfig, folder: Path) -> None:
+    if data.name in (None, "digits", "folder"):
+        raise UserError(
+            "--out of --mode=cache is for a copy of a set of TensorFlow Datasets in ArrayRecord files; expected "
+            "--set=data.name=NAME as well"
+        )
+    print(f"wrote {datasets.copy_as_array_record(data, folder)}; train with --set=data.data_dir={folder}")
 
 
 def _latents(place: Path) -> None:
