@@ -107,7 +107,7 @@ def _not_decoded_yet(data: DataConfig, root: Path, reader: Reader, files: _Files
         lazy.read_all()
         if lazy.bad:
             _refuse(lazy.bad[0])
-    images = ImageSet(lazy, labels, names, bad)
+    images = ImageSet(lazy, labels, names, bad, hashlib.sha256(b"".join(heads[i].content for i in chosen)).hexdigest())
     images = images if data.holdout else _with_used_labels(images)
     _tell(images, reader)
     return images
@@ -280,7 +280,8 @@ def load_pictures(path: str) -> ImageSet:
 def _with_used_labels(images: ImageSet) -> ImageSet:
     """Without the labels of which no image is left."""
     used, labels = np.unique(images.labels, return_inverse=True)
-    return ImageSet(images.images, labels.astype(np.int32), tuple(images.label_names[i] for i in used), images.bad)
+    names = tuple(images.label_names[i] for i in used)
+    return dataclasses.replace(images, labels=labels.astype(np.int32), label_names=names)
 
 
 def _decoded(

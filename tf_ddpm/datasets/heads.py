@@ -30,10 +30,12 @@ class Head(NamedTuple):
     Attributes:
       key: made of its path below the root, its size, its time of change and bytes at its beginning, middle and end: a
         folder may move, and a file that has changed has another one.
+      content: made of the same but for the time.
       problem: why it is no picture; empty: it is this program's own; None: it is one, as far as its head says.
     """
 
     key: bytes
+    content: bytes
     problem: str | None
 
 
@@ -64,11 +66,13 @@ def _head(one: Found, skipped: int, reader: Reader) -> Head:
         finally:
             os.close(opened)
     except OSError as error:
-        return Head(b"", f"{path}: {error.strerror}")
-    about = f"{path[skipped:]}\0{size}\0{changed}\0".encode("utf-8", "surrogateescape")
-    return Head(
-        hashlib.blake2b(b"".join([about, first, *others]), digest_size=20).digest(), _problem(file, first, reader)
+        return Head(b"", b"", f"{path}: {error.strerror}")
+    about, when = f"{path[skipped:]}\0{size}\0".encode("utf-8", "surrogateescape"), f"{changed}\0".encode()
+    key, content = (
+        hashlib.blake2b(b"".join([*words, first, *others]), digest_size=20).digest()
+        for words in ([about, when], [about])
     )
+    return Head(key, content, _problem(file, first, reader))
 
 
 def _problem(file: Path, first: bytes, reader: Reader) -> str | None:

@@ -29,12 +29,14 @@ class ImageSet:
       images: uint8 [N, H, W, C], an array, a memory-mapped file, or pictures that are not decoded yet.
       labels: int32 [N]. label_names: by label.
       bad: the files that were passed over, and why, a line each.
+      files: of pictures in files, sha256 of their paths, sizes and some of their bytes; None where that is not known.
     """
 
     images: np.ndarray | LazyImages
     labels: np.ndarray
     label_names: tuple[str, ...]
     bad: tuple[str, ...] = ()
+    files: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)
