@@ -50,7 +50,7 @@ def load(data: DataConfig, classes: int | None = None) -> ImageSet:
     elif data.name == "folder":
         from tf_ddpm.datasets import folder
 
-        images = folder.load(data)
+        images = folder.load(data, classes)
     else:
         from tf_ddpm.datasets import tfds_set
 

@@ -20,10 +20,11 @@ from tensorflow_datasets.core import file_adapters
 from tf_ddpm.config import DECODER, DataConfig
 from tf_ddpm.datasets import pictures
 from tf_ddpm.datasets.image_set import ImageSet
-from tf_ddpm.datasets.lazy_images import LazyImages, cores
+from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.errors import UserError
 from tf_ddpm.runtime import atomic_files, paths
 from tf_ddpm.runtime.chunks import once
+from tf_ddpm.runtime.control_group import cores
 from tf_ddpm.runtime.progress import Progress
 
 FORMAT = file_adapters.FileFormat.ARRAY_RECORD
@@ -72,6 +73,7 @@ def _labels(builder: tfds.core.DatasetBuilder, data: DataConfig, key: str) -> np
     with contextlib.suppress(OSError, ValueError, EOFError):
         kept = np.load(path, allow_pickle=False)
         if kept.shape == (count,) and kept.dtype == np.int32:
+            paths.touch(path)
             return kept
     parts = path.with_suffix("")
     with contextlib.suppress(OSError):  # they are read again another time
