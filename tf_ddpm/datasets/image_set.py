@@ -64,7 +64,7 @@ class ImageSet:
         folder = self.images.folder if isinstance(self.images, LazyImages) else None
         if isinstance(self.images, np.memmap) and self.images.filename:
             folder = Path(self.images.filename).parent
-        return folder and f"{folder} ({np.prod(self.images.shape, dtype=np.float64) / 1e9:.2g} GB)"
+        return None if folder is None else f"{folder} ({np.prod(self.images.shape, dtype=np.float64) / 1e9:.2g} GB)"
 
     def fill(self) -> None:
         """Begins to decode what is not decoded yet, until `stop`."""

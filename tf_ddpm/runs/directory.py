@@ -111,9 +111,8 @@ def _described_before(path: Path) -> dict:
         return {}
     except (OSError, ValueError):
         before = None
-    if not isinstance(before, dict) or before.keys() not in (
-        {"images", "labels", name} for name in ("files", "sha256")
-    ):
+    kinds = [{"images", "labels", name} for name in ("files", "sha256")]
+    if not isinstance(before, dict) or set(before) not in kinds:
         raise UserError(f"{path} is not what this program writes there; move it away, or choose another run directory")
     return before
 
