@@ -52,13 +52,12 @@ def load(data: DataConfig, classes: int | None = None) -> ImageSet:
                 file=sys.stderr,
             )
         root = finding.of_split(root, finding.with_held_out(data.split))
-    found = _labelled(root, data, rules)
-    if data.on_bad_file == "fail" and found.unreachable:
-        _refuse(found.unreachable[0])
-    reader = Reader(rules)
+    files, reader = _labelled(root, data, rules), Reader(rules)
+    if data.on_bad_file == "fail" and files.unreachable:
+        _refuse(files.unreachable[0])
     if rules.decoder >= _LAZY:
-        return _not_decoded_yet(data, root, reader, found, classes)
-    return _decoded_at_once(data, reader, found)
+        return _not_decoded_yet(data, root, reader, files, classes)
+    return _decoded_at_once(data, reader, files)
 
 
 def _decoded_at_once(data: DataConfig, reader: Reader, all_files: _Files) -> ImageSet:
@@ -113,6 +112,8 @@ def _not_decoded_yet(data: DataConfig, root: Path, reader: Reader, files: _Files
         found, keys = [files.found[i] for i in chosen], [heads[i].key for i in chosen]
         held = held_out.find(found, data.holdout, unreachable, keys, None if isinstance(cache, str) else cache)
         chosen = _of_part(chosen, held, data)
+    if strict and unreachable:
+        _refuse(unreachable[0])
     labels, names, bad = np.array(files.labels, np.int32)[chosen], files.label_names, (*unreachable, *problems)
     if not chosen:
         empty = ImageSet(np.zeros((0, 1, 1, 1), np.uint8), labels, names, bad)
