@@ -20,7 +20,7 @@ import tensorflow as tf
 from absl import app, flags
 from PIL import Image
 
-from tf_ddpm.datasets import finding
+from tf_ddpm.datasets import finding, held_out
 from tf_ddpm.datasets.pictures import Reader, Rules
 from tf_ddpm.evaluation import feature_metrics
 from tf_ddpm.evaluation.quality import FeatureNetwork
@@ -47,10 +47,11 @@ _SHOWN = 3
 def photographs(folder: str, side: int, unit: int, share: float | None, channels: int) -> list[np.ndarray]:
     """The pictures uint8 [H, W, C], sides divisible by `unit`; `share`: only those that are held out by it."""
     found, reader = [], Reader(Rules(), marked=True)
+    files, _ = finding.files(Path(folder), [])
+    if share is not None:
+        files = [one for one, held in zip(files, held_out.find(files, share, []), strict=True) if held]
     with reader.open():
-        for file, _, _ in finding.files(Path(folder), [])[0]:
-            if share is not None and not finding.is_held_out(file, share):
-                continue
+        for file, _, _ in files:
             pixels = reader.read(file, None, channels)
             if not isinstance(pixels, np.ndarray):
                 continue

@@ -1,11 +1,19 @@
 """Sets of TensorFlow Datasets at random access: the same batches, and no decoded copy."""
 
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from tests.support.array_record_set import Shapes
 from tf_ddpm import datasets
 from tf_ddpm.config import DataConfig
+from tf_ddpm.datasets import array_records
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.errors import UserError
 
@@ -20,23 +28,62 @@ def prepared(tmp_path_factory):
     return found
 
 
-def test_array_record_and_decoded_sets_give_the_same_batches(prepared, tmp_path):
-    cache = tmp_path / "cache"
-    sets = {
-        name: datasets.load(DataConfig("shapes", data_dir=str(folder), cache_dir=str(cache), image_size=(6, 6)))
-        for name, folder in prepared.items()
-    }
-    random, decoded = sets["array_record"], sets["tfrecord"]
-    assert isinstance(decoded.images, np.ndarray) and random.label_names == decoded.label_names == ("round", "square")
-    # (The order of a set's examples is a matter of its format.)
-    where = [int(np.flatnonzero((decoded.whole() == image).all(axis=(1, 2, 3)))[0]) for image in random.whole()]
-    assert sorted(where) == list(range(20))
-    np.testing.assert_array_equal(random.labels, decoded.labels[where])
-    reordered = datasets.ImageSet(decoded.images[where], decoded.labels[where], decoded.label_names)
-    for one, other in zip(*(batch_dataset(part, 8, 5, 3, True).take(6) for part in (random, reordered)), strict=True):
-        for name in one:
-            np.testing.assert_array_equal(one[name], other[name])
-    assert [path.name.split("-")[0] for path in cache.iterdir()] == ["labels"]  # and no decoded copy
+def shapes(folder, tmp_path, **changes):
+    values = {"data_dir": str(folder), "cache_dir": str(tmp_path / "cache"), "image_size": (6, 6)}
+    return DataConfig("shapes", **values | changes)
+
+
+def check_alike(one, other):
+    """Whether two sets give the same batches."""
+    assert one.label_names == other.label_names == ("round", "square")
+    np.testing.assert_array_equal(one.whole(), other.whole())
+    for parts in zip(*(batch_dataset(part, 8, 5, 3, True).take(6) for part in (one, other)), strict=True):
+        for name in parts[0]:
+            np.testing.assert_array_equal(*(part[name] for part in parts))
+
+
+@pytest.mark.parametrize("size", [(6, 6), (8, 8)])
+def test_array_record_and_decoded_sets_give_the_same_batches(prepared, tmp_path, size):
+    random, decoded = (
+        datasets.load(shapes(prepared[name], tmp_path, image_size=size)) for name in ("array_record", "tfrecord")
+    )
+    assert isinstance(decoded.images, np.ndarray) and not isinstance(random.images, np.ndarray)
+    check_alike(random, decoded)
+    assert [path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()] == ["labels"]  # and no decoded copy
+
+
+def test_the_command_that_a_large_set_is_answered_with_makes_a_copy_of_the_same_batches(
+    prepared, tmp_path, monkeypatch, capsys
+):
+    source = shutil.copytree(prepared["tfrecord"], tmp_path / "a folder")
+    monkeypatch.setattr("tf_ddpm.datasets.tfds_set._LARGE", 1e-6)
+    decoded = datasets.load(shapes(source, tmp_path))
+    (words,) = re.findall(r"python -m tf_ddpm .*", capsys.readouterr().err)
+    _, *command = shlex.split(words)
+    subprocess.run([sys.executable, *command], check=True)
+    check_alike(datasets.load(shapes(source / "array_record", tmp_path)), decoded)
+    assert not capsys.readouterr().err
+    with pytest.raises(UserError, match="is there already; train on it with"):
+        datasets.copy_as_array_record(shapes(source, tmp_path), source / "array_record")
+
+
+def test_a_copy_that_fails_leaves_nothing(prepared, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tf_ddpm.datasets.array_records._copy_records", full)
+    with pytest.raises(UserError, match=r"cannot write .*: No space left"):
+        datasets.copy_as_array_record(shapes(prepared["tfrecord"], tmp_path), tmp_path / "copy")
+    assert not [path for path in (tmp_path / "copy").rglob("*") if path.is_file()]
+    with pytest.raises(UserError, match=r"shapes is not in .*; nothing to copy"):
+        datasets.copy_as_array_record(shapes(tmp_path / "none", tmp_path), tmp_path / "copy")
+
+
+def test_a_large_set_that_is_not_there_yet_is_prepared_at_random_access(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tf_ddpm.datasets.tfds_set._size_gb", lambda *_: 21.0)
+    images = datasets.load(shapes(tmp_path / "new", tmp_path))
+    assert "prepared in ArrayRecord files: decoded it takes 21 GB" in capsys.readouterr().err
+    assert len(images) == 20 and list((tmp_path / "new").rglob("*.array_record-*"))
 
 
 def test_labels_that_do_not_fit_are_told_before_anything_is_decoded(prepared, tmp_path, monkeypatch):
@@ -57,9 +104,36 @@ def test_a_digest_is_of_the_encoded_pictures(prepared, tmp_path):
 def test_labels_are_read_once(prepared, tmp_path, monkeypatch):
     data = DataConfig("shapes", data_dir=str(prepared["array_record"]), cache_dir=str(tmp_path))
     first = datasets.load(data)
-    monkeypatch.setattr("tf_ddpm.datasets.tfds_set.Progress", None)
+    monkeypatch.setattr("tf_ddpm.datasets.array_records.Progress", None)
     np.testing.assert_array_equal(datasets.load(data).labels, first.labels)
     (kept,) = tmp_path.iterdir()
     kept.write_bytes(kept.read_bytes()[:50])
     with pytest.raises(TypeError):  # read again, with the bar that is missing here
         datasets.load(data)
+
+
+def test_a_reading_of_labels_that_was_killed_goes_on(prepared, tmp_path, monkeypatch):
+    once, read = array_records.once, []
+
+    def killed(path, compute):
+        if len(read) == 2:
+            raise KeyboardInterrupt
+        read.append(path.name)
+        return once(path, compute)
+
+    monkeypatch.setattr(array_records, "_PART", 6)
+    monkeypatch.setattr(array_records, "_TOGETHER", 4)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(array_records, "once", killed)
+        datasets.load(shapes(prepared["array_record"], tmp_path))
+    seen, getitems = (
+        [],
+        type(array_records._encoded(tfds.builder("shapes", data_dir=prepared["array_record"]), "train")),
+    )
+    whole = getitems.__getitems__
+    monkeypatch.setattr(getitems, "__getitems__", lambda self, rows: seen.extend(rows) or whole(self, rows))
+    labels = datasets.load(shapes(prepared["array_record"], tmp_path)).labels
+    assert sorted(seen) == list(range(12, 20))
+    np.testing.assert_array_equal(labels, datasets.load(shapes(prepared["tfrecord"], tmp_path)).labels)
+    (kept,) = (tmp_path / "cache").iterdir()
+    assert kept.suffix == ".npy"

@@ -17,6 +17,7 @@ from tests.support.projection import Projection, measured, take_its_place
 from tests.support.tiny import mirrored
 from tf_ddpm import config as config_lib
 from tf_ddpm import datasets
+from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import evaluate, feature_metrics, inception, quality, sweep
 from tf_ddpm.figures import sweeps
@@ -155,6 +156,37 @@ def test_images_of_several_sizes_are_told_apart(tmp_path):
         datasets.load_pictures(str(tmp_path))
     (tmp_path / "b.png").write_text("no image")
     assert datasets.load_pictures(str(tmp_path)).images.shape == (1, 8, 8, 1)
+
+
+def test_images_that_cannot_be_compared_are_told_before_any_is_drawn(run_dir, tmp_path, monkeypatch):
+    for i in range(5):
+        picture = np.random.default_rng(i).integers(0, 256, (9, 9), np.uint8)
+        (tmp_path / "real").mkdir(exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / "real" / f"{i}.png")
+    monkeypatch.setattr(quality, "source_features", None)
+    with pytest.raises(UserError, match=r"images of \(8, 8, 1\) against a reference of \(9, 9, 1\)"):
+        measured(run_dir, tmp_path, metrics=("memorisation",), reference=str(tmp_path / "real"))
+
+
+def test_pictures_that_stand_in_for_others_are_no_part_of_a_reference(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 1), np.uint8)
+    network = quality.FeatureNetwork(None, mirrored(1))
+
+    def features(decode):
+        images = LazyImages(decode, pixels.shape, np.zeros(9, np.int32), content=lambda index: bytes([index]))
+        return quality.array_features(images, network, str(tmp_path), {}, "features")
+
+    def damaged(index):
+        return "no picture" if index in (0, 5) else pixels[index]
+
+    found = [features(decode) for decode in (damaged, lambda index: None)]  # and from what is kept
+    for one in found:
+        assert one.about["images"] == 7 and one.about["left_out"] == 2 and one.rows.shape == (7, 64)
+        assert one.apart[:, 1].min() > 0
+    own = np.delete(pixels, (0, 5), axis=0)
+    np.testing.assert_array_equal(found[0].pixels[:], own)
+    np.testing.assert_allclose(found[0].rows, network(own), rtol=1e-5)
+    np.testing.assert_array_equal(found[1].apart, found[0].apart)
 
 
 def test_four_devices_draw_and_see_what_one_does(run_dir):

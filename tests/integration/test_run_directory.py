@@ -1,6 +1,8 @@
 """A run's directory that is not what it was, or cannot be what is asked of it: a line, and nothing lost."""
 
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from tf_ddpm import config as config_lib
 from tf_ddpm import datasets
 from tf_ddpm.diffusers_format import folders, reading
 from tf_ddpm.errors import UserError
-from tf_ddpm.runs import checkpoint_files, checkpoints, configuration
+from tf_ddpm.runs import checkpoint_files, checkpoints, configuration, directory
 from tf_ddpm.sampling.run import load_run
 from tf_ddpm.training import loop
 
@@ -127,19 +129,69 @@ def test_a_run_whose_directory_is_moved_or_removed_ends_with_a_line(tiny_config,
         assert checkpoint_files.steps(run_dir) == [4] and loop.run(tiny_config(), run_dir).updates == 8
 
 
-def test_images_that_have_changed_between_two_parts_of_a_run_are_told(tiny_config, tmp_path, capsys):
+@pytest.fixture
+def pictures(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for i, image in enumerate(np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)):
+    for i, image in enumerate(np.random.default_rng(0).integers(0, 256, (70, 8, 8), np.uint8)):
         Image.fromarray(image).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def began(folder, tiny_config, run_dir):
+    """As a run, or a part of it, begins."""
     data = {"data__name": "folder", "data__path": str(folder), "data__image_size": (8, 8), "data__channels": 1}
-    for steps, change in ((2, None), (4, "removed"), (6, None)):
-        if change:
-            (folder / "03.png").unlink()
-        loop.run(tiny_config(**data, train__steps=steps), tmp_path / "run")
+    config = tiny_config(**data, data__cache_dir=str(run_dir.parent / "cache"))
+    images = datasets.load(config.data)
+    run_dir.mkdir(exist_ok=True)
+    directory.write(run_dir, config, images, 0)
+    return images
+
+
+def changed_picture(folder):
+    Image.fromarray(np.full((8, 8), 7, np.uint8)).save(folder / "03.png")
+
+
+def added_picture(folder):
+    shutil.copy(folder / "00.png", folder / "99.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "now"),
+    [
+        (lambda folder: os.utime(folder / "03.png", (1, 1)), None),
+        (lambda folder: folder.rename(folder.with_name("elsewhere")), None),
+        (changed_picture, 70),
+        (lambda folder: (folder / "03.png").unlink(), 69),
+        (added_picture, 71),
+    ],
+    ids=["touched", "moved", "replaced", "removed", "added"],
+)
+def test_images_that_have_changed_between_two_parts_of_a_run_are_told(
+    tiny_config, tmp_path, capsys, pictures, change, now
+):
+    """Every one of them, and no time and no place."""
+    run_dir = tmp_path / "run"
+    for part in range(3):
+        began(pictures if pictures.exists() else tmp_path / "elsewhere", tiny_config, run_dir)
         told = capsys.readouterr().err
-        assert ("the images are not those" in told and "(20 then, 19 now)" in told) == bool(change)
-    assert json.loads((tmp_path / "run" / "data.json").read_text())["images"] == 19
+        assert ("the images are not those" in told) == (f"(70 then, {now} now)" in told) == (part == 1 and bool(now))
+        if part == 0:
+            change(pictures)
+    assert json.loads((run_dir / "data.json").read_text())["images"] == (now or 70)
+
+
+def test_a_run_that_knows_some_of_its_pictures_alone_compares_these_and_then_knows_all(
+    tiny_config, tmp_path, capsys, pictures
+):
+    run_dir = tmp_path / "run"
+    images = began(pictures, tiny_config, run_dir)
+    digest = hashlib.sha256(repr(list(images.fingerprint()[2:])).encode()).hexdigest()
+    for some, told in ((digest, False), ("0" * 64, True)):
+        (run_dir / "data.json").write_text(json.dumps({"images": 70, "labels": ["."], "sha256": some}))
+        began(pictures, tiny_config, run_dir)
+        assert ("the images are not those" in capsys.readouterr().err) == told
+        assert json.loads((run_dir / "data.json").read_text()).keys() == {"images", "labels", "files"}
 
 
 @pytest.mark.processes

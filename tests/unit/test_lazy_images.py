@@ -1,7 +1,11 @@
 """Pictures that are decoded when they are asked for, and kept."""
 
+import hashlib
+import io
 import os
+import re
 import shutil
+import sqlite3
 import threading
 
 import numpy as np
@@ -10,7 +14,7 @@ from PIL import Image
 
 from tf_ddpm import datasets
 from tf_ddpm.config import DataConfig
-from tf_ddpm.datasets import picture_cache, pictures
+from tf_ddpm.datasets import cache_folder, heads, pictures
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.datasets.picture_cache import PictureCache
@@ -69,6 +73,11 @@ def test_a_cache_gives_back_what_was_written_and_keeps_places(tmp_path):
     assert not again.read(1, b"x", into)  # of another key
     again.give_up(b"d", "no picture \udcff")
     assert PictureCache(tmp_path, SHAPE).places(keys("d"))[1] == {3: "no picture \\udcff"}
+    assert PictureCache(tmp_path, SHAPE, "a newer library").places(keys("d"))[1] == {}
+    assert again.digests() == {}
+    again.keep_digests({b"d": b"1", b"e": b"2"})
+    again.keep_digests({b"d": b"3"})
+    assert PictureCache(tmp_path, SHAPE).digests() == {b"d": b"3", b"e": b"2"}
 
 
 def test_what_was_half_written_is_no_picture(tmp_path):
@@ -229,6 +238,97 @@ def test_what_cannot_be_decoded_is_replaced_by_the_next_of_its_label_in_any_orde
         datasets.load(data(folder, on_bad_file="fail"))
 
 
+def test_what_one_library_cannot_read_is_tried_again_by_the_next(folder, decodes, monkeypatch, tmp_path):
+    path = folder / "cat" / "01.png"
+    path.write_bytes(path.read_bytes()[:60] + b"\0" * 40)
+    monkeypatch.setattr(pictures.PIL, "__version__", "12.0.0")
+    assert len(datasets.load(data(folder)).whole()) == 12
+    with sqlite3.connect(next((tmp_path / "cache").glob("pictures-*/index.sqlite"))) as index:
+        index.execute("UPDATE entries SET reason = 'of an earlier version, which did not say whose it was'")
+    count = len(decodes)
+    datasets.load(data(folder)).whole()
+    assert len(decodes) == count
+    monkeypatch.setattr(pictures.PIL, "__version__", "14.0.0")
+    assert len(datasets.load(data(folder)).all_bad) == 0
+    datasets.load(data(folder)).whole()
+    assert decodes[count:] == ["01.png"]
+
+
+def test_a_lack_of_memory_is_no_fault_of_a_picture(folder, monkeypatch):
+    images = datasets.load(data(folder))
+
+    def lacking(*_):
+        np.empty(1 << 60, np.uint8)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "_to_array", lacking)
+        with pytest.raises(UserError, match=r"\.png: there is no memory for it; rerun the command where"):
+            images.images[0]
+    assert images.all_bad == () and datasets.load(data(folder)).all_bad == ()
+    assert len(datasets.load(data(folder)).whole()) == 12
+
+
+def test_a_cache_that_was_named_after_the_plug_in_for_telephones_is_used(folder, decodes, monkeypatch, tmp_path):
+    datasets.load(data(folder)).whole()
+    (kept,) = (tmp_path / "cache").iterdir()
+    kept.rename(kept.with_name(f"{kept.name}-heif"))
+    count = len(decodes)
+    datasets.load(data(folder)).whole()
+    assert len(decodes) == count and len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "progressive", "padded"])
+def test_a_head_says_how_many_pixels_a_picture_has(form):
+    into = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x010E] = "what it shows" * 20
+    picture = Image.fromarray(np.zeros((30, 50, 3), np.uint8))
+    picture.save(into, "PNG" if form == "PNG" else "JPEG", exif=exif, progressive=form == "progressive")
+    head = into.getvalue()[:4096]
+    if form == "padded":
+        head = head[:2] + b"\xff" * 3 + head[2:]
+    assert heads.pixels(head) == 1500 and heads.pixels(head[:30]) in (0, 1500) and heads.pixels(b"GIF89a" * 9) == 0
+
+
+def test_a_picture_that_is_too_large_is_known_before_anything_is_decoded(folder, decodes, capsys, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # which is set here, and set back
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(folder / "cat" / "03.png")
+    images = datasets.load(data(folder, max_megapixels=0.001))
+    assert len(images) == 12 and "03.png: too large (data.max_megapixels=0.001)" in images.all_bad[0]
+    assert "03.png: too large" in capsys.readouterr().err
+    cats = images.whole()[:6, 0, 0, 0]
+    assert cats.tolist() == [20, 100, 100, 140, 180, 220] and "03.png" not in decodes
+    Reader(Rules(max_megapixels=0.001)).set_limits()
+    assert Reader(Rules(max_megapixels=0.001)).read(folder / "cat" / "03.png", (8, 8), 3) == images.all_bad[0]
+    with pytest.raises(UserError, match=r"03\.png: too large"):
+        datasets.load(data(folder, max_megapixels=0.001, on_bad_file="fail", cache_dir=str(folder.parent / "other")))
+    assert len(decodes) == 12  # all others, and the one that was read here
+
+
+def test_labels_that_do_not_fit_are_told_before_a_strict_folder_is_decoded(folder, decodes):
+    with pytest.raises(UserError, match=r"model\.classes=3: expected model\.classes=2 \(cat, dog\)"):
+        datasets.load(data(folder, on_bad_file="fail"), classes=3)
+    assert decodes == []
+
+
+def test_what_files_hold_is_read_once_to_hold_some_out(folder, monkeypatch):
+    read, digest = [], hashlib.file_digest
+
+    def counted(file, name):
+        read.append(file.name)
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    parts = [datasets.load(data(folder, holdout=0.4, split=split)) for split in ("train", "holdout")]
+    assert len(read) == 12 and len(parts[0]) + len(parts[1]) == 12
+    expected = [
+        int(hashlib.sha256(path.read_bytes()).hexdigest()[:16], 16) < 0.4 * 2**64 for path in folder.rglob("*.png")
+    ]
+    assert len(parts[1]) == sum(expected)
+    os.utime(folder / "cat" / "01.png", (1, 1))
+    assert len(datasets.load(data(folder, holdout=0.4, split="holdout"))) == sum(expected) and len(read) == 13
+
+
 def test_files_that_are_no_pictures_are_found_by_their_heads(folder, decodes):
     (folder / "cat" / "notes.png").write_text("no picture")
     (folder / "dog" / "empty.jpg").touch()
@@ -273,11 +373,35 @@ def test_where_the_cache_cannot_be_written_a_small_set_is_kept_in_memory(folder,
 
 def test_caches_are_shown_and_removed(folder, tmp_path):
     datasets.load(data(folder)).whole()
-    (one,) = picture_cache.kept(tmp_path / "cache")
-    assert one.pictures == 12 and one.size >= 12 * 192 and one.days < 1
-    picture_cache.remove(one)
-    assert picture_cache.kept(tmp_path / "cache") == []
+    (one,) = cache_folder.kept(tmp_path / "cache")
+    assert one.what == "12 pictures" and one.size >= 12 * 192 and one.days < 1
+    cache_folder.remove(one)
+    assert cache_folder.kept(tmp_path / "cache") == []
     np.testing.assert_array_equal(datasets.load(data(folder)).images[0, 0, 0, 0], 20)
+
+
+def test_every_kind_of_what_is_kept_is_shown_and_nothing_else(folder, tmp_path):
+    cache, changes = tmp_path / "cache", {"decoder": 2, "memory_gb": 0.0}
+    place = datasets.load(data(folder, **changes)).place
+    assert re.fullmatch(rf"{cache}/folder-\w+-8x8x3-d2-\S+ \(\S+ GB\)", place)
+    assert datasets.load(data(folder, **changes | {"memory_gb": 1.0})).place is None
+    assert datasets.load(data(folder)).place.startswith(f"{cache}/pictures-")
+    (cache / "features" / "0123").mkdir(parents=True)
+    (cache / "labels-x").mkdir()
+    (cache / "mine").mkdir()
+    for name in ("features/0123/a.npz", "labels-a.npy", "latents-b.npy", "notes.txt", "mine/images.npy", ".partial-c"):
+        (cache / name).write_bytes(b"0" * 5000)
+    kinds = {"12 pictures", "decoded images", "features of a reference", "labels", "latents"}
+    found = cache_folder.kept(cache)
+    assert {one.what for one in found} == kinds and len(found) == 6 and sum(one.size for one in found) > 15_000
+    for path in cache.rglob("*"):
+        os.utime(path, (1, 1))
+    assert min(one.days for one in cache_folder.kept(cache)) > 10_000
+    datasets.load(data(folder, **changes))
+    assert [one.what for one in cache_folder.kept(cache) if one.days < 1] == ["decoded images"]  # it was used
+    for one in found:
+        cache_folder.remove(one)
+    assert sorted(path.name for path in cache.iterdir()) == [".partial-c", "features", "mine", "notes.txt"]
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
@@ -311,8 +435,8 @@ def test_what_may_pass_is_not_kept_as_a_picture_that_is_bad(folder, tmp_path):
 
 def test_a_lost_index_gives_no_picture_of_another_file(folder, tmp_path):
     datasets.load(data(folder)).whole()
-    (kept,) = picture_cache.kept(tmp_path / "cache")
-    (kept.folder / "index.sqlite").unlink()
+    (kept,) = (tmp_path / "cache").iterdir()
+    (kept / "index.sqlite").unlink()
     for i, path in enumerate(sorted(folder.rglob("*.png"))):
         Image.fromarray(np.full((8, 8, 3), 255 - i, np.uint8)).save(path)
     assert datasets.load(data(folder)).images[:, 0, 0, 0].tolist() == [255 - i for i in range(12)]

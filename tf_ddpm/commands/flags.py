@@ -94,9 +94,9 @@ ROWS = (
     Flag(
         "out",
         "path",
-        "sample export eval figure upscale export_diffusers",
+        "sample export eval figure upscale export_diffusers cache",
         "Where the result goes. Default, in <run_dir>: samples, serving/ddpm, metrics.json, figures/<name>.png, "
-        "upscaled, diffusers.",
+        "upscaled, diffusers. Of cache: for a copy of a set of TensorFlow Datasets (data.name) in ArrayRecord files.",
     ),
     Flag(
         "format",

@@ -1,6 +1,7 @@
 """One door to data: `load` gives an `ImageSet`, `batches` makes training batches of it."""
 
 import dataclasses
+from pathlib import Path
 
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets.image_set import ImageSet, check_names
@@ -49,7 +50,7 @@ def load(data: DataConfig, classes: int | None = None) -> ImageSet:
     elif data.name == "folder":
         from tf_ddpm.datasets import folder
 
-        images = folder.load(data)
+        images = folder.load(data, classes)
     else:
         from tf_ddpm.datasets import tfds_set
 
@@ -71,6 +72,13 @@ def load_pictures(path: str) -> ImageSet:
     from tf_ddpm.datasets import folder
 
     return folder.load_pictures(path)
+
+
+def copy_as_array_record(data: DataConfig, folder: Path) -> Path:
+    """Copies a prepared set of TensorFlow Datasets: see `array_records.copy`."""
+    from tf_ddpm.datasets import tfds_set
+
+    return tfds_set.copy(data, folder)
 
 
 def check_labels(images: ImageSet, classes: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import re
 import stat
@@ -144,17 +143,6 @@ def _holds_pictures(entry: Path, any_file: bool) -> bool:
 def with_held_out(split: str) -> str:
     """The split of which `split` is a part: what is held out is of train."""
     return "train" if split == "holdout" else split
-
-
-def is_held_out(file: Path, share: float) -> bool:
-    """Whether a picture is of the `share` that is never trained on: by its content, so that a copy is as well.
-
-    Raises:
-      OSError: where it cannot be read.
-    """
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def of_split(root: Path, split: str) -> Path:

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import os
-import sqlite3
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +15,13 @@ from typing import NamedTuple
 import numpy as np
 
 from tf_ddpm.config import DataConfig
-from tf_ddpm.datasets import finding, picture_cache, pictures
+from tf_ddpm.datasets import finding, held_out, lazy_folder, pictures
 from tf_ddpm.datasets import heads as lazy_heads
-from tf_ddpm.datasets.image_set import ImageSet, collect
-from tf_ddpm.datasets.lazy_images import LazyImages, cores
-from tf_ddpm.datasets.picture_cache import PictureCache
+from tf_ddpm.datasets.image_set import ImageSet, check_names, collect
 from tf_ddpm.datasets.pictures import Reader, Rules
 from tf_ddpm.errors import UserError, required
 from tf_ddpm.runtime import memory, own_files
+from tf_ddpm.runtime.control_group import cores
 from tf_ddpm.runtime.paths import home_expanded, printable
 from tf_ddpm.runtime.progress import Progress
 
@@ -31,15 +29,18 @@ _SHOWN = 5  # bad files named in full
 _LAZY = 3  # the first decoder whose pictures are decoded when they are asked for
 
 
-def load(data: DataConfig) -> ImageSet:
+def load(data: DataConfig, classes: int | None = None) -> ImageSet:
     """Every image below `data.path` that Pillow reads; `data.on_bad_file` says what others do: a warning, or the end.
 
     The label of a file is the subfolder it lies in, as a path from `data.path` (files beside the subfolders
     have the label "."), or from the folder of the split, where the subfolders are splits. Labels are in natural order:
     2 before 10. Hidden files and what systems or this program left there are passed over, links are followed once.
 
+    Args:
+      classes: of a network that is trained on them: labels that do not fit are told before anything is decoded.
+
     Raises:
-      UserError: where there is no image in it, or a file that is none and may not be passed over.
+      UserError: where there is no image in it, a file that is none and may not be passed over, or other labels.
     """
     rules = Rules.of(data)
     root = home_expanded(required(data.path, "data.path"), "data.path")
@@ -51,16 +52,26 @@ def load(data: DataConfig) -> ImageSet:
                 file=sys.stderr,
             )
         root = finding.of_split(root, finding.with_held_out(data.split))
-    unreachable: list[str] = []
-    found, labels, label_names, ours = _labelled(root, data, rules, unreachable)
+    files, reader = _labelled(root, data, rules), Reader(rules)
+    if data.on_bad_file == "fail" and files.unreachable:
+        _refuse(files.unreachable[0])
+    if rules.decoder >= _LAZY:
+        return _not_decoded_yet(data, root, reader, files, classes)
+    return _decoded_at_once(data, reader, files)
+
+
+def _decoded_at_once(data: DataConfig, reader: Reader, all_files: _Files) -> ImageSet:
+    """All pictures, without what decoding finds out, by the rules of decoders 1 and 2."""
+    found, labels, label_names, unreachable, ours = all_files
+    if data.holdout and found:
+        more = list(unreachable)
+        part = _of_part(list(range(len(found))), held_out.find(found, data.holdout, more), data)
+        found, labels, unreachable = [found[i] for i in part], [labels[i] for i in part], tuple(more)
     files = [file for file, _, _ in found]
     size, channels = required(data.image_size, "data.image_size"), data.channels or 3
-    strict = data.on_bad_file == "fail"
+    rules, strict = reader.rules, data.on_bad_file == "fail"
     if strict and unreachable:
         _refuse(unreachable[0])
-    reader = Reader(rules)
-    if rules.decoder >= _LAZY:
-        return _not_decoded_yet(data, root, reader, _Files(found, labels, label_names, tuple(unreachable), ours))
     bad: list[str] = []
     rows = _decoded(reader, files, labels, size, channels, bad, strict)
     key = _key(found, data, rules, label_names)
@@ -77,7 +88,7 @@ def load(data: DataConfig) -> ImageSet:
 
 
 class _Files(NamedTuple):
-    """What `_labelled` has found."""
+    """Files with their labels, what could not be looked at, and how many pictures of this program were passed over."""
 
     found: list[finding.Found]
     labels: list[int]
@@ -86,91 +97,52 @@ class _Files(NamedTuple):
     ours: int
 
 
-def _not_decoded_yet(data: DataConfig, root: Path, reader: Reader, files: _Files) -> ImageSet:
+def _not_decoded_yet(data: DataConfig, root: Path, reader: Reader, files: _Files, classes: int | None) -> ImageSet:
     """The pictures that the heads of the files promise. What decoding finds out is another picture's place."""
     reader.set_limits()
     heads = lazy_heads.read(files.found, root, reader)
-    chosen = [i for i, head in enumerate(heads) if head.problem is None]
     problems = [head.problem for head in heads if head.problem]
-    ours = files.ours + sum(head.problem == "" for head in heads)
-    bad = (*files.unreachable, *problems)
     strict = data.on_bad_file == "fail"
     if strict and problems:
         _refuse(problems[0])
-    labels, names = np.array(files.labels, np.int32)[chosen], files.label_names
-    empty = ImageSet(np.zeros((0, 1, 1, 1), np.uint8), labels, names, bad)
+    chosen = [i for i, head in enumerate(heads) if head.problem is None]
+    cache = lazy_folder.open_cache(data) if chosen else ""
+    unreachable = list(files.unreachable)
+    if data.holdout and chosen:
+        found, keys = [files.found[i] for i in chosen], [heads[i].key for i in chosen]
+        held = held_out.find(found, data.holdout, unreachable, keys, None if isinstance(cache, str) else cache)
+        chosen = _of_part(chosen, held, data)
+    if strict and unreachable:
+        _refuse(unreachable[0])
+    labels, names, bad = np.array(files.labels, np.int32)[chosen], files.label_names, (*unreachable, *problems)
     if not chosen:
-        raise UserError(f"data.path={data.path}: {_why_none(empty, ours)}")
-    keys = [heads[i].key for i in chosen]
-    lazy = _lazy(data, reader, [files.found[i] for i in chosen], keys, labels)
+        empty = ImageSet(np.zeros((0, 1, 1, 1), np.uint8), labels, names, bad)
+        raise UserError(f"data.path={data.path}: {_why_none(empty, files.ours + len(heads) - len(problems))}")
+    found, heads = [files.found[i] for i in chosen], [heads[i] for i in chosen]
+    lazy = lazy_folder.images(data, reader, found, heads, labels, cache)
+    images = ImageSet(lazy, labels, names, bad, hashlib.sha256(b"".join(head.content for head in heads)).hexdigest())
+    images = images if data.holdout else _with_used_labels(images)
+    if classes is not None:
+        check_names(images.label_names, classes)
+    refused = [head.refusal for head in heads if head.refusal is not None]
     if strict:
+        if refused:
+            _refuse(refused[0])
         lazy.read_all()
         if lazy.bad:
             _refuse(lazy.bad[0])
-    images = ImageSet(lazy, labels, names, bad)
-    images = images if data.holdout else _with_used_labels(images)
+    for line in refused[:_SHOWN]:
+        print(f"warning: {printable(line)}; another picture takes its place", file=sys.stderr)
     _tell(images, reader)
     return images
 
 
-def _lazy(
-    data: DataConfig, reader: Reader, files: list[finding.Found], keys: list[bytes], labels: np.ndarray
-) -> LazyImages:
-    """The pictures in `files`, kept in the cache under their keys, or in memory where it cannot be written."""
-    size, channels = required(data.image_size, "data.image_size"), data.channels or 3
-    shape, rules = (*size, channels), reader.rules
-
-    def decode(index: int) -> np.ndarray | str:
-        reader.set_limits()
-        found = reader.read(files[index][0], size, channels)
-        if isinstance(found, str):
-            _check_same(files[index], found)
-        return f"{files[index][0]}: made by this program" if found is None else found
-
-    whole = (len(files), *shape)
-    content = lambda index: files[index][0].read_bytes()  # noqa: E731
-    name = f"d{rules.decoder}-{rules.max_megapixels:g}-{rules.truncated}{'-heif' * pictures.has_heif()}"
-    folder = picture_cache.folder_of(home_expanded(data.cache_dir, "data.cache_dir"), shape, name)
-    try:
-        cache = PictureCache(folder, shape)
-        places, reasons = cache.places(keys)
-    except (OSError, sqlite3.Error) as error:
-        picture_cache.remove_empty(folder)
-        size_gb = np.prod(whole, dtype=np.float64) / 1e9
-        if size_gb <= data.memory_gb:
-            return LazyImages(decode, whole, labels, content=content, rules=name)
-        why = error.strerror if isinstance(error, OSError) else error
-        raise UserError(
-            f"cannot keep {size_gb:.1f} GB of decoded images in data.cache_dir={data.cache_dir} ({why or error}); "
-            f"choose another, or raise data.memory_gb={data.memory_gb:g}"
-        ) from None
-    known = {index: reasons[place] for index, place in enumerate(places.tolist()) if place in reasons}
-    return LazyImages(decode, whole, labels, cache, keys, places, known, content=content, rules=name)
-
-
-def _check_same(one: finding.Found, reason: str) -> None:
-    """Whether a file that cannot be decoded is at fault, and not the disk, the memory, or someone who changed it.
-
-    Raises:
-      UserError: where it is not: that may pass, and is not kept.
-    """
-    file, size, changed = one
-    try:
-        status = file.stat()
-        same = (status.st_size, status.st_mtime_ns) == (size, changed) and len(file.read_bytes()) == size
-    except (OSError, MemoryError) as error:
-        same, reason = False, f"{file}: {getattr(error, 'strerror', None) or type(error).__name__}"
-    if not same or reason.endswith(": MemoryError"):
-        raise UserError(f"{reason}; it was there and whole when the run began: put it back, and rerun the command")
-
-
-def _labelled(
-    root: Path, data: DataConfig, rules: Rules, unreachable: list[str]
-) -> tuple[list[finding.Found], list[int], tuple[str, ...], int]:
-    """The files below `root` that `data` means, the label of each, the names of labels, and how many were drawn here.
+def _labelled(root: Path, data: DataConfig, rules: Rules) -> _Files:
+    """The files below `root`, what is held out and what is not.
 
     Of what is held out and what is not the labels are the same, though one of them may lack some.
     """
+    unreachable: list[str] = []
     found, ours = finding.files(root, unreachable, first_rules=rules.decoder == 1)
     naming = [one for one in found if finding.is_named_so(one[0])] if data.holdout else found
     relative = functools.cache(lambda folder: os.path.relpath(folder, root))
@@ -179,23 +151,18 @@ def _labelled(
     label_names = tuple(sorted(folders, key=finding.natural if rules.decoder > 1 else None))
     number = {name: i for i, name in enumerate(label_names)}
     known = [one for one in found if below(one[0]) in number]
-    part = _of_part(known, data, unreachable)
-    if known and not part and data.holdout:
-        raise UserError(f"data.split={data.split}: none of {len(known)} files falls into it; change data.holdout")
-    return part, [number[below(file)] for file, _, _ in part], label_names, ours
+    return _Files(known, [number[below(file)] for file, _, _ in known], label_names, tuple(unreachable), ours)
 
 
-def _of_part(found: list[finding.Found], data: DataConfig, unreachable: list[str]) -> list[finding.Found]:
-    """Those that are trained on, or those that are held out; what cannot be read goes to `unreachable`."""
-    if not data.holdout:
-        return found
-    wanted, part = data.split == "holdout", []
-    for one in found:
-        try:
-            if finding.is_held_out(one[0], data.holdout) == wanted:
-                part.append(one)
-        except OSError as error:
-            unreachable.append(f"{one[0]}: {error.strerror}")
+def _of_part(those: list[int], held: list[bool | None], data: DataConfig) -> list[int]:
+    """Of `those` the ones that are trained on, or the ones that are held out, as `data` says.
+
+    Raises:
+      UserError: where there is none.
+    """
+    part = [i for i, out in zip(those, held, strict=True) if out is (data.split == "holdout")]
+    if not part:
+        raise UserError(f"data.split={data.split}: none of {len(those)} files falls into it; change data.holdout")
     return part
 
 
@@ -280,7 +247,8 @@ def load_pictures(path: str) -> ImageSet:
 def _with_used_labels(images: ImageSet) -> ImageSet:
     """Without the labels of which no image is left."""
     used, labels = np.unique(images.labels, return_inverse=True)
-    return ImageSet(images.images, labels.astype(np.int32), tuple(images.label_names[i] for i in used), images.bad)
+    names = tuple(images.label_names[i] for i in used)
+    return dataclasses.replace(images, labels=labels.astype(np.int32), label_names=names)
 
 
 def _decoded(

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import time
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,13 +15,16 @@ from typing import NamedTuple
 from PIL import Image
 
 from tf_ddpm.datasets.finding import Found
-from tf_ddpm.datasets.lazy_images import cores
 from tf_ddpm.datasets.pictures import Reader
 from tf_ddpm.runtime import own_files
+from tf_ddpm.runtime.control_group import cores
 
 _BYTES = 4096
 _TOGETHER = 512  # files
-_SURE = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SURE = (b"\xff\xd8\xff", _PNG, b"GIF87a", b"GIF89a")
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of a JPEG that are followed by its size
+_DENSEST = 10_000  # pixels in a byte of a PNG or JPEG
 _OWN = own_files.MADE_BY.encode()
 
 
@@ -30,11 +34,15 @@ class Head(NamedTuple):
     Attributes:
       key: made of its path below the root, its size, its time of change and bytes at its beginning, middle and end: a
         folder may move, and a file that has changed has another one.
+      content: made of the same but for the time, more cheaply: of two versions of one file, not of any two files.
       problem: why it is no picture; empty: it is this program's own; None: it is one, as far as its head says.
+      refusal: why it will not be decoded though it is one, as far as its head says; None: it will.
     """
 
     key: bytes
+    content: bytes
     problem: str | None
+    refusal: str | None = None
 
 
 def read(found: Sequence[Found], root: Path, reader: Reader) -> list[Head]:
@@ -64,11 +72,14 @@ def _head(one: Found, skipped: int, reader: Reader) -> Head:
         finally:
             os.close(opened)
     except OSError as error:
-        return Head(b"", f"{path}: {error.strerror}")
-    about = f"{path[skipped:]}\0{size}\0{changed}\0".encode("utf-8", "surrogateescape")
-    return Head(
-        hashlib.blake2b(b"".join([about, first, *others]), digest_size=20).digest(), _problem(file, first, reader)
-    )
+        return Head(b"", b"", f"{path}: {error.strerror}")
+    about, when = f"{path[skipped:]}\0{size}\0".encode("utf-8", "surrogateescape"), f"{changed}\0".encode()
+    blocks = b"".join([first, *others])
+    key = hashlib.blake2b(b"".join([about, when, blocks]), digest_size=20).digest()
+    content = about + zlib.crc32(blocks).to_bytes(4, "little")
+    # (Most files are far too small for that many pixels, and are not looked into.)
+    refused = size * _DENSEST > reader.most_pixels and pixels(first) > reader.most_pixels
+    return Head(key, content, _problem(file, first, reader), reader.too_large(path) if refused else None)
 
 
 def _problem(file: Path, first: bytes, reader: Reader) -> str | None:
@@ -78,6 +89,20 @@ def _problem(file: Path, first: bytes, reader: Reader) -> str | None:
         return None
     found = reader.read(file, None, None)  # a format that its first bytes do not tell
     return found if isinstance(found, str) else None
+
+
+def pixels(first: bytes) -> int:
+    """How many a PNG or JPEG has, by its first bytes; 0 where they do not say."""
+    if first.startswith(_PNG):
+        return int.from_bytes(first[16:20], "big") * int.from_bytes(first[20:24], "big")
+    position = 2
+    while first.startswith(b"\xff\xd8") and position + 9 <= len(first) and first[position] == 0xFF:
+        marker = first[position + 1]
+        if marker in _FRAMES:
+            height, width = first[position + 5 : position + 7], first[position + 7 : position + 9]
+            return int.from_bytes(height, "big") * int.from_bytes(width, "big")
+        position += 1 if marker == 0xFF else 2 + int.from_bytes(first[position + 2 : position + 4], "big")
+    return 0
 
 
 def _is_own(file: Path) -> bool:

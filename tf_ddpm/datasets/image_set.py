@@ -18,7 +18,7 @@ from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.errors import UserError
 from tf_ddpm.runtime import atomic_files, memory
-from tf_ddpm.runtime.paths import home_expanded
+from tf_ddpm.runtime.paths import home_expanded, touch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +29,14 @@ class ImageSet:
       images: uint8 [N, H, W, C], an array, a memory-mapped file, or pictures that are not decoded yet.
       labels: int32 [N]. label_names: by label.
       bad: the files that were passed over, and why, a line each.
+      files: of pictures in files, sha256 of their paths, sizes and some of their bytes; None where that is not known.
     """
 
     images: np.ndarray | LazyImages
     labels: np.ndarray
     label_names: tuple[str, ...]
     bad: tuple[str, ...] = ()
+    files: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -58,10 +60,11 @@ class ImageSet:
 
     @property
     def place(self) -> str | None:
-        """Where decoded pictures are kept, and how many bytes they take; None: as in `images`."""
-        if not isinstance(self.images, LazyImages) or self.images.folder is None:
-            return None
-        return f"{self.images.folder} ({np.prod(self.images.shape, dtype=np.float64) / 1e9:.2g} GB)"
+        """Where decoded pictures are kept, and how many bytes they take; None: in memory, or not at all."""
+        folder = self.images.folder if isinstance(self.images, LazyImages) else None
+        if isinstance(self.images, np.memmap) and self.images.filename:
+            folder = Path(self.images.filename).parent
+        return None if folder is None else f"{folder} ({np.prod(self.images.shape, dtype=np.float64) / 1e9:.2g} GB)"
 
     def fill(self) -> None:
         """Begins to decode what is not decoded yet, until `stop`."""
@@ -210,6 +213,7 @@ def _kept(folder: Path, image_shape: tuple[int, int, int]) -> ImageSet | None:
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)[: meta["count"]]
         labels = np.load(folder / "labels.npy", allow_pickle=False)
         if images.shape[1:] == image_shape and len(images) == len(labels) == meta["count"]:
+            touch(folder)
             return ImageSet(images, labels, tuple(meta["label_names"]), tuple(meta.get("bad", ())))
     except (FileNotFoundError, NotADirectoryError, ValueError, EOFError, KeyError, TypeError):
         pass

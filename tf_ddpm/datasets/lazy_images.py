@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
+import itertools
 import sqlite3
 import sys
 import threading
@@ -17,6 +17,7 @@ import numpy as np
 from tf_ddpm.datasets.picture_cache import PictureCache
 from tf_ddpm.errors import UserError, first_line, required
 from tf_ddpm.runtime import memory
+from tf_ddpm.runtime.control_group import cores
 from tf_ddpm.runtime.paths import printable
 from tf_ddpm.runtime.progress import Progress
 
@@ -86,6 +87,17 @@ class LazyImages:
     def bad(self) -> tuple[str, ...]:
         """Why some pictures are replaced by others, a line each, as far as that is known."""
         return tuple(self._reasons[index] for index in sorted(self._reasons))
+
+    @property
+    def replaced(self) -> np.ndarray:
+        """The rows int64 in whose place another picture is, as far as that is known."""
+        return np.array(sorted(self._reasons), np.int64)
+
+    def chosen(self, rows: np.ndarray) -> LazyImages:
+        """Those of the rows, read from here."""
+        return LazyImages(
+            lambda index: self[int(rows[index])], (len(rows), *self.shape[1:]), self._labels[rows], keeps=False
+        )
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         return self[:] if dtype is None else self[:].astype(dtype)
@@ -217,17 +229,17 @@ class LazyImages:
         return whole.hexdigest()
 
     def fill(self) -> None:
-        """Begins to decode what is not there yet, in a thread of its own that no end of a process waits for."""
+        """Begins to decode what is not there yet, with half of the cores; no end of a process waits for it."""
+
+        missing = (index for index in range(len(self)) if not self._is_there(index))
+        width = max(1, cores() // 2)  # the others are for who waits
 
         def work() -> None:
-            for index in range(len(self)):
-                if self._stopped.is_set():
+            while not self._stopped.is_set() and (some := list(itertools.islice(missing, width))):
+                try:
+                    list(self._pool.map(self._decoded, some))
+                except Exception:  # who needs the picture will be told
                     return
-                if not self._is_there(index):
-                    try:
-                        self._decoded(index)
-                    except Exception:  # who needs the picture will be told
-                        return
 
         if self._filling is None:
             self._filling = threading.Thread(target=work, name="filling", daemon=True)
@@ -236,14 +248,3 @@ class LazyImages:
     def stop(self) -> None:
         """Ends `fill`."""
         self._stopped.set()
-
-
-def cores() -> int:
-    """How many cores this process may use: those it is bound to, and no more than its control group grants."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        with open("/sys/fs/cgroup/cpu.max", encoding="utf-8") as file:
-            quota, period = file.read().split()[:2]
-        if quota != "max":
-            return max(1, min(bound, round(int(quota) / int(period))))
-    return bound

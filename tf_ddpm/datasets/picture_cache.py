@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shutil
 import sqlite3
-import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from tf_ddpm.runtime import atomic_files
 from tf_ddpm.runtime.paths import printable
 
 _PIXELS, _MARKS, _INDEX = "pixels.bin", "marks.bin", "index.sqlite"
@@ -33,18 +30,22 @@ class PictureCache:
     Args:
       folder: made if it is missing.
       shape: (height, width, channels) of each.
+      reader: names what decodes them. Why there is no picture holds for the one that has found it out.
 
     Raises:
       OSError, sqlite3.Error: where the files cannot be opened.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, int, int]):
-        self.folder, self._bytes = folder, int(np.prod(shape))
+    def __init__(self, folder: Path, shape: tuple[int, int, int], reader: str = ""):
+        self.folder, self._bytes, self._reader = folder, int(np.prod(shape)), reader
         folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT
         self._pixels, self._marks = (os.open(folder / name, flags, 0o644) for name in (_PIXELS, _MARKS))
         with self._connected() as index:
+            # (Earlier versions kept a reason here, and not whose it was: it is found out once more.)
             index.execute("CREATE TABLE IF NOT EXISTS entries (key BLOB PRIMARY KEY, place INTEGER, reason TEXT)")
+            index.execute("CREATE TABLE IF NOT EXISTS reasons (key BLOB PRIMARY KEY, reader TEXT, reason TEXT)")
+            index.execute("CREATE TABLE IF NOT EXISTS contents (key BLOB PRIMARY KEY, digest BLOB)")
         os.utime(folder / _PIXELS)  # when it was last used
 
     def __del__(self) -> None:
@@ -65,7 +66,7 @@ class PictureCache:
             index.close()  # which undoes what is not committed
 
     def places(self, keys: Sequence[bytes]) -> tuple[np.ndarray, dict[int, str]]:
-        """The place int64 of each key, with room on the disk for all; and why some will never have a picture.
+        """The place int64 of each key, with room on the disk for all; and why there is no picture of some.
 
         Raises:
           OSError: where the disk has no room.
@@ -83,7 +84,9 @@ class PictureCache:
                 "INSERT INTO entries VALUES (?, ?, NULL)", ((key, used + i) for i, (key, _) in enumerate(new))
             )
             rows = index.execute(
-                "SELECT place, reason FROM wanted JOIN entries USING (key) ORDER BY number"
+                "SELECT place, reasons.reason FROM wanted JOIN entries USING (key) "
+                "LEFT JOIN reasons ON reasons.key = wanted.key AND reader = ? ORDER BY number",
+                (self._reader,),
             ).fetchall()
         return np.array([place for place, _ in rows], np.int64), {place: why for place, why in rows if why is not None}
 
@@ -118,59 +121,46 @@ class PictureCache:
         os.pwrite(self._marks, _mark(picture, key), place * _MARK_BYTES)
 
     def give_up(self, key: bytes, reason: str) -> None:
-        """Keeps why there will never be a picture of `key`."""
+        """Keeps why this reader finds no picture of `key`."""
         with self._connected() as index:
-            index.execute("UPDATE entries SET reason = ? WHERE key = ?", (printable(reason), key))
+            index.execute("INSERT OR REPLACE INTO reasons VALUES (?, ?, ?)", (key, self._reader, printable(reason)))
+
+    def digests(self) -> dict[bytes, bytes]:
+        """The digests of whole files that are known, by key."""
+        with self._connected() as index:
+            return dict(index.execute("SELECT key, digest FROM contents"))
+
+    def keep_digests(self, digests: dict[bytes, bytes]) -> None:
+        """Keeps digests of whole files by key."""
+        with self._connected() as index:
+            index.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?)", digests.items())
 
 
 def _mark(picture: np.ndarray, key: bytes) -> bytes:
     return (zlib.crc32(picture.data, zlib.crc32(key)) or 1).to_bytes(_MARK_BYTES, "little")
 
 
-@dataclasses.dataclass(frozen=True)
-class Kept:
-    """A cache on the disk: how many pictures have a place in it, its size in bytes, and the days since it was used."""
-
-    folder: Path
-    pictures: int
-    size: int
-    days: float
-
-
-def kept(cache_dir: Path) -> list[Kept]:
-    """The caches in `cache_dir`, the largest first."""
-    found = []
-    for folder in cache_dir.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError, sqlite3.Error):
-            index = sqlite3.connect(f"{(folder / _INDEX).resolve().as_uri()}?mode=ro", uri=True, timeout=_WAIT)
-            with contextlib.closing(index):
-                (count,) = index.execute("SELECT COUNT(*) FROM entries").fetchone()
-            size = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
-            days = (time.time() - (folder / _PIXELS).stat().st_mtime) / 86_400
-            found.append(Kept(folder, count, size, days))
-    return sorted(found, key=lambda one: -one.size)
-
-
-def remove(one: Kept) -> None:
-    """Removes a cache. A process that uses it goes on with what it holds open.
-
-    Raises:
-      OSError: where it cannot be removed.
-    """
-    with atomic_files.staging_directory(one.folder.parent) as aside:  # whole or not at all
-        os.replace(one.folder, aside / one.folder.name)
+def count(folder: Path) -> int | None:
+    """How many pictures have a place in a cache; None where there is none."""
+    try:
+        index = sqlite3.connect(f"{(folder / _INDEX).resolve().as_uri()}?mode=ro", uri=True, timeout=_WAIT)
+        with contextlib.closing(index):
+            (found,) = index.execute("SELECT COUNT(*) FROM entries").fetchone()
+    except (OSError, sqlite3.Error):
+        return None
+    return int(found)
 
 
 def remove_empty(folder: Path) -> None:
     """Removes a cache in which no picture has a place, as far as that can be done."""
-    with contextlib.suppress(OSError, sqlite3.Error):
-        index = sqlite3.connect(f"{(folder / _INDEX).resolve().as_uri()}?mode=ro", uri=True, timeout=_WAIT)
-        with contextlib.closing(index):
-            (count,) = index.execute("SELECT COUNT(*) FROM entries").fetchone()
-        if not count:
+    if count(folder) == 0:
+        with contextlib.suppress(OSError):
             shutil.rmtree(folder)
 
 
 def folder_of(cache_dir: Path, shape: tuple[int, int, int], rules: str) -> Path:
     """Where the pictures of this shape and these rules are kept."""
-    return cache_dir / f"{_PREFIX}{'x'.join(map(str, shape))}-{rules}"
+    folder = cache_dir / f"{_PREFIX}{'x'.join(map(str, shape))}-{rules}"
+    # As earlier versions called it where pillow-heif is installed.
+    before = folder.with_name(f"{folder.name}-heif")
+    return before if before.exists() and not folder.exists() else folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import importlib.metadata
 import importlib.util
 import io
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from tf_ddpm.config import DECODER, DataConfig
@@ -28,6 +30,7 @@ _FIRST_MOST_PIXELS = 89_478_485  # of decoder 1
 _XMP = ("xmp", "XML:com.adobe.xmp", "Raw profile type xmp")
 _MOST_TEXT = 64 << 20  # bytes of text in a PNG
 _ORIENTATION = 0x0112  # of EXIF; 5 to 8 are turned by a quarter
+NO_MEMORY = "there is no memory for it"
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 
@@ -86,10 +89,14 @@ class Reader:
                 for (module, name, _), value in zip(limits, before, strict=True):
                     setattr(module, name, value)
 
+    @property
+    def most_pixels(self) -> int:
+        """Of a picture, once `set_limits` holds."""
+        return 2 * max(1, round(self.rules.max_megapixels * 1e6) // 2)
+
     def set_limits(self) -> None:
         """Sets Pillow's limits to the rules' for good, for pictures that are read now and then."""
-        # (It warns above its limit, and raises above twice that.)
-        Image.MAX_IMAGE_PIXELS = max(1, round(self.rules.max_megapixels * 1e6) // 2)
+        Image.MAX_IMAGE_PIXELS = self.most_pixels // 2  # above which it warns, and raises above twice that
         PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = _MOST_TEXT
         ImageFile.LOAD_TRUNCATED_IMAGES = self.rules.truncated == "read"
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -111,10 +118,16 @@ class Reader:
         except UnidentifiedImageError:
             return f"{file}: {_unidentified(file, self.rules.decoder)}"
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            most = f"data.max_megapixels={self.rules.max_megapixels:g}"
-            return f"{file}: too large ({most if self.rules.decoder > 1 else _FIRST_MOST_PIXELS})"
+            return self.too_large(file)
+        except MemoryError:
+            return f"{file}: {NO_MEMORY}"
         except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them raise
             return f"{file}: {' '.join(str(error).split()) or type(error).__name__}"
+
+    def too_large(self, file: Path | str) -> str:
+        """In words that a picture has more pixels than the rules allow."""
+        most = f"data.max_megapixels={self.rules.max_megapixels:g}"
+        return f"{file}: too large ({most if self.rules.decoder > 1 else _FIRST_MOST_PIXELS})"
 
     def _whole(self, file: Path, size: tuple[int, int] | None, channels: int | None) -> Decoded:
         """As `_decoded`; a JPEG that lacks nothing but its end marker is whole."""
@@ -275,6 +288,14 @@ def _unidentified(file: Path, decoder: int) -> str:
 def has_heif() -> bool:
     """Whether the optional plug-in for what telephones write is installed."""
     return "pillow_heif" in sys.modules or importlib.util.find_spec("pillow_heif") is not None
+
+
+def libraries() -> str:
+    """What decodes pictures, and in which version."""
+    found = [f"Pillow {PIL.__version__}"]
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        found.append(f"pillow-heif {importlib.metadata.version('pillow-heif')}")
+    return ", ".join(found)
 
 
 def _register_heif() -> None:

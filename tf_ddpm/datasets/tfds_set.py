@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import requests
@@ -16,11 +17,10 @@ from absl import logging
 
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import DataConfig
-from tf_ddpm.datasets import pictures
+from tf_ddpm.datasets import array_records, pictures
 from tf_ddpm.datasets.image_set import ImageSet, check_names, collect
-from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.errors import UserError, required
-from tf_ddpm.runtime import atomic_files, paths
+from tf_ddpm.runtime import paths
 from tf_ddpm.runtime.progress import Progress
 
 _PROBE_SECONDS = 3
@@ -34,11 +34,6 @@ def load(data: DataConfig, classes: int | None = None) -> ImageSet:
       UserError: for an unknown set or split, a set without images or with other labels than a network of so many
         `classes` wants, or a download that cannot happen.
     """
-    if data.data_dir is None and "TFDS_DATA_DIR" not in os.environ and not paths.has_home():
-        raise UserError(
-            f"data.name={data.name}: no home directory to keep it in; set data.data_dir (or TFDS_DATA_DIR)"
-        )
-    logging.set_verbosity(logging.ERROR)  # TFDS warns of folders that it has not made yet
     builder = _builder(data)
     features = (
         dict(builder.info.features.items()) if isinstance(builder.info.features, tfds.features.FeaturesDict) else {}
@@ -46,11 +41,6 @@ def load(data: DataConfig, classes: int | None = None) -> ImageSet:
     feature = features.get("image")
     if not isinstance(feature, tfds.features.Image) or feature.np_dtype != np.uint8:
         raise UserError(f"data.name={data.name}: the set has no feature 'image' of bytes; expected a set of images")
-    if not builder.is_prepared():
-        _download(builder, data)
-    if data.split not in builder.info.splits:
-        splits = ", ".join(builder.info.splits)
-        raise UserError(f"data.split={data.split}: {data.name} has the splits {splits}")
     height, width, native_channels = feature.shape
     size, channels = data.image_size or (height, width), data.channels or native_channels or 3
     if None in size:
@@ -60,67 +50,54 @@ def load(data: DataConfig, classes: int | None = None) -> ImageSet:
     label_feature = features.get("label")
     label_names = tuple(label_feature.names) if isinstance(label_feature, tfds.features.ClassLabel) else ()
     check_names(label_names, classes or 0)
-    count = builder.info.splits[data.split].num_examples
+    shape = (*size, channels)
+    if not builder.is_prepared():
+        builder = _prepared(builder, data, shape)
+    if data.split not in builder.info.splits:
+        splits = ", ".join(builder.info.splits)
+        raise UserError(f"data.split={data.split}: {data.name} has the splits {splits}")
     where = hashlib.sha256(str(builder.data_path).encode()).hexdigest()[:8]
     key = f"{builder.info.full_name.replace('/', '-')}-{where}-{data.split}"
-    if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
-        return _at_random_access(builder, data, (*size, channels), label_names, key)
-    size_gb = count * size[0] * size[1] * channels / 1e9
-    if size_gb > _LARGE and not _in_file(data, key):
-        print(
-            f"{data.name} is read one image after the other, and {size_gb:.0f} GB of decoded images are kept in "
-            f"data.cache_dir={data.cache_dir}; prepared as ArrayRecord it needs neither: tfds build {data.name} "
-            "--file_format=array_record",
-            file=sys.stderr,
-        )
-    key += f"-{size[0]}x{size[1]}x{channels}"
-    key += "" if data.decoder == 1 else f"-d{data.decoder or config_lib.DECODER}"
-    rows = _decoded(builder, data, tuple(size), channels, bool(label_names), count)
-    return collect(rows, count, (*size, channels), label_names, data, key)
+    if builder.info.file_format == array_records.FORMAT:
+        return array_records.load(builder, data, shape, label_names, key)
+    return _in_order(builder, data, shape, label_names, key)
 
 
-def _at_random_access(
+def copy(data: DataConfig, folder: Path) -> Path:
+    """Copies the prepared set `data.name` into ArrayRecord files below `folder`: see `array_records.copy`."""
+    builder = _builder(data)
+    if not builder.is_prepared():
+        raise UserError(f"data.name={data.name}: {_missing(data)}; nothing to copy")
+    return array_records.copy(builder, folder)
+
+
+def _in_order(
     builder: tfds.core.DatasetBuilder,
     data: DataConfig,
     shape: tuple[int, int, int],
     label_names: tuple[str, ...],
     key: str,
 ) -> ImageSet:
-    """The images of a set in ArrayRecord files, each read and decoded when it is asked for; nothing else is kept."""
-    source, size, channels = builder.as_data_source(split=data.split), shape[:2], shape[-1]
-    labels = _labels(builder, data, key) if label_names else np.full(len(source), -1, np.int32)
+    """The images of a set in TFRecord files, which are read one after the other."""
+    size_gb = _size_gb(builder, data.split, shape)
+    if size_gb > _LARGE and not _in_file(data, key):
+        print(
+            f"{data.name} is read one image after the other, and {size_gb:.0f} GB of decoded images are kept in "
+            f"data.cache_dir={data.cache_dir}; a copy in ArrayRecord files needs neither, and gives the same batches: "
+            f"{array_records.command(builder, required(data.name, 'data.name'))}",
+            file=sys.stderr,
+        )
+    count, (height, width, channels) = builder.info.splits[data.split].num_examples, shape
+    key += f"-{height}x{width}x{channels}"
+    key += "" if data.decoder == 1 else f"-d{data.decoder or config_lib.DECODER}"
+    rows = _decoded(builder, data, (height, width), channels, bool(label_names), count)
+    return collect(rows, count, shape, label_names, data, key)
 
-    def decode(index: int) -> np.ndarray:
-        return pictures.array_to_array(source[index]["image"], size, channels, data.decoder)
 
-    encoded = builder.as_data_source(split=data.split, decoders={"image": tfds.decode.SkipDecoding()})
-    content = lambda index: encoded[index]["image"]  # noqa: E731
-    rules = f"d{data.decoder or config_lib.DECODER}"
-    images = LazyImages(decode, (len(source), *shape), labels, keeps=False, content=content, rules=rules)
-    return ImageSet(images, labels, label_names)
-
-
-def _labels(builder: tfds.core.DatasetBuilder, data: DataConfig, key: str) -> np.ndarray:
-    """All labels int32 [N]: read once, and kept in `data.cache_dir`."""
-    split, info = builder.info.splits[data.split], builder.data_path / "dataset_info.json"
-    about = (split.shard_lengths, split.num_bytes, os.stat(info).st_mtime_ns)  # of a set that is built anew
-    made = hashlib.sha256(repr(about).encode()).hexdigest()[:8]
-    path = paths.home_expanded(data.cache_dir, "data.cache_dir") / f"labels-{key}-{made}.npy"
-    source = builder.as_data_source(split=data.split, decoders={"image": tfds.decode.SkipDecoding()})
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        kept = np.load(path, allow_pickle=False)
-        if kept.shape == (len(source),) and kept.dtype == np.int32:
-            return kept
-    found = np.empty(len(source), np.int32)
-    with Progress(len(source), f"reading labels of {builder.name}") as bar:
-        for index in range(len(source)):
-            found[index] = source[index]["label"]
-            bar.update()
-    with contextlib.suppress(OSError):  # they are read again another time
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_files.atomic_write(path) as beside, beside.open("wb") as file:
-            np.save(file, found)
-    return found
+def _size_gb(builder: tfds.core.DatasetBuilder, split: str, shape: tuple[int, int, int]) -> float:
+    """GB of the decoded images; 0 where TFDS does not know yet how many there are."""
+    known = builder.info.splits
+    return float(known[split].num_examples) * shape[0] * shape[1] * shape[2] / 1e9 if split in known else 0.0
 
 
 def _in_file(data: DataConfig, key: str) -> bool:
@@ -128,14 +105,19 @@ def _in_file(data: DataConfig, key: str) -> bool:
     return any(paths.home_expanded(data.cache_dir, "data.cache_dir").glob(f"{key}-*"))
 
 
-def _builder(data: DataConfig) -> tfds.core.DatasetBuilder:
+def _builder(data: DataConfig, file_format: str | None = None) -> tfds.core.DatasetBuilder:
+    if data.data_dir is None and "TFDS_DATA_DIR" not in os.environ and not paths.has_home():
+        raise UserError(
+            f"data.name={data.name}: no home directory to keep it in; set data.data_dir (or TFDS_DATA_DIR)"
+        )
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of folders that it has not made yet
     if required(data.name, "data.name").startswith("huggingface:"):  # of which TFDS asks the hub for its whole list
         raise UserError(
             f"data.name={data.name}: sets of the Hugging Face hub are not read; expected a set of TensorFlow "
             "Datasets, or its pictures in a folder: data.name=folder, data.path=DIR"
         )
     try:
-        return tfds.builder(data.name, data_dir=data.data_dir)
+        return tfds.builder(data.name, data_dir=data.data_dir, file_format=file_format)
     except Exception as error:  # TFDS has no one exception for a name that it does not understand
         name = required(data.name, "data.name").partition("/")[0].partition(":")[0]
         known = tfds.list_builders(with_community_datasets=False)
@@ -150,17 +132,31 @@ def _builder(data: DataConfig) -> tfds.core.DatasetBuilder:
         ) from None
 
 
-def _download(builder: tfds.core.DatasetBuilder, data: DataConfig) -> None:
-    """Downloads and prepares the set; a host that does not answer is found out within seconds."""
-    where = f"{data.name} is not in {data.data_dir or tfds.core.constants.DATA_DIR}"
+def _missing(data: DataConfig) -> str:
+    return f"{data.name} is not in {data.data_dir or tfds.core.constants.DATA_DIR}"
+
+
+def _prepared(
+    builder: tfds.core.DatasetBuilder, data: DataConfig, shape: tuple[int, int, int]
+) -> tfds.core.DatasetBuilder:
+    """Downloads and prepares the set, a large one in ArrayRecord files, of which no decoded copy is needed.
+
+    A host that does not answer is found out within seconds.
+    """
+    where = _missing(data)
     remedy = "set data.data_dir (or TFDS_DATA_DIR) to a folder that holds it prepared"
     urls = [url for url in (builder.url_infos or {}) if url.startswith("http")]
     if urls and not _answers(urls[0]):
         raise UserError(f"{where} and cannot be downloaded (no answer from {urls[0].split('/')[2]}): {remedy}")
+    size_gb = _size_gb(builder, data.split, shape)
+    if size_gb > _LARGE:
+        print(f"{data.name} is prepared in ArrayRecord files: decoded it takes {size_gb:.0f} GB", file=sys.stderr)
+        builder = _builder(data, array_records.FORMAT.value)
     try:
         builder.download_and_prepare()
     except Exception as error:  # TFDS raises whatever its downloaders and parsers do
         raise UserError(f"{where} and preparing it failed ({' '.join(str(error).split())[:200]}): {remedy}") from error
+    return builder
 
 
 def _answers(url: str) -> bool:

@@ -91,14 +91,15 @@ def evaluate(
         network = FeatureNetwork(wanted.inception, strategy)
         real = reference(wanted, config, network)
         of_features = _with_memorisation(of_features, wanted, config, real)
+        of_folder = _folder(wanted, config, network, real) if source is None else None
+        shape = of_folder.pixels.shape[1:] if of_folder is not None else required(source, "the run").image_shape
+        quality.check_shapes(of_features, shape, real)
     if "bpd" in wanted.metrics:
         found["bits_per_dim"] = _bits(wanted, required(source, "the run"), config, run_dir)
         lines.append(likelihood.table(found["bits_per_dim"]))
         write(path, _earlier(path) | found)
     if of_features:
-        of_folder = _folder(wanted, config, network, real) if source is None else None
         generated = of_folder or drawn(wanted, required(source, "the run"), run_dir, network, real)
-        quality.check_shapes(of_features, generated, real)
         found |= quality.measure(of_features, generated, real, network.sha256)
         lines += [f"{name:20s} {found[name]['value']:.6g}" for name in found if name != "bits_per_dim"]
         if "memorisation" in of_features:

@@ -21,7 +21,7 @@ from tf_ddpm.evaluation.inception import Inception
 from tf_ddpm.runtime import memory
 from tf_ddpm.runtime.chunks import CHUNK, in_chunks, once
 from tf_ddpm.runtime.collectives import agree, all_have, over_replicas
-from tf_ddpm.runtime.paths import home_expanded
+from tf_ddpm.runtime.paths import home_expanded, touch
 from tf_ddpm.sampling import image_files
 from tf_ddpm.sampling.source import Source
 
@@ -122,6 +122,8 @@ def array_features(
 ) -> FeatureSet:
     """Images that are there already, or in files; their features are kept in `cache_dir`, by what the images hold.
 
+    Pictures that could not be decoded, in whose place there is another one, are left out.
+
     Raises:
       UserError: for images that the network does not take.
     """
@@ -135,10 +137,29 @@ def array_features(
     folder = home_expanded(cache_dir, "data.cache_dir") / "features" / made_by[:32]
     features_of = lambda start, stop: {"features": network(np.asarray(images[start:stop]))}  # noqa: E731
     rows, _ = in_chunks(folder, len(images), features_of, what, network.all_have)
+    touch(folder)
     features = rows["features"]
+    replaced = _replaced(images, folder)
+    if len(replaced) and isinstance(images, LazyImages):
+        own = np.setdiff1d(np.arange(len(images)), replaced)
+        images, features, about = images.chosen(own), features[own], about | {"left_out": len(replaced)}
+        folder = folder / f"without-{provenance.digest(replaced)[:16]}"
+        folder.mkdir(parents=True, exist_ok=True)
     return FeatureSet(
         images, features, feature_metrics.moments(features), about | {"images": len(images), "sha256": key}, folder
     )
+
+
+def _replaced(images: np.ndarray | LazyImages, folder: Path) -> np.ndarray:
+    """The rows in whose place there is another picture, which are copies of others."""
+    if not isinstance(images, LazyImages):
+        return np.empty(0, np.int64)
+
+    def find() -> np.ndarray:
+        images.read_all()  # which is done, unless their features were kept by an earlier version
+        return images.replaced
+
+    return once(folder / "replaced.npz", find)
 
 
 def source_features(
@@ -224,15 +245,15 @@ def check_counts(metrics: tuple[str, ...], generated: int, real: int | None, all
         raise UserError("a reference of statistics (.npz) is enough for fid only")
 
 
-def check_shapes(metrics: tuple[str, ...], generated: FeatureSet, real: FeatureSet) -> None:
-    """Whether the two sets can be compared.
+def check_shapes(metrics: tuple[str, ...], generated: tuple[int, ...], real: FeatureSet) -> None:
+    """Whether images of the shape [H, W, C] can be compared with the real ones.
 
     Raises:
       UserError: where memorisation, which looks at pixels, is asked of images of two shapes.
     """
-    if "memorisation" in metrics and generated.pixels.shape[1:] != real.pixels.shape[1:]:
-        shapes = [pictures.pixels.shape[1:] for pictures in (generated, real)]
-        raise UserError(f"memorisation compares pixels: images of {shapes[0]} against a reference of {shapes[1]}")
+    known = None if real.images is None else real.images.shape[1:]
+    if "memorisation" in metrics and known not in (None, generated):
+        raise UserError(f"memorisation compares pixels: images of {generated} against a reference of {known}")
 
 
 def measure(

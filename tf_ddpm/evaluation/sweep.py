@@ -62,8 +62,8 @@ def sweep(
             source = RunSource(run, changed.sample)
         for run in source.runs:
             run.agree(dataclasses.replace(wanted, inception=None), words)
+        quality.check_shapes(metrics, source.image_shape, real)
         drawn = evaluate.drawn(dataclasses.replace(wanted, metrics=metrics), source, run_dir, network, real)
-        quality.check_shapes(metrics, drawn, real)
         rows[point] = quality.measure(metrics, drawn, real, network.sha256)
         evaluate.write(path, {str(key): row for key, row in rows.items()})
         if not cluster.this_worker().is_chief:

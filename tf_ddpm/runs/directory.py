@@ -80,22 +80,14 @@ def write(run_dir: Path, config: Config, images: ImageSet, step: int) -> None:
       UserError: where the directory cannot be written, or a `data.json` in it is someone's own.
     """
     path = run_dir / "data.json"
-    count, names, *digests = images.fingerprint()
-    now = {"images": count, "labels": list(names), "sha256": hashlib.sha256(repr(digests).encode()).hexdigest()}
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:  # as in a run that is new, or imported
-        before = now
-    except (OSError, ValueError):
-        before = None
-    if not isinstance(before, dict) or before.keys() != now.keys():
-        raise UserError(f"{path} is not what this program writes there; move it away, or choose another run directory")
-    if before != now:
+    before = _described_before(path)
+    if before and before != _described(images, by_files="files" in before):
         print(
             f"warning: the images are not those that {run_dir} was trained on so far ({before['images']} then, "
-            f"{count} now); training continues with these, to another result",
+            f"{len(images)} now); training continues with these, to another result",
             file=sys.stderr,
         )
+    now = _described(images, by_files=True)
     for folder in (run_dir, run_dir / "previews"):
         atomic_files.remove_left(folder)
     try:
@@ -105,6 +97,33 @@ def write(run_dir: Path, config: Config, images: ImageSet, step: int) -> None:
         list_bad(run_dir, images)
     except OSError as error:
         raise UserError(f"cannot write the run directory {run_dir}: {error.strerror}") from None
+
+
+def _described_before(path: Path) -> dict:
+    """What a `data.json` says; nothing where there is none, as in a run that is new, or imported.
+
+    Raises:
+      UserError: where it is someone's own.
+    """
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        before = None
+    kinds = [{"images", "labels", name} for name in ("files", "sha256")]
+    if not isinstance(before, dict) or set(before) not in kinds:
+        raise UserError(f"{path} is not what this program writes there; move it away, or choose another run directory")
+    return before
+
+
+def _described(images: ImageSet, by_files: bool) -> dict:
+    """What tells the images of a run from others: their files if these are known and wanted, else some of them."""
+    count, names = len(images), list(images.label_names)
+    if by_files and images.files is not None:
+        return {"images": count, "labels": names, "files": images.files}
+    _, _, *digests = images.fingerprint()
+    return {"images": count, "labels": names, "sha256": hashlib.sha256(repr(digests).encode()).hexdigest()}
 
 
 def list_bad(run_dir: Path, images: ImageSet) -> None:

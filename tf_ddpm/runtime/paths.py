@@ -1,5 +1,6 @@
 """Paths as users write them."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -30,3 +31,9 @@ def has_home() -> bool:
 def printable(text: str) -> str:
     """A name as any terminal and file takes it: bytes that are no UTF-8 are written as escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def touch(path: Path) -> None:
+    """Notes that a file or folder is used now, for who removes what is old; as far as that is allowed."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
