@@ -169,7 +169,7 @@ def test_four_devices_draw_and_see_what_one_does(run_dir):
 def test_chunks_that_are_there_are_not_computed_again(tmp_path):
     asked = []
 
-    def compute(start, stop):
+    def compute(start, stop, _):
         asked.append((start, stop))
         return {"rows": np.arange(start, stop)}
 

@@ -117,13 +117,12 @@ def _draw(source: Source, seeds: np.ndarray, labels: np.ndarray, columns: int | 
     first = parts.done
     if first:
         print(f"going on behind {first} images that are there", flush=True)
-    bar = Progress(len(seeds), "drawing", first, quiet=len(seeds) <= source.batch_size)
-    for images, frames in source.batches(seeds[first:], labels[first:], 0 if first else _FRAMES):
-        if frames is not None:  # with the first images, so that those that go on need not draw them again
-            _animate(frames, source.image_shape[-1], parts.folder)
-        parts.add(images)
-        bar.update(len(images))
-    bar.close()
+    with Progress(len(seeds), "drawing", first) as bar:
+        for images, frames in source.batches(seeds[first:], labels[first:], 0 if first else _FRAMES):
+            if frames is not None:  # with the first images, so that those that go on need not draw them again
+                _animate(frames, source.image_shape[-1], parts.folder)
+            parts.add(images)
+            bar.reach(parts.done)
     image_files.save_image(sheet(source, seeds, parts.first(_SHOWN), columns), parts.folder / "grid")
 
 
