@@ -99,7 +99,7 @@ def test_what_looks_at_many_images_says_how_to_look_at_fewer(monkeypatch, tiny_c
 def test_images_that_are_spread_over_a_set_come_a_few_at_a_time():
     blank = lambda index: np.full((256, 512, 1), index, np.uint8)  # noqa: E731
     images = ImageSet(LazyImages(blank, (99, 256, 512, 1), np.zeros(99, np.int32), keeps=False), np.zeros(99), ())
-    parts = list(spread.parts(images, 9))
+    parts = list(spread.parts(images, 9, "looking"))
     assert [len(part) for part in parts] == [4, 4, 1]
     assert np.concatenate(parts)[:, 0, 0, 0].tolist() == [0, 12, 24, 36, 49, 61, 73, 85, 98]
     assert spread.places(images, 1000).tolist() == list(range(99))

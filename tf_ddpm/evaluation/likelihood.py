@@ -17,6 +17,7 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import provenance
 from tf_ddpm.runtime import memory
 from tf_ddpm.runtime.chunks import Reached, in_chunks
+from tf_ddpm.runtime.progress import Progress
 from tf_ddpm.sampling.run import Run
 
 _VERSION = 2  # of how it is computed
@@ -128,7 +129,8 @@ def chosen_images(run: Run, num_images: int, seed: int, images: datasets.ImageSe
     chosen = np.sort(np.random.default_rng(abs(seed)).permutation(len(images))[:num_images])
     size = float(len(chosen) * np.prod(images.image_shape))
     memory.check(size, f"holding {len(chosen)} images", "take fewer: --num_images")
-    return datasets.ImageSet(images.images[chosen], images.labels[chosen], images.label_names)
+    with Progress(1, f"reading {len(chosen)} images"):
+        return datasets.ImageSet(images.images[chosen], images.labels[chosen], images.label_names)
 
 
 def table(bits: dict) -> str:

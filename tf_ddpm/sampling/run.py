@@ -287,16 +287,9 @@ class Run:
         key = (dataclasses.replace(settings, batch_size=1, guidance=1.0, augmentation=0), guides, num_frames, rounded)
         if key not in self._compiled:
             sampler = build.sampler(settings, self.chain)
+            how, interval = (guides, num_frames, rounded), build.guidance_interval(settings)
             draws = compiled_draw(
-                sampler,
-                self.network,
-                self.config,
-                guides,
-                num_frames,
-                rounded,
-                codec=self.codec,
-                guide=self._guide,
-                interval=build.guidance_interval(settings),
+                sampler, self.network, self.config, *how, codec=self.codec, guide=self._guide, interval=interval
             )
             self._compiled[key] = self.over_devices(draws)
         return self._compiled[key]

@@ -181,4 +181,4 @@ def scale(config: Config, state: TrainState, images: ImageSet, step: int) -> Lat
     network = build.autoencoder(config, "float32", judged=config.autoencoder.adversarial > 0)
     for weight, average in zip(network.weights, state.ema_network.weights, strict=True):
         weight.assign(average)
-    return first_stage.estimate(network, spread.parts(images, _SCALE_IMAGES), step)
+    return first_stage.estimate(network, spread.parts(images, _SCALE_IMAGES, "measuring latents"), step)

@@ -22,6 +22,7 @@ from tf_ddpm.diffusion.objectives import Objective
 from tf_ddpm.evaluation.sliced_wasserstein import SlicedWasserstein
 from tf_ddpm.networks.backbone import Condition
 from tf_ddpm.runtime import memory
+from tf_ddpm.runtime.progress import Progress
 from tf_ddpm.sampling import drawing
 from tf_ddpm.sampling.teacher import Teacher
 from tf_ddpm.training import accumulation, spread
@@ -189,11 +190,12 @@ class Student:
         """How far what the average of the weights draws is from the data."""
         size = self._config.sample.batch_size
         drawn = []
-        with self._state.averaged():
+        with self._state.averaged(), Progress(len(self._labels), "drawing a probe") as bar:
             for start in range(0, len(self._labels), size):
                 labels = tf.constant(self._labels[start : start + size], tf.int32)
                 seeds = tf.range(start, start + len(labels), dtype=tf.int64)
                 drawn.append(self._draw(seeds, labels, tf.ones_like(labels, tf.float32))[0].numpy())
+                bar.update(len(labels))
         return self._distance(np.concatenate(drawn))
 
     def probes(self, step: int, last: bool) -> bool:

@@ -15,6 +15,7 @@ from tf_ddpm.codecs.codec import Codec
 from tf_ddpm.config import Config
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.networks import averaging
+from tf_ddpm.runtime.progress import Progress
 from tf_ddpm.sampling import drawing, image_files, small_images
 from tf_ddpm.training import spread
 from tf_ddpm.training.state import TrainState
@@ -66,8 +67,14 @@ class Preview:
             print(
                 f"previews show the last weights: {share:.0%} of their average are still the initial ones", flush=True
             )
-        with contextlib.nullcontext() if stale else self._state.averaged():
-            parts = [self._sample(*self._inputs(part))[0].numpy() for part in self._seeds]
+        count, parts = sum(map(len, self._seeds)), []
+        with (
+            contextlib.nullcontext() if stale else self._state.averaged(),
+            Progress(count, "drawing a preview") as bar,
+        ):
+            for part in self._seeds:
+                parts.append(self._sample(*self._inputs(part))[0].numpy())
+                bar.update(len(part))
         drawn = np.concatenate(parts)
         sheet = self._sheet(drawn)
         self._folder.mkdir(exist_ok=True)
@@ -78,7 +85,8 @@ class Preview:
     @functools.cached_property
     def _colour(self) -> np.ndarray:
         """Mean colour of the data, float64 [C]; looked for when a grid is drawn, so that no update waits for it."""
-        found = [(len(part), part.mean(axis=(0, 1, 2))) for part in spread.parts(self._images, _COLOUR_IMAGES)]
+        some = spread.parts(self._images, _COLOUR_IMAGES, "reading images for their mean colour")
+        found = [(len(part), part.mean(axis=(0, 1, 2))) for part in some]
         counts, means = zip(*found, strict=True)
         return np.average(means, axis=0, weights=counts)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tf_ddpm.datasets.image_set import ImageSet
+from tf_ddpm.runtime.progress import Progress
 from tf_ddpm.sampling.first_stage import rows_at_once
 
 
@@ -15,8 +16,14 @@ def places(images: ImageSet, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, len(images) - 1, count).astype(np.int64))
 
 
-def parts(images: ImageSet, count: int) -> Iterator[np.ndarray]:
-    """The same images uint8 [b, H, W, C], b of them in memory at once: fewer of large ones."""
+def parts(images: ImageSet, count: int, what: str) -> Iterator[np.ndarray]:
+    """The same images uint8 [b, H, W, C], b of them in memory at once: fewer of large ones.
+
+    Args:
+      what: is done with them, in words.
+    """
     some, rows = places(images, count), rows_at_once(images.image_shape)
-    for start in range(0, len(some), rows):
-        yield images.images[some[start : start + rows]]
+    with Progress(len(some), what) as bar:
+        for start in range(0, len(some), rows):
+            yield images.images[some[start : start + rows]]
+            bar.update(len(some[start : start + rows]))
