@@ -21,7 +21,7 @@ from tf_ddpm import datasets
 from tf_ddpm.codecs.pixels import Pixels
 from tf_ddpm.evaluation import provenance
 from tf_ddpm.evaluation.feature_metrics import frechet_distance, moments
-from tf_ddpm.runtime.chunks import in_chunks
+from tf_ddpm.runtime.chunks import Reached, in_chunks
 from tf_ddpm.sampling.run import Run
 
 FLAGS = flags.FLAGS
@@ -76,7 +76,7 @@ def seconds_per_image(run: Run, settings: dict) -> float:
 def drawn(run: Run, settings: dict, folder: Path) -> np.ndarray:
     """The samples of a cell, kept in parts: a thousand steps take long."""
 
-    def draw(start: int, stop: int) -> dict[str, np.ndarray]:
+    def draw(start: int, stop: int, _: Reached) -> dict[str, np.ndarray]:
         return {"images": run.sample(range(1000 + start, 1000 + stop), batch_size=_BATCH, **settings)}
 
     weights = provenance.digest(*run.network.get_weights())

@@ -1,1 +1,1 @@
-"""What grows with the number and the size of pictures: `python -m benchmarks.scale`, and `.sources`, `.curves`."""
+"""What grows with the number and size of pictures: `python -m benchmarks.scale`, `.sources`, `.table`, `.curves`."""

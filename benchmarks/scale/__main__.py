@@ -3,9 +3,10 @@
     python -m benchmarks.scale --files=64,1000,10000,100000 --side=64 --out=DIR
 
 For each number a folder of JPEGs is made (kept in DIR for the next time), and the `digits` network is trained on it
-for one update, twice: from nothing, and with what the first left in the cache. Then the pipeline alone: images/s of
-batches of 64 with and without mirror images. `--megapixels=12` makes photographs of that size instead. Prints a table,
-and JSON into DIR.
+for one update, twice: with nothing decoded, and with what the first left in the cache. (Nothing is done to the
+system's own cache of files, which has those that were just made.) Then the pipeline alone: images/s of batches of 64
+with and without mirror images. `--megapixels=12` makes photographs of that size instead. Prints a table of medians,
+and keeps its rows in DIR, in a file for each kind of pictures: other numbers of files are added to them.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
+from benchmarks.scale import rows
+
 FLAGS = flags.FLAGS
 flags.DEFINE_list("files", ["64", "1000", "10000"], "Numbers of pictures.")
 flags.DEFINE_integer("side", 64, "Of the pictures, and of the images that they become.")
 flags.DEFINE_float("megapixels", 0.0, "Of the pictures; 0: side x side.")
 flags.DEFINE_float("memory_gb", 0.5, "data.memory_gb.")
+flags.DEFINE_integer("accumulate", 32, "train.accumulate: of a whole batch the network alone takes gigabytes.")
+flags.DEFINE_integer("repeats", 3, "Trainings of each kind, whose medians are shown.", lower_bound=1)
 flags.DEFINE_string("out", None, "Where pictures and figures go.", required=True)
 flags.DEFINE_string("pipeline", None, "A folder of pictures: measures the pipeline alone, as a process of its own.")
 
@@ -35,10 +40,14 @@ _DISTINCT = 50  # pictures; the others are copies with other bytes at their end
 _BATCHES = 400
 
 
+def kind() -> str:
+    """The pictures' size in words."""
+    return f"{FLAGS.megapixels:g}mp" if FLAGS.megapixels else f"{FLAGS.side}px"
+
+
 def folder_of(count: int) -> Path:
     """A folder of so many pictures, made if it is not there."""
-    name = f"{FLAGS.megapixels:g}mp" if FLAGS.megapixels else f"{FLAGS.side}px"
-    folder = Path(FLAGS.out) / f"{name}-{count}"
+    folder = Path(FLAGS.out) / f"{kind()}-{count}"
     if (folder / "whole").exists():
         return folder / "pictures"
     shutil.rmtree(folder, ignore_errors=True)
@@ -60,7 +69,11 @@ def folder_of(count: int) -> Path:
 
 
 def first_step(folder: Path, cache: Path) -> dict[str, float]:
-    """Seconds until one update is made, and the most memory, of a training in a process of its own."""
+    """Seconds until one update is made, and the most memory, of a training in a process of its own.
+
+    Raises:
+      SystemExit: where it ends otherwise.
+    """
     run_dir = Path(FLAGS.out) / "run"
     shutil.rmtree(run_dir, ignore_errors=True)
     values = [f"data.path={folder}", "data.name=folder", f"data.image_size={FLAGS.side}", "data.channels=3"]
@@ -71,16 +84,18 @@ def first_step(folder: Path, cache: Path) -> dict[str, float]:
         "train.preview_images=1",
     ]
     values += ["train.log_every=1", "sample.steps=1", "train.warmup_steps=0", "train.decay_steps=0"]
-    values += ["train.accumulate=32"]  # of a whole batch the network takes 4 GB, beside which pictures do not show
+    values += [f"train.accumulate={FLAGS.accumulate}"]
     command = [sys.executable, "main.py", "--mode=train", "--preset=digits", f"--run_dir={run_dir}"]
     began = time.perf_counter()
     process = subprocess.Popen([*command, *(f"--set={value}" for value in values)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    seconds = next(
-        (time.perf_counter() - began for line in process.stdout if line.startswith("step 1/1")), float("nan")
-    )
+    first = (time.perf_counter() - began for line in process.stdout if line.startswith("step 1/1"))
+    seconds = next(first, None)
     process.stdout.read()
-    _, _, usage = os.wait4(process.pid, 0)
+    _, status, usage = os.wait4(process.pid, 0)
+    code = process.returncode = os.waitstatus_to_exitcode(status)
+    if code or seconds is None:
+        raise SystemExit(f"the training on {folder} ended with code {code}{'' if seconds else ', without an update'}")
     return {"first_step_s": round(seconds, 1), "memory_gb": round(usage.ru_maxrss / 1e6, 2)}
 
 
@@ -114,24 +129,27 @@ def main(_: list[str]) -> None:
         print(json.dumps(pipeline(Path(FLAGS.pipeline))))
         return
     Path(FLAGS.out).mkdir(parents=True, exist_ok=True)
-    cache, rows = Path(FLAGS.out) / "cache", []
+    cache, path = Path(FLAGS.out) / "cache", Path(FLAGS.out) / f"scale-{kind()}.json"
     print("| files | first step | memory | second start | memory | pipeline, images/s | with flips |")
     print("|" + " --- |" * 7)
     for count in map(int, FLAGS.files):
         folder = folder_of(count)
-        shutil.rmtree(cache, ignore_errors=True)
-        cold, again = first_step(folder, cache), first_step(folder, cache)
+        turns: dict[str, list[dict[str, float]]] = {"cold": [], "again": []}
+        for _ in range(FLAGS.repeats):
+            shutil.rmtree(cache, ignore_errors=True)
+            for found in turns.values():
+                found.append(first_step(folder, cache))
+        cold, again = (rows.medians(found) for found in turns.values())
         command = [sys.executable, "-m", "benchmarks.scale", f"--pipeline={folder}", f"--out={FLAGS.out}"]
         command += [f"--side={FLAGS.side}", f"--memory_gb={FLAGS.memory_gb}"]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         alone = json.loads(done.stdout.splitlines()[-1])
-        rows.append({"files": count, "cold": cold, "again": again, "pipeline": alone})
+        rows.keep(path, {"files": count, "cold": cold, "again": again, "pipeline": alone}, "files")
         print(
             f"| {count:,} | {cold['first_step_s']} s | {cold['memory_gb']} GB | {again['first_step_s']} s | "
             f"{again['memory_gb']} GB | {alone['without']:,} | {alone['with_flips']:,} |",
             flush=True,
         )
-    (Path(FLAGS.out) / "scale.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,27 +1,28 @@
 """Draws what `benchmarks.scale` and `benchmarks.scale.sources` have measured.
 
-python -m benchmarks.scale.curves --out=DIR --png=FILE
+    python -m benchmarks.scale.curves --out=DIR --png=FILE
+
+Of pictures of 64x64, unless `--kind=12mp` says otherwise.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from absl import app, flags
 from matplotlib.figure import Figure
 
+from benchmarks.scale import rows
 from benchmarks.scale.sources import SOURCES
 
 FLAGS = flags.FLAGS
+flags.DEFINE_string("kind", "64px", "Of pictures, whose start and memory are drawn.")
 flags.DEFINE_string("png", None, "The picture.", required=True)
 
 
 def main(_: list[str]) -> None:
     """Three curves side by side."""
-    scale, sources = (
-        json.loads((Path(FLAGS.out) / name).read_text(encoding="utf-8")) for name in ("scale.json", "sources.json")
-    )
+    scale, sources = (rows.read(Path(FLAGS.out) / f"{name}.json") for name in (f"scale-{FLAGS.kind}", "sources"))
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     start, memory, rate = figure.subplots(1, 3)
     files = [row["files"] for row in scale]
@@ -29,11 +30,11 @@ def main(_: list[str]) -> None:
         start.plot(files, [row[name]["first_step_s"] for row in scale], "o-", label=words)
         memory.plot(files, [row[name]["memory_gb"] for row in scale], "o-", label=words)
     for source in SOURCES:
-        rows = [row for row in sources if row["source"] == source]
+        own = [row for row in sources if row["source"] == source]
         (line,) = rate.plot(
-            [row["side"] for row in rows], [row["without"] for row in rows], "o-", label=source.replace("_", " ")
+            [row["side"] for row in own], [row["without"] for row in own], "o-", label=source.replace("_", " ")
         )
-        rate.plot([row["side"] for row in rows], [row["with_flips"] for row in rows], "x--", color=line.get_color())
+        rate.plot([row["side"] for row in own], [row["with_flips"] for row in own], "x--", color=line.get_color())
     for axes, title, x, y in (
         (start, "Start", "files", "seconds to the first update"),
         (memory, "Memory", "files", "GB at most"),

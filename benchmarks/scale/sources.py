@@ -4,12 +4,12 @@
 
 A set of synthetic images is prepared in both formats of TensorFlow Datasets, and as a folder of pictures. Batches of
 64 are then drawn, with and without mirror images, from memory, from a file of decoded images, from the cache of
-decoded pictures and from ArrayRecord files, whose records are decoded each time. Prints a table, and JSON into DIR.
+decoded pictures and from ArrayRecord files, whose records are decoded each time. Prints a table, and keeps its rows in
+DIR: other sides are added to them.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Iterator
@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 from absl import app, flags
 from PIL import Image
 
+from benchmarks.scale import rows
 from tf_ddpm import datasets
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets.batches import batch_dataset
@@ -97,7 +98,7 @@ def images_a_second(images: datasets.ImageSet, flip: bool) -> int:
 
 def main(_: list[str]) -> None:
     """Prints the table."""
-    rows = []
+    path = Path(FLAGS.out) / "sources.json"
     print("| side | from | images/s | with flips |\n|" + " --- |" * 4)
     for side in map(int, FLAGS.sides):
         for source in SOURCES:
@@ -105,10 +106,9 @@ def main(_: list[str]) -> None:
             images.whole()  # decodes what is kept decoded
             row = {"side": side, "source": source}
             row |= {"without": images_a_second(images, False), "with_flips": images_a_second(images, True)}
-            rows.append(row)
+            rows.keep(path, row, "side", "source")
             print(f"| {side} | {source} | {row['without']:,} | {row['with_flips']:,} |", flush=True)
             images.stop()
-    (Path(FLAGS.out) / "sources.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

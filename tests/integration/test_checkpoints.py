@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -107,6 +108,24 @@ def test_what_is_written_is_what_was_there_when_it_was_asked_for_whatever_update
     checkpoints.CheckpointManager(tmp_path, other, 3).restore()
     for value, after in zip(before, everything(other), strict=True):
         np.testing.assert_array_equal(value, after.numpy())
+
+
+def test_no_checkpoint_is_copied_while_another_is_being_written(tiny_config, tmp_path, monkeypatch):
+    seen, write, copy = [], checkpoints._write, checkpoints.host_copy
+
+    def slow(copied, run_dir, step, latest):
+        seen.append(f"writes {step}")
+        time.sleep(0.2)
+        write(copied, run_dir, step, latest)
+        seen.append(f"has written {step}")
+
+    monkeypatch.setattr(checkpoints, "_write", slow)
+    monkeypatch.setattr(checkpoints, "host_copy", lambda *args: (seen.append("copies"), copy(*args))[1])
+    keeper = checkpoints.CheckpointManager(tmp_path, small_state(tiny_config), 3)
+    for step in (1, 2, 3):
+        keeper.save(step)
+    keeper.finish()
+    assert seen == [word for i in (1, 2, 3) for word in ("copies", f"writes {i}", f"has written {i}")]
 
 
 def test_whatever_fails_in_writing_is_raised_and_not_passed_over(tiny_config, tmp_path, monkeypatch):

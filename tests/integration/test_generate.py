@@ -1,7 +1,9 @@
 """Images on disk."""
 
 import json
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,6 +136,36 @@ def test_a_generation_that_was_killed_three_times_ends_as_one_run_through(run, t
     monkeypatch.setattr(sample_files.Parts, "add", add)
     generate(run, tmp_path / "killed", 3, **settings)
     assert not [path for path in (tmp_path / "killed").iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("kills", [0, 1, 3, 5])
+def test_a_generation_that_was_killed_while_it_was_moved_is_moved_on_and_not_drawn_again(
+    run, tmp_path, monkeypatch, kills
+):
+    monkeypatch.setattr(sample_files, "_FOLDER", 4)
+    monkeypatch.setattr(sample_files, "_OUR_FOLDERS", re.compile(r"\d{6}"))
+    settings = {"seed": 3, "steps": 2, "batch_size": 3}
+    generate(run, tmp_path / "through", 9, **settings)
+    generate(run, tmp_path / "killed", 10, seed=0, steps=2)  # whose files have the same names
+    replace, drawn, moved = os.replace, [], []
+
+    def killed(source, target):
+        if "killed" in Path(target).parts[-2:-1] and Path(source).parent.name == "samples":
+            if len(moved) == kills:
+                raise KeyboardInterrupt
+            moved.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sample_files.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):  # of three folders, the grid, the animation and the manifest
+            generate(run, tmp_path / "killed", 9, **settings)
+    assert json.loads((tmp_path / "killed" / "manifest.json").read_text())["complete"] is False
+    add = sample_files.Parts.add
+    monkeypatch.setattr(sample_files.Parts, "add", lambda *args: (drawn.append(args), add(*args)))
+    grid = generate(run, tmp_path / "killed", 9, **settings)
+    assert grid.exists() and drawn == [] and len(moved) == kills
+    assert files_in(tmp_path / "killed") == files_in(tmp_path / "through")
 
 
 def test_an_npz_holds_the_images_and_labels_of_the_pngs(run, tmp_path):

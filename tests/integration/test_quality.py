@@ -198,10 +198,22 @@ def test_four_devices_draw_and_see_what_one_does(run_dir):
     np.testing.assert_array_equal(collectives.over_replicas(mirrored(4), lambda x: 2.0 * x)(rows), 2 * rows)
 
 
+def test_the_bar_of_chunks_moves_within_one(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(chunks.Progress, "reach", lambda _, done: seen.append(done))
+
+    def compute(start, stop, reached):
+        reached(100)
+        return {"rows": np.arange(start, stop)}
+
+    chunks.in_chunks(tmp_path, 700, compute, "rows")
+    assert seen == [100, 500, 600, 700]
+
+
 def test_chunks_that_are_there_are_not_computed_again(tmp_path):
     asked = []
 
-    def compute(start, stop):
+    def compute(start, stop, _):
         asked.append((start, stop))
         return {"rows": np.arange(start, stop)}
 

@@ -13,10 +13,11 @@ from tests.support.tiny import TWO_LEVELS, mirrored
 from tf_ddpm import config as config_lib
 from tf_ddpm import datasets
 from tf_ddpm.config import presets
+from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs import configuration
 from tf_ddpm.sampling.run import Run, load_run
-from tf_ddpm.training import loop
+from tf_ddpm.training import loop, spread
 from tf_ddpm.training.previews import Preview
 
 
@@ -100,10 +101,21 @@ def test_previews_tell_how_far_their_colour_is_from_that_of_the_data(tiny_config
     state = fresh_state(config)
     images = datasets.load(config.data)
     sheet, drift = Preview(config, state, images, tmp_path).draw(3)
+    some = images.images[spread.places(images, 256)]
     drawn = Run(config, state.ema_network, 0).sample(range(64), sampler="ddim")
     assert sheet.shape[-1] == 1 and (tmp_path / "step_0000003.png").exists()
-    assert drift == pytest.approx(abs(drawn.mean() - images.images.mean()), abs=0.5)  # of a sample of the data
+    assert drift == pytest.approx(abs(drawn.mean() - some.mean()), abs=0.05)
     assert drift > 5
+
+
+def test_a_preview_reads_none_of_the_data_before_its_first_grid_and_then_a_few(tiny_config, tmp_path):
+    config, seen = tiny_config(data__image_size=(8, 8), data__channels=1), []
+    decode = lambda index: (seen.append(index), np.full((8, 8, 1), 200, np.uint8))[1]  # noqa: E731
+    pictures = LazyImages(decode, (5000, 8, 8, 1), np.zeros(5000, np.int32), keeps=False)
+    preview = Preview(config, fresh_state(config), datasets.ImageSet(pictures, np.zeros(5000, np.int32), ()), tmp_path)
+    assert seen == []
+    first, again = preview.draw(1)[1], preview.draw(2)[1]
+    assert first == again and len(seen) == 256 and {0, 4999} <= set(seen)
 
 
 def test_a_preview_in_more_steps_than_a_run_has_levels_of_its_own_spaces_them_evenly(tiny_config, tmp_path):

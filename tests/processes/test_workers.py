@@ -25,6 +25,17 @@ from tf_ddpm.commands import cli
 projection.take_its_place()
 app.run(cli.main)
 """
+# main.py, which is killed when its first images are there.
+_KILLED = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from absl import app
+from tf_ddpm.commands import cli
+from tf_ddpm.sampling.sample_files import Parts
+add = Parts.add
+Parts.add = lambda *args: (add(*args), os.kill(os.getpid(), signal.SIGKILL))
+app.run(cli.main)
+"""
 SGD = {"train.optimizer": "sgd", "train.steps": 40, "train.learning_rate": 0.1}
 
 
@@ -100,10 +111,12 @@ def test_a_run_of_two_workers_stopped_twenty_times_ends_bit_identical(tmp_path):
 def test_two_workers_draw_and_measure_what_one_process_does(tmp_path, run_dir):
     measured = ["--metrics=bpd", f"--metrics_file={tmp_path}/metrics.json"]
     drawn = ["--num_images=70", f"--out_dir={tmp_path}/drawn"]
+    assert ended([start(run_dir, mode="sample", flags=drawn, code=_KILLED)])[0][0] == -signal.SIGKILL
     for mode, flags in (("eval", measured), ("sample", drawn)):
         outputs = ended(start_workers(run_dir, mode=mode, flags=flags))
         assert [code for code, _, _ in outputs] == [0, 0], outputs
         assert "wrote" in outputs[0][1] and "wrote" not in outputs[1][1]
+    assert "going on behind 64 images" in outputs[0][1]
     expected = load_run(run_dir).sample(range(70))
     found = np.stack([np.asarray(Image.open(tmp_path / "drawn" / f"{i:06d}.png"))[..., None] for i in range(70)])
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1

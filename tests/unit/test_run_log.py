@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tf_ddpm.runtime import progress
 from tf_ddpm.training import run_log
 from tf_ddpm.training.run_log import RunLog
 
@@ -55,6 +56,17 @@ def test_a_pipeline_that_keeps_up_is_not_warned_of(tmp_path, clock, capsys):
     steps(log, clock, [9.0, 0.3, 0.2, 0.1])
     log.close()
     assert "waiting" not in capsys.readouterr().err
+
+
+def test_the_first_update_is_waited_for_aloud(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SECONDS", 0.02)
+    log = RunLog(tmp_path, 0, 4)
+    time.sleep(0.2)
+    assert "making the first update, for 0 s now" in capsys.readouterr().err
+    log.update(1, tf.constant(0.0))
+    time.sleep(0.1)
+    assert capsys.readouterr().err.count("making") <= 1
+    log.close()
 
 
 def test_waits_are_summed_up_however_rarely_they_are_told(tmp_path, clock, monkeypatch):

@@ -23,6 +23,7 @@ from tf_ddpm.runtime.progress import Progress
 
 _SHOWN = 5  # bad files named in full
 _CHUNK = 256  # decoded at once where all are
+_LARGE = 2**28  # bytes, above which there must be room for them
 
 
 class LazyImages:
@@ -113,9 +114,14 @@ class LazyImages:
         return self._rows(np.arange(len(self))[np.asarray(index)])
 
     def _rows(self, wanted: np.ndarray) -> np.ndarray:
-        found = np.empty((len(wanted), *self.shape[1:]), np.uint8)
-        missing = [row for row, index in enumerate(wanted) if not self._read(int(index), found[row])]
+        shape = (len(wanted), *self.shape[1:])
         try:
+            size = np.prod(shape, dtype=np.float64)
+            if size > _LARGE:
+                words = f"holding {len(wanted)} images of {shape[1]}x{shape[2]}"
+                memory.check(size, words, "a smaller data.image_size takes less")
+            found = np.empty(shape, np.uint8)
+            missing = [row for row, index in enumerate(wanted) if not self._read(int(index), found[row])]
             for row, picture in zip(missing, self._pool.map(self._replaced, wanted[missing]), strict=True):
                 found[row] = picture
         except UserError as error:

@@ -13,16 +13,17 @@ import tensorflow as tf
 from tf_ddpm import datasets
 from tf_ddpm.config import DECODER, Config
 from tf_ddpm.errors import UserError, required
-from tf_ddpm.evaluation import enlarging, likelihood, quality, reconstruction
+from tf_ddpm.evaluation import enlarging, image_metrics, likelihood, quality, reconstruction
 from tf_ddpm.evaluation.quality import FeatureNetwork, FeatureSet
 from tf_ddpm.evaluation.reconstruction import ReconstructionSource
 from tf_ddpm.runs.pipelines import PipelineConfig
 from tf_ddpm.runtime import atomic_files, cluster, devices, memory
 from tf_ddpm.runtime.collectives import agree
+from tf_ddpm.runtime.progress import Progress
 from tf_ddpm.sampling.first_stage import open_first_stage
 from tf_ddpm.sampling.pipeline import open_pipeline
 from tf_ddpm.sampling.run import open_run
-from tf_ddpm.sampling.source import RunSource, Source
+from tf_ddpm.sampling.source import RunSource, Source, gathered
 
 _ENLARGED = 512  # images that are compared with the real ones
 _SPLITS = ("train", "test", "holdout")
@@ -178,8 +179,10 @@ def _beside_real(wanted: EvaluationRequest, source: Source | None, drawn: np.nda
 def _enlarged(wanted: EvaluationRequest, source: Source, drawn: np.ndarray | None) -> dict[str, dict]:
     """`enlarging.measure`, of images that were drawn already if there are any."""
     seeds = np.arange(wanted.seed, wanted.seed + (wanted.num_images or _ENLARGED))
+    image_metrics.check_room(len(seeds), source.image_shape)
     if drawn is None:
-        drawn = np.concatenate([images for images, _ in source.batches(seeds, source.labels(seeds, wanted.label))])
+        with Progress(len(seeds), "drawing", quiet=not cluster.this_worker().is_chief) as bar:
+            drawn = gathered(source.batches(seeds, source.labels(seeds, wanted.label)), bar.reach)
     return enlarging.measure(source, np.round(drawn[: len(seeds)]).astype(np.uint8), seeds)
 
 

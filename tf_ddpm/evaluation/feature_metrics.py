@@ -27,9 +27,11 @@ def moments(features: np.ndarray) -> Moments:
     features = np.asarray(features)
     mean = sum(block.sum(axis=0) for _, block in _blocks(features)) / len(features)
     covariance = np.zeros([len(mean), len(mean)])
-    for _, block in _blocks(features):
-        centred = block - mean
-        covariance += centred.T @ centred
+    with Progress(len(features), "measuring moments") as bar:
+        for _, block in _blocks(features):
+            centred = block - mean
+            covariance += centred.T @ centred
+            bar.update(len(block))
     return Moments(mean, covariance / max(len(features) - 1, 1))
 
 
@@ -39,7 +41,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     Heusel et al. 2017, eq. 6. The trace of (A B)^1/2 is the sum of the singular values of A^1/2 B^1/2: no square root
     of a small difference is taken, so singular covariances cost no accuracy.
     """
-    cross = np.linalg.svd(_root(a.covariance) @ _root(b.covariance), compute_uv=False).sum()
+    with Progress(1, "measuring FID"):
+        cross = np.linalg.svd(_root(a.covariance) @ _root(b.covariance), compute_uv=False).sum()
     difference = a.mean - b.mean
     return float(difference @ difference + np.trace(a.covariance) + np.trace(b.covariance) - 2.0 * cross)
 

@@ -7,9 +7,22 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_ddpm.runtime import memory
+
 LIBRARY = "tf.image.psnr and tf.image.ssim of TensorFlow"
 _ROWS = 256  # at once
 _WINDOW = 11  # pixels of SSIM's filter
+
+
+def check_room(count: int, image_shape: tuple[int, int, int]) -> None:
+    """Whether there is memory to compare so many images (height, width, channels) with the real ones.
+
+    Raises:
+      UserError: where there is not.
+    """
+    # Those that were drawn, the real ones, others beside them, and floats of three sets of those looked at together.
+    size = (3.0 * count + 3.0 * 4 * min(count, _ROWS)) * np.prod(image_shape)
+    memory.check(size, f"comparing {count} images with the real ones", "compare fewer: --num_images")
 
 
 def against(images: np.ndarray, real: np.ndarray) -> dict[str, float]:

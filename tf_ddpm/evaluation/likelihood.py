@@ -15,7 +15,9 @@ from tf_ddpm.diffusion import bounds
 from tf_ddpm.diffusion.chain import Chain
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import provenance
-from tf_ddpm.runtime.chunks import in_chunks
+from tf_ddpm.runtime import memory
+from tf_ddpm.runtime.chunks import Reached, in_chunks
+from tf_ddpm.runtime.progress import Progress
 from tf_ddpm.sampling.run import Run
 
 _VERSION = 2  # of how it is computed
@@ -51,7 +53,7 @@ def bits_per_dim(run: Run, images: datasets.ImageSet, folder: Path, seed: int, s
     chain = build.shorter_chain(dataclasses.replace(settings, steps=steps), run.chain)
     terms, about = _compiled_terms(run, chain), _about(run, chain, images, seed)
 
-    def measured(start: int, stop: int) -> dict[str, np.ndarray]:
+    def measured(start: int, stop: int, _: Reached) -> dict[str, np.ndarray]:
         seeds = np.arange(seed + start, seed + stop, dtype=np.int64)
         columns = terms(images.images[start:stop], images.labels[start:stop].astype(np.int32), seeds)
         prior, by_step, eps_errors, x_0_errors = (column.astype(np.float64) for column in columns)
@@ -129,12 +131,15 @@ def chosen_images(run: Run, num_images: int, seed: int, images: datasets.ImageSe
       images: the run's data, where it is there already.
 
     Raises:
-      UserError: where they cannot be read, or do not fit the run.
+      UserError: where they cannot be read, do not fit the run, or there is no memory for them.
     """
     images = images or datasets.load(run.config.data)
     datasets.check_labels(images, run.config.model.classes)
     chosen = np.sort(np.random.default_rng(abs(seed)).permutation(len(images))[:num_images])
-    return datasets.ImageSet(images.images[chosen], images.labels[chosen], images.label_names)
+    size = float(len(chosen) * np.prod(images.image_shape))
+    memory.check(size, f"holding {len(chosen)} images", "take fewer: --num_images")
+    with Progress(1, f"reading {len(chosen)} images"):
+        return datasets.ImageSet(images.images[chosen], images.labels[chosen], images.label_names)
 
 
 def table(bits: dict) -> str:

@@ -19,11 +19,11 @@ from tf_ddpm.evaluation import feature_metrics, inception, provenance
 from tf_ddpm.evaluation.feature_metrics import Moments
 from tf_ddpm.evaluation.inception import Inception
 from tf_ddpm.runtime import memory
-from tf_ddpm.runtime.chunks import CHUNK, in_chunks, once
+from tf_ddpm.runtime.chunks import CHUNK, Reached, in_chunks, once
 from tf_ddpm.runtime.collectives import agree, all_have, over_replicas
 from tf_ddpm.runtime.paths import home_expanded, touch
 from tf_ddpm.sampling import image_files
-from tf_ddpm.sampling.source import Source
+from tf_ddpm.sampling.source import Source, gathered
 
 METRICS = ("fid", "kid", "pr", "memorisation")
 _VERSION = 1  # of how the metrics are computed
@@ -135,7 +135,14 @@ def array_features(
     network.agree(key)
     made_by = provenance.digest(key, network.sha256, CHUNK, _VERSION, provenance.versions())
     folder = home_expanded(cache_dir, "data.cache_dir") / "features" / made_by[:32]
-    features_of = lambda start, stop: {"features": network(np.asarray(images[start:stop]))}  # noqa: E731
+
+    def features_of(start: int, stop: int, reached: Reached) -> dict[str, np.ndarray]:
+        parts = []
+        for first in range(start, stop, _BATCH):  # large images are never held as many as a chunk has
+            parts.append(network(np.asarray(images[first : min(first + _BATCH, stop)])))
+            reached(first + len(parts[-1]) - start)
+        return {"features": np.concatenate(parts)}
+
     rows, _ = in_chunks(folder, len(images), features_of, what, network.all_have)
     touch(folder)
     features = rows["features"]
@@ -179,10 +186,9 @@ def source_features(
     weights = provenance.weights_digest(*source.runs) if source.runs else about["autoencoder_sha256"]
     key = provenance.digest(about, weights, network.sha256, CHUNK, _VERSION, provenance.versions())
 
-    def draw(start: int, stop: int) -> dict[str, np.ndarray]:
+    def draw(start: int, stop: int, reached: Reached) -> dict[str, np.ndarray]:
         seeds = np.arange(seed + start, seed + stop)
-        batches = source.batches(seeds, source.labels(seeds, label), rounded=rounded)
-        images = np.concatenate([batch for batch, _ in batches])
+        images = gathered(source.batches(seeds, source.labels(seeds, label), rounded=rounded), reached)
         return {"images": images, "features": network(images)}
 
     rows, seconds = in_chunks(folder / key[:32], count, draw, "drawing", network.all_have)

@@ -14,8 +14,10 @@ from tf_ddpm import config as config_lib
 from tf_ddpm import datasets
 from tf_ddpm.config import DataConfig
 from tf_ddpm.evaluation import image_metrics, provenance
+from tf_ddpm.runtime import cluster
+from tf_ddpm.runtime.progress import Progress
 from tf_ddpm.sampling.first_stage import FirstStage
-from tf_ddpm.sampling.source import Batches, Source
+from tf_ddpm.sampling.source import Batches, Source, gathered
 
 METRIC = "reconstruction"
 _VERSION = 1  # of how it is computed
@@ -68,9 +70,15 @@ class ReconstructionSource(Source):
 
 
 def measure(source: ReconstructionSource, seeds: np.ndarray) -> dict[str, dict]:
-    """`psnr` (dB) and `ssim` of what comes back, means over the images, each with `value` and `receipt`."""
+    """`psnr` (dB) and `ssim` of what comes back, means over the images, each with `value` and `receipt`.
+
+    Raises:
+      UserError: where there is no memory for the images.
+    """
     labels = source.labels(seeds, None)
-    images = np.concatenate([part for part, _ in source.batches(seeds, labels)])
+    image_metrics.check_room(len(seeds), source.image_shape)
+    with Progress(len(seeds), "giving images back", quiet=not cluster.this_worker().is_chief) as bar:
+        images = gathered(source.batches(seeds, labels), bar.reach)
     receipt = {
         "metric_version": _VERSION,
         "generated": source.facts() | {"first_image": int(seeds[0]), "images": len(images)},

@@ -16,19 +16,21 @@ from tf_ddpm.runtime import atomic_files, cluster
 from tf_ddpm.runtime.progress import Progress
 
 CHUNK = 500  # rows; the same for everyone, since the rows of one batch round alike
+Reached = Callable[[int], None]  # takes how many rows of a chunk are done
 
 
 def in_chunks(
     folder: Path,
     count: int,
-    compute: Callable[[int, int], dict[str, np.ndarray]],
+    compute: Callable[[int, int, Reached], dict[str, np.ndarray]],
     what: str,
     all_have: Callable[[bool], bool] = bool,
     chunk: int = CHUNK,
 ) -> tuple[dict[str, np.ndarray], float]:
-    """Rows 0 to `count` of everything that `compute(start, stop)` gives, and the seconds that it took in all.
+    """Rows 0 to `count` of everything that `compute(start, stop, reached)` gives, and the seconds that it took in all.
 
     Args:
+      compute: may tell `reached` on its way.
       folder: holds the chunks; its name must say everything that the rows depend on.
       what: a word for the progress bar.
       chunk: how many rows each has.
@@ -50,14 +52,14 @@ def in_chunks(
                 part = kept
             else:
                 began = time.perf_counter()
-                part = compute(start, stop)
+                part = compute(start, stop, lambda rows: bar.reach(start + rows))  # noqa: B023
                 part["seconds"] = np.array(time.perf_counter() - began)
                 if kept is None:  # every worker for itself: its folder need not be that of the others
                     with _writing(what, folder):
                         _write(path, part)
             seconds += float(part.pop("seconds"))
             parts.append(part)
-            bar.update(stop - start)
+            bar.reach(stop)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, seconds
 
 

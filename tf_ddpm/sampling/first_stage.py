@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -192,21 +193,22 @@ def rows_at_once(image_shape: tuple[int, int, int]) -> int:
     return max(1, _PIXELS // (height * width))
 
 
-def estimate(network: Autoencoder, images: np.ndarray, step: int) -> LatentScale:
-    """The scale of the latents of `images` uint8 [N, H, W, C].
+def estimate(network: Autoencoder, parts: Iterable[np.ndarray], step: int) -> LatentScale:
+    """The scale of the latents of images that come in `parts` uint8 [b, H, W, C].
 
     Of `kl` the mean and the standard deviation of each channel. Of the others one number, and no shift: what lies
     nearest to a code, and what a bounded decoder sees, then keeps its place, and other programs have a word for it.
     """
     encode = tf.function(lambda part: network.encode(Pixels().encode(part)), autograph=False)
-    count, rows = 0, rows_at_once(images.shape[1:])
+    images = count = 0
     total = squares = np.zeros(1)
-    for start in range(0, len(images), rows):
-        found = encode(tf.constant(images[start : start + rows])).numpy().astype(np.float64)
+    for part in parts:
+        images += len(part)
+        found = encode(tf.constant(part)).numpy().astype(np.float64)
         found = found.reshape(-1, found.shape[-1])
         count, total, squares = count + len(found), total + found.sum(axis=0), squares + np.square(found).sum(axis=0)
     mean = total / count
     if network.autoencoder.kind != "kl":
         mean, squares = np.zeros_like(mean), np.full_like(squares, squares.mean())
     std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
-    return LatentScale(tuple(map(float, mean)), tuple(float(1.0 / s) for s in std), len(images), step)
+    return LatentScale(tuple(map(float, mean)), tuple(float(1.0 / s) for s in std), images, step)

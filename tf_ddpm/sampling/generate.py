@@ -58,7 +58,8 @@ def generate(
     out_dir, seeds = Path(out_dir), np.arange(seed, seed + num_images, dtype=np.int64)
     labels, classes = source.labels(seeds, label), source.classes
     if not cluster.this_worker().is_chief:  # this worker draws its share, and the chief writes
-        for _ in source.batches(seeds, labels, _FRAMES):
+        first = source.runs[0].greatest(0)
+        for _ in source.batches(seeds[first:], labels[first:], 0 if first else _FRAMES):
             pass
         return out_dir
     manifest = {
@@ -90,17 +91,13 @@ def _written(
     """Draws what is not there yet, moves all into place, and gives the name of the grid."""
     out_dir.mkdir(parents=True, exist_ok=True)
     sample_files.check_free(out_dir)
-    if cluster.this_worker().count == 1:
-        held = atomic_files.resumed_directory(out_dir, _work(source, manifest, file_format))
-    else:  # of several workers all would have to begin where the chief does
-        held = atomic_files.staging_directory(out_dir)
-    with held as folder:
+    with atomic_files.resumed_directory(out_dir, _work(source, manifest, file_format)) as folder:
         parts = Parts(folder, len(seeds), file_format)
-        _draw(source, seeds, labels, columns, parts)
-        parts.finish(manifest, labels if source.classes else None)
-        grid = next(path.name for path in parts.folder.glob("grid.*"))
-        sample_files.publish(parts, out_dir)
-    return grid
+        source.runs[0].greatest(parts.done)  # where all workers begin
+        if parts.names is None:
+            _draw(source, seeds, labels, columns, parts)
+            parts.finish(manifest, labels if source.classes else None)
+        return next(name for name in sample_files.publish(parts, out_dir) if name.startswith("grid."))
 
 
 def _work(source: Source, manifest: dict[str, Any], file_format: str) -> str:
@@ -117,13 +114,12 @@ def _draw(source: Source, seeds: np.ndarray, labels: np.ndarray, columns: int | 
     first = parts.done
     if first:
         print(f"going on behind {first} images that are there", flush=True)
-    bar = Progress(len(seeds), "drawing", first, quiet=len(seeds) <= source.batch_size)
-    for images, frames in source.batches(seeds[first:], labels[first:], 0 if first else _FRAMES):
-        if frames is not None:  # with the first images, so that those that go on need not draw them again
-            _animate(frames, source.image_shape[-1], parts.folder)
-        parts.add(images)
-        bar.update(len(images))
-    bar.close()
+    with Progress(len(seeds), "drawing", first) as bar:
+        for images, frames in source.batches(seeds[first:], labels[first:], 0 if first else _FRAMES):
+            if frames is not None:  # with the first images, so that those that go on need not draw them again
+                _animate(frames, source.image_shape[-1], parts.folder)
+            parts.add(images)
+            bar.reach(parts.done)
     image_files.save_image(sheet(source, seeds, parts.first(_SHOWN), columns), parts.folder / "grid")
 
 

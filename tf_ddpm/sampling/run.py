@@ -25,7 +25,7 @@ from tf_ddpm.networks.backbone import Condition
 from tf_ddpm.networks.unet import UNet
 from tf_ddpm.runs import checkpoints, configuration, kept_labels, probes
 from tf_ddpm.runtime import devices
-from tf_ddpm.runtime.collectives import agree, all_have, over_replicas
+from tf_ddpm.runtime.collectives import agree, all_gather, all_have, over_replicas
 from tf_ddpm.runtime.paths import printable
 from tf_ddpm.sampling import first_stage as first_stages
 from tf_ddpm.sampling import rebuilding
@@ -85,6 +85,10 @@ class Run:
     def all_have(self, found: bool) -> bool:
         """Whether every worker has `found` something; all ask together."""
         return found if self._strategy is None else all_have(self._strategy, found)
+
+    def greatest(self, number: int) -> int:
+        """The greatest `number` of all workers, who ask together."""
+        return number if self._strategy is None else int(all_gather(self._strategy, number).max())
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -283,16 +287,9 @@ class Run:
         key = (dataclasses.replace(settings, batch_size=1, guidance=1.0, augmentation=0), guides, num_frames, rounded)
         if key not in self._compiled:
             sampler = build.sampler(settings, self.chain)
+            how, interval = (guides, num_frames, rounded), build.guidance_interval(settings)
             draws = compiled_draw(
-                sampler,
-                self.network,
-                self.config,
-                guides,
-                num_frames,
-                rounded,
-                codec=self.codec,
-                guide=self._guide,
-                interval=build.guidance_interval(settings),
+                sampler, self.network, self.config, *how, codec=self.codec, guide=self._guide, interval=interval
             )
             self._compiled[key] = self.over_devices(draws)
         return self._compiled[key]

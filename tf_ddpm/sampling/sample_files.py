@@ -33,14 +33,17 @@ class Parts:
 
     Attributes:
       done: how many are there.
+      names: of all files and folders that are moved into place, once that has begun; None: before.
     """
 
     def __init__(self, folder: Path, count: int, file_format: str):
         self.folder, self._count, self._format = folder / "samples", count, file_format
-        self._arrays, self._state = folder / "arrays", folder / "done.json"
-        try:
-            self.done = int(json.loads(self._state.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        self._arrays, self._state, self._moving = folder / "arrays", folder / "done.json", folder / "moving.json"
+        found, names = _read_json(self._state), _read_json(self._moving)
+        self.done = found if isinstance(found, int) else 0
+        self.names = names if isinstance(names, list) and (self.folder / "manifest.json").exists() else None
+        if not self.done or (self.names is None and names is not None):
+            self.forget()
             self.done = 0
             for left in (self.folder, self._arrays):
                 shutil.rmtree(left, ignore_errors=True)
@@ -95,9 +98,17 @@ class Parts:
         whole = {"made_by": own_files.MADE_BY, "files": names} | manifest
         _write_json(self.folder / "manifest.json", whole | ({"folders": [p.name for p in folders]} if folders else {}))
 
-    def begin_anew(self) -> None:
-        """Forgets what is done: the images are about to be moved away, and whoever finds some of them begins anew."""
-        self._state.unlink(missing_ok=True)
+    def begin_moving(self) -> list[str]:
+        """`names`, which whoever goes on with the moving finds again."""
+        if self.names is None:
+            self.names = [name for name in sorted(os.listdir(self.folder)) if name != "manifest.json"]
+            atomic_files.write_text(self._moving, json.dumps(self.names))
+        return self.names
+
+    def forget(self) -> None:
+        """Forgets what was done: whoever finds any of it begins anew."""
+        for state in (self._state, self._moving):
+            state.unlink(missing_ok=True)
 
     def _write_npz(self, labels: np.ndarray | None) -> None:
         """arr_0 uint8 [N, H, W, C] and arr_1 of the labels, as the evaluation of Dhariwal & Nichol 2021 reads them."""
@@ -127,6 +138,14 @@ def _read(path: Path) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
+def _read_json(path: Path) -> Any:
+    """What the file holds; None: it is not there, or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def _write_json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
@@ -152,23 +171,27 @@ def earlier(out_dir: Path) -> list[str]:
     return names + [name for name in folders if isinstance(name, str) and _OUR_FOLDERS.fullmatch(name)]
 
 
-def publish(parts: Parts, out_dir: Path) -> None:
-    """Moves a generation into place; should this process end meanwhile, the manifest says whose the files are."""
-    aside = parts.folder
-    names = [name for name in sorted(os.listdir(aside)) if name != "manifest.json"]
-    before = earlier(out_dir)
-    _check_names(out_dir, names, before)  # again: something may have come meanwhile
-    parts.begin_anew()
+def publish(parts: Parts, out_dir: Path) -> list[str]:
+    """Moves a generation into place, and gives the names of its files and folders.
+
+    Should this process end meanwhile, the manifest says whose the files are, and the next one moves the others.
+    """
+    aside, before, names = parts.folder, earlier(out_dir), parts.begin_moving()
+    left = [name for name in names if os.path.lexists(aside / name)]
+    _check_names(out_dir, left, before)  # again: something may have come meanwhile
     every = sorted({*before, *names})
     files = [name for name in every if not _OUR_FOLDERS.fullmatch(name)]
     half = {"made_by": own_files.MADE_BY, "complete": False, "files": files}
     half["folders"] = [name for name in every if name not in files]
     atomic_files.write_text(out_dir / "manifest.json", json.dumps(half) + "\n")
     for name in before:
-        _remove(out_dir / name)
-    for name in names:
+        if name in left or name not in names:  # and not what is there already
+            _remove(out_dir / name)
+    for name in left:
         os.replace(aside / name, out_dir / name)
     os.replace(aside / "manifest.json", out_dir / "manifest.json")
+    parts.forget()
+    return names
 
 
 def _remove(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -74,6 +74,15 @@ class RunSource(Source):
         """See `Source`."""
         facts = facts_of(self.runs[0], self._settings)
         return facts | ({} if self.small is None else {"enlarges": self.small.facts()})
+
+
+def gathered(batches: Batches, reached: Callable[[int], None]) -> np.ndarray:
+    """The images of all `batches` [N, H, W, C]; `reached` is told how many there are by now."""
+    found: list[np.ndarray] = []
+    for images, _ in batches:
+        found.append(images)
+        reached(sum(map(len, found)))
+    return np.concatenate(found)
 
 
 def facts_of(run: Run, settings: SampleConfig) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 
 from tf_ddpm import build, randomness
@@ -20,7 +19,7 @@ from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.networks import autoencoder as autoencoders
 from tf_ddpm.networks.autoencoder import Autoencoder
 from tf_ddpm.sampling import first_stage
-from tf_ddpm.training import accumulation
+from tf_ddpm.training import accumulation, spread
 from tf_ddpm.training.conditions import cropped
 from tf_ddpm.training.state import TrainState, flattened, network_variables
 
@@ -182,5 +181,4 @@ def scale(config: Config, state: TrainState, images: ImageSet, step: int) -> Lat
     network = build.autoencoder(config, "float32", judged=config.autoencoder.adversarial > 0)
     for weight, average in zip(network.weights, state.ema_network.weights, strict=True):
         weight.assign(average)
-    some = np.unique(np.linspace(0, len(images) - 1, _SCALE_IMAGES).astype(np.int64))
-    return first_stage.estimate(network, images.images[some], step)
+    return first_stage.estimate(network, spread.parts(images, _SCALE_IMAGES, "measuring latents"), step)

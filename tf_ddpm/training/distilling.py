@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,12 +21,15 @@ from tf_ddpm.diffusion.levels import Level
 from tf_ddpm.diffusion.objectives import Objective
 from tf_ddpm.evaluation.sliced_wasserstein import SlicedWasserstein
 from tf_ddpm.networks.backbone import Condition
+from tf_ddpm.runtime import memory
+from tf_ddpm.runtime.progress import Progress
 from tf_ddpm.sampling import drawing
 from tf_ddpm.sampling.teacher import Teacher
-from tf_ddpm.training import accumulation
+from tf_ddpm.training import accumulation, spread
 from tf_ddpm.training.optimizers import make_optimizer
 from tf_ddpm.training.state import TrainState
 
+_PROBE_BYTES = 16  # of a number of an image: floats, those of the levels, and what is between them
 LARGEST_WEIGHT = "largest_weight"  # of an image in the loss of the updates since the last line of the log
 
 
@@ -153,12 +157,18 @@ class Student:
             self._boundaries = [first + i * length for i in range(distill.halvings)]
         self._every = distill.probe_every
         if self._every:
-            count = min(distill.probe_images, len(images))
-            some = np.unique(np.linspace(0, len(images) - 1, count).astype(np.int64))
-            self._distance = SlicedWasserstein(images.images[some])
+            some = spread.places(images, distill.probe_images)
+            size = float(_PROBE_BYTES * len(some) * np.prod(images.image_shape))
+            memory.check(size, f"a probe of {len(some)} images", "a smaller distill.probe_images takes less")
+            self._real = lambda: images.images[some]
             sampler = build.sampler(config.sample, build.chain(config.diffusion))
             self._draw = drawing.compiled_draw(sampler, state.network, config, codec=codec)
             self._labels = images.labels[some] if config.model.classes else np.zeros(len(some), np.int32)
+
+    @functools.cached_property
+    def _distance(self) -> SlicedWasserstein:
+        """From the data, which is not read before the first probe."""
+        return SlicedWasserstein(self._real())
 
     def until_due(self, step: int) -> list[int]:
         """After how many updates something is due."""
@@ -180,11 +190,12 @@ class Student:
         """How far what the average of the weights draws is from the data."""
         size = self._config.sample.batch_size
         drawn = []
-        with self._state.averaged():
+        with self._state.averaged(), Progress(len(self._labels), "drawing a probe") as bar:
             for start in range(0, len(self._labels), size):
                 labels = tf.constant(self._labels[start : start + size], tf.int32)
                 seeds = tf.range(start, start + len(labels), dtype=tf.int64)
                 drawn.append(self._draw(seeds, labels, tf.ones_like(labels, tf.float32))[0].numpy())
+                bar.update(len(labels))
         return self._distance(np.concatenate(drawn))
 
     def probes(self, step: int, last: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from tf_ddpm.codecs.codec import Codec
 from tf_ddpm.config import Config
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.networks import averaging
+from tf_ddpm.runtime.progress import Progress
 from tf_ddpm.sampling import drawing, image_files, small_images
+from tf_ddpm.training import spread
 from tf_ddpm.training.state import TrainState
 
 _STEPS = 25
-_COLOUR_IMAGES = 1000  # of the data, enough for its mean colour
+_COLOUR_IMAGES = 256  # of the data, enough for its mean colour
 
 
 class Preview:
@@ -47,8 +50,7 @@ class Preview:
         self._small, self._factor = None, config.model.factor
         if config.model.enlarges:
             self._small = small_images.of_data(config, images)
-        some = np.unique(np.linspace(0, len(images) - 1, _COLOUR_IMAGES).astype(np.int64))
-        self._colour = images.images[some].mean(axis=(0, 1, 2))
+        self._images = images
 
     def draw(self, step: int) -> tuple[np.ndarray, float]:
         """Writes the grid of `step` into the folder.
@@ -65,14 +67,28 @@ class Preview:
             print(
                 f"previews show the last weights: {share:.0%} of their average are still the initial ones", flush=True
             )
-        with contextlib.nullcontext() if stale else self._state.averaged():
-            parts = [self._sample(*self._inputs(part))[0].numpy() for part in self._seeds]
+        count, parts = sum(map(len, self._seeds)), []
+        with (
+            contextlib.nullcontext() if stale else self._state.averaged(),
+            Progress(count, "drawing a preview") as bar,
+        ):
+            for part in self._seeds:
+                parts.append(self._sample(*self._inputs(part))[0].numpy())
+                bar.update(len(part))
         drawn = np.concatenate(parts)
         sheet = self._sheet(drawn)
         self._folder.mkdir(exist_ok=True)
         image_files.save_image(sheet, self._folder / f"step_{step:07d}")
         drift = float(np.sqrt(np.mean(np.square(drawn.mean(axis=(0, 1, 2)) - self._colour))))
         return sheet if sheet.shape[-1] in image_files.PNG_CHANNELS else sheet[..., :1], drift
+
+    @functools.cached_property
+    def _colour(self) -> np.ndarray:
+        """Mean colour of the data, float64 [C]; looked for when a grid is drawn, so that no update waits for it."""
+        some = spread.parts(self._images, _COLOUR_IMAGES, "reading images for their mean colour")
+        found = [(len(part), part.mean(axis=(0, 1, 2))) for part in some]
+        counts, means = zip(*found, strict=True)
+        return np.average(means, axis=0, weights=counts)
 
     def _inputs(self, seeds: tf.Tensor) -> list[tf.Tensor]:
         """What `compiled_draw` takes for these seeds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tf_ddpm.codecs.pixels import Pixels
 from tf_ddpm.config import Config
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.sampling import image_files
+from tf_ddpm.training import spread
 from tf_ddpm.training.state import TrainState
 
 
@@ -20,12 +22,16 @@ class Reconstructions:
 
     def __init__(self, config: Config, state: TrainState, images: ImageSet, folder: Path):
         data = datasets.unseen(config.data)
-        images = images if data == config.data else datasets.load(data)
-        some = np.unique(np.linspace(0, len(images) - 1, config.train.preview_images).astype(np.int64))
-        self._real, self._state, self._folder = images.images[some], state, folder
+        self._images = images if data == config.data else datasets.load(data)
+        self._state, self._folder, self._count = state, folder, config.train.preview_images
         self._rows = config.sample.batch_size
         codec = Pixels()
         self._again = tf.function(lambda part: codec.decode(state.network(codec.encode(part))), autograph=False)
+
+    @functools.cached_property
+    def _real(self) -> np.ndarray:
+        """The images uint8 [N, H, W, C]: not read before a grid is drawn, so that no update waits for them."""
+        return self._images.images[spread.places(self._images, self._count)]
 
     def draw(self, step: int) -> tuple[np.ndarray, float]:
         """Writes the grid of `step` into the folder.

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from tf_ddpm.errors import first_line
 from tf_ddpm.runtime import atomic_files
+from tf_ddpm.runtime.progress import Progress
 
 # Of the time, for images: more is worth a warning. A GPU still has work while the host, ahead of it, waits for images.
 _LONG_WAIT, _LONG_WAIT_OF_GPU = 0.3, 0.8
@@ -54,6 +55,8 @@ class RunLog(NullLog):
             _drop_events_after(run_dir / "logs", step)
             self._writer = tf.summary.create_file_writer(str(run_dir / "logs"))
         self._bar = tqdm(initial=step, total=total, unit="step", dynamic_ncols=True, disable=None)
+        # (Images are waited for, and the graph is compiled.)
+        self._first = Progress(1, "making the first update", quiet=not self._bar.disable)
         self._total, self._step, self._time = total, step, time.perf_counter()
         self._waits: list[tf.Tensor | float] = []
         self._judged: bool | None = None
@@ -61,6 +64,7 @@ class RunLog(NullLog):
 
     def update(self, step: int, waited: tf.Tensor) -> None:
         """Moves the bar; `waited` is how many seconds images were waited for, and read when something is written."""
+        self._first.close()
         self._bar.update(step - self._bar.n)
         self._waits.append(waited)
         if len(self._waits) >= _MOST_WAITS:
@@ -128,6 +132,7 @@ class RunLog(NullLog):
 
     def close(self) -> None:
         """Flushes everything."""
+        self._first.close()
         self._bar.close()
         with contextlib.suppress(tf.errors.OpError):  # what is not on the disk yet has been complained of
             self._writer.close()
