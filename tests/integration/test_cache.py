@@ -34,7 +34,8 @@ def test_the_cache_is_filled_shown_and_pruned_by_command(folder, tmp_path):
     (kept,) = (tmp_path / "cache").glob("pictures-*")
     assert np.fromfile(kept / "pixels.bin", np.uint8).reshape(20, -1)[:, 0].tolist() == [10 * i for i in range(20)]
     used = time.time() - 40 * 86_400
-    os.utime(kept / "pixels.bin", (used, used))
+    for path in (*kept.iterdir(), kept):
+        os.utime(path, (used, used))
     shown = told()
     assert kept.name in shown and "20 pictures" in shown and "40.0 days ago" in shown
     assert kept.name in told("--older_than=50") and kept.exists()
