@@ -143,7 +143,8 @@ def _labelled(root: Path, data: DataConfig, rules: Rules) -> _Files:
     Of what is held out and what is not the labels are the same, though one of them may lack some.
     """
     unreachable: list[str] = []
-    found, ours = finding.files(root, unreachable, first_rules=rules.decoder == 1)
+    with Progress(1, "looking for files"):
+        found, ours = finding.files(root, unreachable, first_rules=rules.decoder == 1)
     naming = [one for one in found if finding.is_named_so(one[0])] if data.holdout else found
     relative = functools.cache(lambda folder: os.path.relpath(folder, root))
     below = lambda file: relative(os.path.dirname(str(file)) or ".")  # noqa: E731
@@ -278,8 +279,7 @@ def _images(
     bad: list[str],
     strict: bool = False,
 ) -> Iterator[tuple[Path, np.ndarray]]:
-    with reader.open(), ThreadPoolExecutor(cores()) as pool:
-        bar = Progress(len(files), "reading images")
+    with reader.open(), ThreadPoolExecutor(cores()) as pool, Progress(len(files), "reading images") as bar:
         chunk = 1024  # so that the pool never runs far ahead of what is gathered
         for start in range(0, len(files), chunk):
             part = files[start : start + chunk]
@@ -292,4 +292,3 @@ def _images(
                     bad.append(result)
                 elif result is not None:
                     yield file, result
-        bar.close()

@@ -18,6 +18,7 @@ from tf_ddpm.datasets.finding import Found
 from tf_ddpm.datasets.pictures import Reader
 from tf_ddpm.runtime import own_files
 from tf_ddpm.runtime.control_group import cores
+from tf_ddpm.runtime.progress import Progress
 
 _BYTES = 4096
 _TOGETHER = 512  # files
@@ -54,11 +55,15 @@ def read(found: Sequence[Found], root: Path, reader: Reader) -> list[Head]:
         return [_head(one, skipped, reader) for one in part]
 
     # Threads help to wait for a disk. Of files that are in memory already, they hinder each other.
-    began, computed = time.perf_counter(), time.thread_time()
-    heads = of_part(first)
-    waits = time.perf_counter() - began > 2 * (time.thread_time() - computed)
-    with ThreadPoolExecutor(4 * cores() if waits else 1) as pool:
-        return heads + [head for more in pool.map(of_part, parts) for head in more]
+    with Progress(len(found), "looking at files", initial=len(first)) as bar:
+        began, computed = time.perf_counter(), time.thread_time()
+        heads = of_part(first)
+        waits = time.perf_counter() - began > 2 * (time.thread_time() - computed)
+        with ThreadPoolExecutor(4 * cores() if waits else 1) as pool:
+            for more in pool.map(of_part, parts):
+                heads += more
+                bar.update(len(more))
+    return heads
 
 
 def _head(one: Found, skipped: int, reader: Reader) -> Head:

@@ -188,9 +188,8 @@ def _decoded(
     examples = builder.as_dataset(
         split=data.split, shuffle_files=False, read_config=tfds.ReadConfig(interleave_cycle_length=1)
     )
-    bar = Progress(count, f"reading {builder.name}")
     wanted = examples.map(lambda row: (row["image"], row["label"] if labelled else -1))
-    for image, label in wanted.prefetch(64).as_numpy_iterator():
-        bar.update()
-        yield pictures.array_to_array(image, size, channels, data.decoder), label
-    bar.close()
+    with Progress(count, f"reading {builder.name}") as bar:
+        for image, label in wanted.prefetch(64).as_numpy_iterator():
+            bar.update()
+            yield pictures.array_to_array(image, size, channels, data.decoder), label
