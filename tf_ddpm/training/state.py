@@ -170,8 +170,8 @@ class TrainState(tf.Module):
 
     def take_means(self, reset: bool = True) -> dict[str, float]:
         """The mean of every metric since the last reset (of some the largest), without updates that were skipped."""
-        count = max(int(tf.convert_to_tensor(self.summed)), 1)
-        parts = {name: 1 if name in self._largest else count for name in self.sums}
+        count = int(tf.convert_to_tensor(self.summed))
+        parts = {name: 1 if name in self._largest else max(count, 1) for name in self.sums}
         means = {name: float(tf.convert_to_tensor(self.sums[name])) / part for name, part in parts.items()}
         losses, counts = (tf.convert_to_tensor(part).numpy() for part in (self.quarter_losses, self.quarter_counts))
         quarters = {f"loss_quarter_{i + 1}": float(losses[i] / counts[i]) for i in range(QUARTERS) if counts[i]}
