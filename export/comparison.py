@@ -20,6 +20,7 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.sampling.run import Run
 
 _SEEDS = (0, 1)
+_SOME_GUIDANCE = 2.0
 _ROUNDING = {"float32": 1e-4, "bfloat16": 0.1}  # of the largest value, in one call of the network
 MARGIN = 1.25  # of memory, for what the CPU library keeps
 
@@ -65,14 +66,23 @@ def _requests(run: Run, chosen: Sequence[int]) -> dict[str, dict[str, np.ndarray
     """Signature -> inputs."""
     seeds, known = np.array(chosen, np.int64), run.config.model
     classes = {"label": run.labels(seeds, None)} if known.classes else {}
-    guided = run.config.takes_guidance or run.guide is not None
-    weight = lambda value: {"guidance": np.full(len(seeds), value, np.float32)} if guided else {}  # noqa: E731
+    weight = lambda value: {"guidance": np.full(len(seeds), value, np.float32)} if _guided(run) else {}  # noqa: E731
     x_t = np.random.default_rng(0).normal(size=(len(seeds), *run.state_shape)).astype(np.float32)
     t = np.array([run.config.diffusion.timesteps - 1, 0][: len(seeds)], np.int32)
     return {
-        "serving_default": {"seed": seeds, **classes, **weight(run.config.sample.guidance)},
+        "serving_default": {"seed": seeds, **classes, **weight(_guidance(run))},
         "denoise": {"x_t": x_t, "t": t, **classes, **weight(1.0)},
     }
+
+
+def _guided(run: Run) -> bool:
+    return run.config.takes_guidance or run.guide is not None
+
+
+def _guidance(run: Run) -> float:
+    """With which images are compared: more than 1 where there is guidance, so that what guides is compared too."""
+    own = run.config.sample.guidance
+    return _SOME_GUIDANCE if _guided(run) and own == 1.0 else own
 
 
 def asked(
@@ -106,7 +116,7 @@ def _check_call(run: Run, x_t: np.ndarray, t: np.ndarray, label: np.ndarray | No
 
 
 def _check_images(run: Run, plan: Plan, served: np.ndarray) -> None:
-    settings = {**dataclasses.asdict(plan.sample), "guidance": run.config.sample.guidance}
+    settings = {**dataclasses.asdict(plan.sample), "guidance": _guidance(run)}
     other = other_precision(run)
     recast = lambda: build.recast(run.network, other)  # noqa: E731
     own = run.first_stage, run.guide

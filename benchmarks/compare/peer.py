@@ -70,7 +70,8 @@ def _train(unet: dict, mode: str, precision: str, batch: int) -> Callable[[], No
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1e-3)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1e-3)
         loss.item()
 
     return work

@@ -9,12 +9,12 @@ from tf_ddpm import config as config_lib
 from tf_ddpm.config import presets
 from tf_ddpm.diffusers_format import unet_words
 
-_SHAPES = {"cifar10": ((32, 32), 3), "fashion_mnist": ((28, 28), 1)}
+SHAPES = {"cifar10": ((32, 32), 3), "fashion_mnist": ((28, 28), 1)}
 
 
 def unet_of(model: str) -> dict:
     """diffusers' words for the network of the preset, as keyword arguments."""
-    size, channels = _SHAPES[model]
+    size, channels = SHAPES[model]
     config = config_lib.with_values(presets.preset(model), {"data.image_size": size, "data.channels": channels})
     unet = {key: value for key, value in unet_words.unet_config(config).items() if not key.startswith("_")}
     return unet | {"sample_size": list(size)}

@@ -3,9 +3,10 @@
     python -m benchmarks.equal_time --minutes=25 --out=DIR       (requirements-peers.txt; hours; goes on where it was)
 
 Both sides train a network of the same layout on the same images with the same batch; then the same code measures
-both, by 10,000 images of 20 steps of DPM-Solver++. The other side has its fastest mode, the better of two objectives,
-and for each the best of three learning rates after five minutes. Its clock starts when it is compiled. Ours runs from
-the start of the process, and once more with as many images as the other side has seen: what is left then is the
+both, by 10,000 images of 20 steps of DPM-Solver++ (TF_DDPM_INCEPTION names the FID network). The other side has its
+fastest mode, the better of two objectives, and for each the best of three learning rates after five minutes. Its clock
+starts when it is compiled; what it would have seen had it started before is a column of its own. Ours runs from the
+start of the process, and once more with as many images as the other side has seen: what is left then is the
 objective's.
 """
 
@@ -21,12 +22,15 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from benchmarks.compare.subject import machine, unet_of
+from benchmarks.compare.subject import SHAPES, machine, unet_of
 from benchmarks.equal_time.peer import OBJECTIVES
-from benchmarks.kept import kept, ours
+from benchmarks.kept import begin, kept, ours
+from tf_ddpm.config import presets
+from tf_ddpm.errors import UserError
+from tf_ddpm.evaluation import inception
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("preset", "fashion_mnist", "Of our side.")
+flags.DEFINE_enum("preset", "fashion_mnist", list(SHAPES), "Of our side.")
 flags.DEFINE_float("minutes", 25.0, "Of each training.", lower_bound=0.1)
 flags.DEFINE_float("search_minutes", 5.0, "Of each training that looks for a learning rate.", lower_bound=0.1)
 flags.DEFINE_list("rates", ["5e-4", "1e-3", "2e-3"], "Learning rates of the other side.")
@@ -36,32 +40,46 @@ flags.DEFINE_string("out", None, "Where runs, networks and figures go.", require
 
 _MODES = [(mode, precision) for mode in ("eager", "channels_last", "compile") for precision in ("float32", "bfloat16")]
 _SPEED_SECONDS = 30
+_SHARE = 0.98  # of the time that our updates are to take: their pace varies, and the table says what they took
 
 
-def peer(**arguments: object) -> dict:
+def peer(arguments: dict, **process: object) -> dict:
     """A training of the other side, in a process of its own."""
-    common = {"unet": unet_of(FLAGS.preset), "images": str(Path(FLAGS.out) / "images.npy"), "batch": 64, "warmup": 100}
+    train = presets.preset(FLAGS.preset).train
+    own = {"batch": train.batch_size, "warmup": train.warmup_steps, "decay": train.ema_decay}
+    common = {"unet": unet_of(FLAGS.preset), "images": str(Path(FLAGS.out) / "images.npy")} | own
     command = [sys.executable, "-m", "benchmarks.equal_time.peer", json.dumps(common | arguments)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, **process)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def fid(run_dir: Path, count: int) -> dict:
+def trained_by_peer(name: str, objective: str, fast: dict, rate: str, minutes: float) -> dict:
+    """A training of the other side, and its network as a run of ours."""
+
+    def trained() -> dict:
+        out, imported = Path(FLAGS.out) / name, _imported(name)
+        _cleared(out, imported)
+        arguments = {"objective": objective, "mode": fast["mode"], "precision": fast["precision"]}
+        facts = peer(arguments | {"learning_rate": float(rate), "seconds": 60 * minutes, "out": str(out)})
+        ours("--mode=import", f"--diffusers_dir={out}", f"--run_dir={imported}")
+        return facts | {"learning_rate": float(rate)}
+
+    return kept(FLAGS.out, f"{name}_trained", trained)
+
+
+def _imported(name: str) -> Path:
+    return Path(FLAGS.out) / f"imported_{name}"
+
+
+def figures(run_dir: Path, count: int, metrics: str) -> dict:
     """FID, and recall beside it, of a run of ours."""
     target = run_dir / f"fid_{count}.json"
     drawing = ["--sampler=dpmpp", "--sampling_steps=20", "--spacing=trailing", "--precision=bfloat16", "--allow_few"]
-    measured = ["--metrics=fid,pr", f"--num_images={count}", f"--out={target}"]
+    measured = [f"--metrics={metrics}", f"--num_images={count}", f"--out={target}"]
     data = [f"--set=data.name={FLAGS.preset}"]
     ours("--mode=eval", f"--run_dir={run_dir}", *drawing, *measured, *data)
-    return json.loads(target.read_text(encoding="utf-8"))
-
-
-def fid_of_peer(name: str, count: int) -> dict:
-    """The same of a network of the other side, which becomes a run of ours."""
-    run_dir = Path(FLAGS.out) / f"imported_{name}"
-    if not run_dir.exists():
-        ours("--mode=import", f"--diffusers_dir={Path(FLAGS.out) / name}", f"--run_dir={run_dir}")
-    return fid(run_dir, count)
+    found = json.loads(target.read_text(encoding="utf-8"))
+    return {key: found[key]["value"] for key in ("fid", "precision", "recall") if key in found}
 
 
 def save_images() -> None:
@@ -69,21 +87,29 @@ def save_images() -> None:
     path = Path(FLAGS.out) / "images.npy"
     if not path.exists():
         from tf_ddpm import datasets
-        from tf_ddpm.config import presets
 
-        np.save(path, datasets.load(presets.preset(FLAGS.preset).data).images)
+        aside = path.with_name("part.npy")
+        np.save(aside, datasets.load(presets.preset(FLAGS.preset).data).images)
+        aside.replace(path)
 
 
 def fastest() -> dict:
-    """The mode and precision of the other side with the most images/s, and all of them."""
-    rates = {}
+    """The mode and precision of the other side with the most images/s, and all of them.
+
+    Compiled here for the first time, without what was compiled at some other time.
+    """
+    rates, environment = {}, os.environ | {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
     for mode, precision in _MODES:
+        arguments = {"objective": "cosine_v", "mode": mode, "precision": precision}
         try:
             found = peer(
-                objective="cosine_v", mode=mode, precision=precision, learning_rate=1e-3, seconds=_SPEED_SECONDS
+                arguments | {"learning_rate": 1e-3, "seconds": _SPEED_SECONDS},
+                env=environment,
+                stderr=subprocess.PIPE,
             )
-        except subprocess.CalledProcessError:
-            rates[f"{mode} {precision}"] = {"images_a_second": 0.0}  # a mode that this machine does not have
+        except subprocess.CalledProcessError as error:
+            why = (error.stderr.strip().splitlines() or [f"code {error.returncode}"])[-1]
+            rates[f"{mode} {precision}"] = {"images_a_second": 0.0, "failed": why}
             continue
         rates[f"{mode} {precision}"] = {
             "images_a_second": round(found["images"] / found["seconds"], 1),
@@ -94,35 +120,26 @@ def fastest() -> dict:
     return {"mode": mode, "precision": precision, "rates": rates}
 
 
-def best_rate(objective: str, fast: dict) -> float:
+def best_rate(objective: str, fast: dict) -> str:
     """The learning rate with the least FID after a short training."""
-
-    def short(rate: str) -> dict:
+    fids = {}
+    for rate in FLAGS.rates:
         name = f"search_{objective}_{rate}"
-        arguments = {"objective": objective, "mode": fast["mode"], "precision": fast["precision"]}
-        seconds = 60 * FLAGS.search_minutes
-        facts = peer(learning_rate=float(rate), seconds=seconds, out=str(Path(FLAGS.out) / name), **arguments)
-        return facts | {"fid": fid_of_peer(name, FLAGS.search_images)["fid"]["value"]}
-
-    found = {
-        rate: kept(FLAGS.out, f"search_{objective}_{rate}_facts", lambda rate=rate: short(rate))
-        for rate in FLAGS.rates
-    }
-    return float(min(found, key=lambda rate: found[rate]["fid"]))
+        trained_by_peer(name, objective, fast, rate, FLAGS.search_minutes)
+        measure = lambda name=name: figures(_imported(name), FLAGS.search_images, "fid")  # noqa: E731
+        fids[rate] = kept(FLAGS.out, name, measure)["fid"]
+    return min(fids, key=lambda rate: fids[rate])
 
 
-def trained_by_peer(objective: str, fast: dict) -> dict:
+def peer_row(objective: str, fast: dict) -> dict:
     """The other side's figures after the whole time."""
     rate = best_rate(objective, fast)
-
-    def trained() -> dict:
-        out = str(Path(FLAGS.out) / objective)
-        arguments = {"objective": objective, "mode": fast["mode"], "precision": fast["precision"]}
-        return peer(learning_rate=rate, seconds=60 * FLAGS.minutes, out=out, **arguments) | {"learning_rate": rate}
-
-    facts = kept(FLAGS.out, f"peer_{objective}_trained", trained)
-    measured = kept(FLAGS.out, f"peer_{objective}", lambda: _figures(fid_of_peer(objective, FLAGS.num_images)))
-    return facts | measured
+    facts = trained_by_peer(f"peer_{objective}", objective, fast, rate, FLAGS.minutes)
+    compiling = fast["rates"][f"{fast['mode']} {fast['precision']}"]["seconds_of_compiling"]
+    left = max(0.0, 1 - compiling / facts["seconds"])
+    measure = lambda: figures(_imported(f"peer_{objective}"), FLAGS.num_images, "fid,pr")  # noqa: E731
+    counted = {"seconds_of_compiling": compiling, "with_compiling": round(facts["images"] * left)}
+    return facts | counted | kept(FLAGS.out, f"peer_{objective}", measure)
 
 
 def trained_by_us(name: str, updates: Callable[[], int]) -> dict:
@@ -134,20 +151,17 @@ def trained_by_us(name: str, updates: Callable[[], int]) -> dict:
         count, began = updates(), time.perf_counter()
         steps = [f"--set=train.steps={count}", f"--set=train.decay_steps={count}"]
         ours("--mode=train", f"--preset={FLAGS.preset}", f"--run_dir={run_dir}", *steps)
-        return {"updates": count, "images": 64 * count, "seconds": round(time.perf_counter() - began, 1)}
+        images = count * presets.preset(FLAGS.preset).train.batch_size
+        return {"updates": count, "images": images, "seconds": round(time.perf_counter() - began, 1)}
 
     facts = kept(FLAGS.out, f"{name}_trained", trained)
-    return facts | kept(FLAGS.out, name, lambda: _figures(fid(run_dir, FLAGS.num_images)))
+    return facts | kept(FLAGS.out, name, lambda: figures(run_dir, FLAGS.num_images, "fid,pr"))
 
 
-def _cleared(run_dir: Path) -> None:
+def _cleared(*folders: Path) -> None:
     """Removes what an interrupted measurement left: one that goes on would be timed from its middle."""
-    if run_dir.exists():
-        shutil.rmtree(run_dir)
-
-
-def _figures(metrics: dict) -> dict:
-    return {key: metrics[key]["value"] for key in ("fid", "precision", "recall") if key in metrics}
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def updates_in_time() -> int:
@@ -161,27 +175,47 @@ def updates_in_time() -> int:
              "--set=train.preview_every=100000", "--set=train.decay_steps=0")  # fmt: skip
         seconds.append(time.perf_counter() - began)
     pace = (seconds[1] - seconds[0]) / count  # of twice as many updates less once as many
-    return int((60 * FLAGS.minutes - seconds[0] + count * pace) / pace)
+    updates = int((_SHARE * 60 * FLAGS.minutes - seconds[0] + count * pace) / pace)
+    if updates < count:
+        raise SystemExit(
+            f"--minutes={FLAGS.minutes:g} is too short: ours makes {max(updates, 0)} updates; expected more"
+        )
+    return updates
 
 
 def main(_: list[str]) -> None:
     """Trains and measures what has not been yet, and prints the table."""
-    os.makedirs(FLAGS.out, exist_ok=True)
+    names = ("preset", "minutes", "search_minutes", "rates", "num_images", "search_images")
+    begin(FLAGS.out, **{name: FLAGS[name].value for name in names})
+    try:
+        inception.load()  # what is missing is told now, and not after the first training
+    except UserError as error:
+        raise SystemExit(str(error)) from None
     save_images()
-    fast = kept(FLAGS.out, "fastest", fastest)
-    peers = {objective: trained_by_peer(objective, fast) for objective in OBJECTIVES}
-    best = min(peers, key=lambda objective: peers[objective]["fid"])
-    rows = {f"diffusers, {name}": found for name, found in peers.items()}
     pace = kept(FLAGS.out, "pace_facts", lambda: {"updates": updates_in_time()})
+    fast = kept(FLAGS.out, "fastest", fastest)
+    peers = {objective: peer_row(objective, fast) for objective in OBJECTIVES}
+    best = min(peers, key=lambda objective: peers[objective]["fid"])
+    rows = {f"diffusers, {name}, {found['learning_rate']:g}": found for name, found in peers.items()}
     rows["ours, the same time"] = trained_by_us("ours", lambda: pace["updates"])
     rows["ours, the same images"] = trained_by_us("ours_same_images", lambda: peers[best]["updates"])
-    print(f"{machine()}; diffusers: {fast['mode']}, {fast['precision']}")
-    print("| side | images | seconds | compiling | FID | precision | recall |\n|" + " --- |" * 7)
+    text = table(rows, fast, rows["ours, the same time"]["fid"] / peers[best]["fid"])
+    (Path(FLAGS.out) / "table.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def table(rows: dict[str, dict], fast: dict, ratio: float) -> str:
+    """All figures, in Markdown."""
+    lines = [f"{machine()}; diffusers: {fast['mode']}, {fast['precision']}", ""]
+    lines += [f"- {name}: {found}" for name, found in fast["rates"].items()]
+    head = "| side | images | with compiling | seconds | compiling | FID | precision | recall |"
+    lines += ["", head, "|" + " --- |" * 8]
     for name, row in rows.items():
-        compiling = row.get("seconds_of_compiling", "within")
-        figures = " | ".join(f"{row[key]:.3f}" if key in row else "" for key in ("fid", "precision", "recall"))
-        print(f"| {name} | {row['images']:,} | {row['seconds']:.0f} | {compiling} | {figures} |")
-    print(f"FID of ours: {rows['ours, the same time']['fid'] / peers[best]['fid']:.2f} of the other side's")
+        compiling, images = row.get("seconds_of_compiling", "within"), f"{row['images']:,}"
+        shown = " | ".join(f"{row[key]:.3f}" for key in ("fid", "precision", "recall"))
+        with_compiling = f"{row.get('with_compiling', row['images']):,}"
+        lines.append(f"| {name} | {images} | {with_compiling} | {row['seconds']:.0f} | {compiling} | {shown} |")
+    return "\n".join([*lines, "", f"FID of ours: {ratio:.2f} of the other side's", ""])
 
 
 if __name__ == "__main__":

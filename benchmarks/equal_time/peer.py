@@ -28,6 +28,7 @@ class Training:
 
     Args:
       images: uint8 [N, C, H, W]. mode: eager, channels_last or compile. warmup: updates over which the rate rises.
+      decay: of the average of the weights.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class Training:
         learning_rate: float,
         batch: int,
         warmup: int,
+        decay: float,
     ):
         self._layout = torch.contiguous_format if mode == "eager" else torch.channels_last
         self._images, self._objective, self._rng = images, objective, np.random.default_rng(0)
-        self._rate, self._batch, self._warmup, self.steps = learning_rate, batch, warmup, 0
+        self._rate, self._batch, self._warmup, self._decay, self.steps = learning_rate, batch, warmup, decay, 0
         network = UNet2DModel(**unet).train().to(memory_format=self._layout)
         self._call, self.average = torch.compile(network) if mode == "compile" else network, copy.deepcopy(network)
         self.scheduler = DDPMScheduler(num_train_timesteps=1000, **OBJECTIVES[objective])
@@ -67,8 +69,9 @@ class Training:
         risen = self._rate * min(1.0, (self.steps + 1) / self._warmup)
         self._optimizer.param_groups[0]["lr"] = risen * 0.5 * (1 + math.cos(math.pi * done))
         self._optimizer.step()
-        share = 1 - min(0.999, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self._averaged, self._weights, share)
+        share = 1 - min(self._decay, (1 + self.steps) / (10 + self.steps))
+        with torch.no_grad():
+            torch._foreach_lerp_(self._averaged, self._weights, share)
         self.steps += 1
         return loss
 

@@ -3,9 +3,9 @@
     python -m benchmarks.few_steps --student=RUN --teacher=RUN --out=DIR     (requirements-peers.txt)
 
 It goes on where it was. First the quality: FID and KID of the student in 1, 2 and 4 steps, of its teacher in 10 of
-DPM-Solver++, and of what diffusers draws in 2, 3, ... steps of each of its fast schedulers, up to the first that is as
-good as the student. The same code measures all, by as many images. Then the speed, in turns: medians of --rounds
-batches of --batch images.
+DPM-Solver++, and of what diffusers draws with each of its fast schedulers, in the fewest steps that are as good as the
+student: found by bisection, for more steps draw better. The same code measures all, by as many images. Then the speed,
+in turns: medians of --rounds batches of --batch images. A student draws as its configuration says (`sample.sigmas`).
 """
 
 import json
@@ -19,7 +19,8 @@ from absl import app, flags
 from benchmarks.compare.subject import machine
 from benchmarks.compare.turns import Side
 from benchmarks.few_steps.peer import SCHEDULERS
-from benchmarks.kept import kept, ours
+from benchmarks.few_steps.search import fewest
+from benchmarks.kept import begin, kept, ours
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("student", None, "A run with the sampler `consistency`.", required=True)
@@ -38,7 +39,7 @@ _OURS, _PEER = "benchmarks.few_steps.ours", "benchmarks.few_steps.peer"
 
 
 def measured(name: str, *arguments: str) -> dict[str, float]:
-    """FID and KID, measured once."""
+    """FID and KID of what the arguments name, measured once."""
 
     def measure() -> dict:
         target = Path(FLAGS.out) / f"{name}.receipt.json"
@@ -46,7 +47,6 @@ def measured(name: str, *arguments: str) -> dict[str, float]:
         ours(
             "--mode=eval",
             "--metrics=fid,kid",
-            f"--num_images={FLAGS.num_images}",
             f"--out={target}",
             *data,
             *arguments,
@@ -78,15 +78,6 @@ def _exported() -> str:
     return str(folder)
 
 
-def fewest(fid: float) -> tuple[str, int] | None:
-    """Scheduler and steps of diffusers', the fewest that reach the FID."""
-    for steps in range(2, FLAGS.most + 1):
-        for scheduler in SCHEDULERS:
-            if of_diffusers(scheduler, steps)["fid"] <= fid:
-                return scheduler, steps
-    return None
-
-
 def in_turns(sides: dict[str, Side]) -> dict[str, float]:
     """Images/s of each."""
     for _ in range(FLAGS.rounds):
@@ -99,14 +90,16 @@ def in_turns(sides: dict[str, Side]) -> dict[str, float]:
 
 def main(_: list[str]) -> None:
     """Prints the figures as they come, and keeps them in --out."""
-    Path(FLAGS.out).mkdir(parents=True, exist_ok=True)
+    begin(FLAGS.out, student=FLAGS.student, teacher=FLAGS.teacher, num_images=FLAGS.num_images)
     drawing = ["--sampler=dpmpp", "--sampling_steps=10", "--spacing=trailing"]
-    measured("teacher_10", f"--run_dir={FLAGS.teacher}", *drawing)
+    count = f"--num_images={FLAGS.num_images}"
+    measured("teacher_10", f"--run_dir={FLAGS.teacher}", *drawing, count)
     found = {
-        steps: measured(f"student_{steps}", f"--run_dir={FLAGS.student}", f"--sampling_steps={steps}")
+        steps: measured(f"student_{steps}", f"--run_dir={FLAGS.student}", f"--sampling_steps={steps}", count)
         for steps in (*FLAGS.steps, *FLAGS.compared)
     }
-    rivals = {steps: fewest(found[steps]["fid"]) for steps in FLAGS.compared}
+    fid = lambda scheduler, count: of_diffusers(scheduler, count)["fid"]  # noqa: E731
+    rivals = {steps: fewest(SCHEDULERS, fid, found[steps]["fid"], FLAGS.most) for steps in FLAGS.compared}
     sides = {"dpmpp, 10": Side(_OURS, run_dir=FLAGS.teacher, sampler="dpmpp", steps=10, batch=FLAGS.batch)}
     for steps, rival in rivals.items():
         sides[f"student, {steps}"] = Side(

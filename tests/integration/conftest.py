@@ -1,4 +1,4 @@
-"""The program that serves, built once, and exports run by Python without delay."""
+"""The program that serves, built once, a teacher, and exports run by Python without delay."""
 
 import pytest
 import tensorflow as tf
@@ -10,6 +10,16 @@ from tests.support.cpp.build import build
 def program(tmp_path_factory):
     """The program that loads and asks a model, built against TensorFlow's own wheel."""
     return build(tmp_path_factory.mktemp("cpp"))
+
+
+@pytest.fixture(scope="session")
+def teacher_dir(tmp_path_factory):
+    """A run with classes that predicts v, and its checkpoint after half of the updates."""
+    from tests.support.students import train_teacher
+
+    path = tmp_path_factory.mktemp("runs") / "teacher"
+    train_teacher(path)
+    return path
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Guidance by a worse network, and where there is guidance: from the equation to the export."""
 
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,9 +19,9 @@ from tf_ddpm.diffusion.chain import Chain
 from tf_ddpm.diffusion.guidance import Autoguided, Interval, guided
 from tf_ddpm.errors import UserError
 from tf_ddpm.networks.unet import UNet
-from tf_ddpm.runs import checkpoint_files
+from tf_ddpm.runs import checkpoint_files, configuration
 from tf_ddpm.sampling import guide as guides
-from tf_ddpm.sampling.run import load_run
+from tf_ddpm.sampling.run import Run, load_run, open_run
 from tf_ddpm.sampling.source import facts_of
 from tf_ddpm.training import loop
 
@@ -170,6 +172,69 @@ def test_another_run_guides_where_it_fits(run_dir, tmp_path):
         load_run(run_dir, guide=str(tmp_path / "nothing"))
     with pytest.raises(UserError, match="chosen when the run is loaded"):
         load_run(run_dir).sample([0], guide="10")
+    for step in ("40", "36"):
+        with pytest.raises(UserError, match=f"guide={step}: it guides this run's step 36; expected an earlier one"):
+            open_run(run_dir, configuration.used(configuration.read(run_dir), [], {"guide": step}), step=36)
+
+
+def test_a_guide_is_asked_at_no_level_that_it_does_not_know(run_dir, tmp_path):
+    loop.run(make_tiny_config(diffusion__schedule="ve", diffusion__sigma_max=5.0, train__steps=1), tmp_path)
+    run = load_run(run_dir, guide=str(tmp_path), guidance=2.0, guidance_max=5.0)
+    run.settings(guidance_max=4.0)
+    with pytest.raises(UserError, match=r"and is asked from .* to 80"):
+        run.sample([0], guidance_max=80.0)
+
+
+@pytest.fixture(scope="module")
+def of_classes(tmp_path_factory):
+    """A run with a null class, and its checkpoint after a quarter of the updates."""
+    path = tmp_path_factory.mktemp("runs") / "classes"
+    known = {"model__classes": 10, "model__null_class": True, "train__label_dropout": 0.1}
+    loop.run(make_tiny_config(train__steps=40, train__learning_rate=5e-3, train__guide_at=(0.25,), **known), path)
+    return path
+
+
+def test_a_run_with_classes_is_guided_by_its_past_under_the_same_label(of_classes, tmp_path):
+    from export import saved_model
+
+    run, early = load_run(of_classes, guide="10", guidance=3.0), load_run(of_classes, guide=None)
+    labels, seeds = np.array([3, 8]), np.array([5, 6])
+    x = tf.random.stateless_normal([2, 8, 8, 1], [0, 1])
+    level = run.chain.levels.at(tf.constant([9, 4]), x)
+    own = early.bound_denoiser(tf.constant(labels))(x, level).x_0
+    worse = Run(run.guide.config, run.guide.network, 10).bound_denoiser(tf.constant(labels))(x, level).x_0
+    found = run.bound_denoiser(tf.constant(labels), tf.constant([3.0, 3.0]))(x, level).x_0
+    np.testing.assert_allclose(found, worse + 3.0 * (own - worse), atol=1e-5)
+    # Each row of an export by itself, inside of the interval and outside.
+    inside = load_run(of_classes, guide="10", guidance=3.0, guidance_min=0.5, guidance_max=3.0)
+    version = saved_model.export_run(inside, tmp_path, plans.parse("ddim-4", inside.config))
+    served = tf.saved_model.load(str(version)).signatures
+    images = inside.sample(seeds, label=labels, sampler="ddim", steps=4).astype(int)
+    rows = {"label": tf.constant(labels, tf.int32), "guidance": tf.constant([3.0, 3.0])}
+    drawn = served["ddim_4"](seed=tf.constant(seeds), **rows)["image"].numpy().astype(int)
+    np.testing.assert_allclose(drawn, images, atol=1)
+    sigmas = inside.chain.levels.relative_sigma
+    t = tf.constant([int(np.argmin(np.abs(sigmas - 1.0))), len(sigmas) - 1])
+    asked = served["denoise"](x_t=x, t=t, **rows)["x_0"].numpy()
+    whole = run.bound_denoiser(tf.constant(labels), tf.constant([3.0, 1.0]))(x, run.chain.levels.at(t, x)).x_0
+    np.testing.assert_allclose(asked, whole, rtol=1e-3, atol=1e-3)
+
+
+def test_the_weight_of_the_null_class_is_not_taken_for_that_of_a_guide(of_classes):
+    saved = config_lib.with_values(configuration.read(of_classes), {"sample.guidance": 2.0})
+    with pytest.raises(UserError, match=r"the run's own guidance, 2, is of its null class; .* --guidance=W"):
+        configuration.used(saved, [], {"guide": "10"})
+    assert configuration.used(saved, [], {"guide": "10", "guidance": 2.0}).sample.guidance == 2.0
+
+
+def test_a_guide_whose_labels_mean_something_else_is_refused(of_classes, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(of_classes, other)
+    for folder, names in ((of_classes, "abcdefghij"), (other, "bacdefghij")):
+        known = json.loads((folder / "data.json").read_text())
+        (folder / "data.json").write_text(json.dumps(known | {"labels": list(names)}))
+    with pytest.raises(UserError, match="its labels have other names than this run's"):
+        load_run(of_classes, guide=str(other), guidance=2.0)
 
 
 def test_what_does_not_fit_a_guide_is_named():
@@ -223,8 +288,6 @@ def test_both_networks_stand_in_one_export_and_each_row_has_its_own_weight(run_d
     denoiser = run.bound_denoiser(None, tf.constant([1.0, 2.0]))
     np.testing.assert_allclose(known["x_0"], denoiser(x_t, level).x_0, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(known["eps"], denoiser.eps(x_t, level), rtol=1e-3, atol=1e-3)
-    import json
-
     info = json.loads((version / "assets.extra" / "model_info.json").read_text())
     assert info["guided"] and info["guide"]["checkpoint_step"] == 10
 

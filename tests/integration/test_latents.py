@@ -87,7 +87,8 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# (The judged one has all of the plain one.)
+@pytest.mark.parametrize("kind", [pytest.param("kl", marks=pytest.mark.slow), "kl, judged", "vq", "tiny"])
 def test_an_update_of_an_autoencoder_is_the_same_on_two_devices_and_in_parts(kind):
     config = make_tiny_autoencoder(train__optimizer="sgd", **KINDS[kind], **SHAPE)
     alone, means = updated(config, 1)

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests.support.projection import take_its_place
+from tests.support.students import METHODS, student_config
 from tests.support.tiny import make_tiny_config, mirrored
 from tf_ddpm import build, datasets
 from tf_ddpm import config as config_lib
@@ -23,34 +24,6 @@ from tf_ddpm.sampling.run import load_run
 from tf_ddpm.training import loop
 from tf_ddpm.training.optimizers import make_optimizer
 from tf_ddpm.training.state import TrainState
-
-SHORT = ("train.steps=8", "train.checkpoint_every=2", "train.keep=4", "train.log_every=2", "train.preview_images=4")
-METHODS = {
-    "consistency": (*SHORT, "distill.stages=2", "distill.probe_every=2", "distill.probe_images=16"),
-    "progressive": (*SHORT, "distill.teacher_steps=4", "distill.steps=1", "train.warmup_steps=1"),
-}
-
-
-@pytest.fixture(scope="module")
-def teacher_dir(tmp_path_factory):
-    """A run with classes that predicts v, and its checkpoint after half of the updates."""
-    path = tmp_path_factory.mktemp("runs") / "teacher"
-    config = make_tiny_config(
-        diffusion__prediction="v",
-        model__classes=10,
-        model__null_class=True,
-        model__dropout=0.1,
-        train__label_dropout=0.1,
-        train__learning_rate=5e-3,
-        train__guide_at=(0.5,),
-    )
-    loop.run(config, path)
-    return path
-
-
-def student_config(teacher_dir, method, *settings):
-    own = configuration.read(teacher_dir)
-    return students.student_of(own, str(teacher_dir), method, [*METHODS[method], *settings])
 
 
 @pytest.fixture(scope="module", params=list(METHODS))
@@ -157,11 +130,11 @@ def test_a_consistency_student_has_no_way_back_to_noise(student, tmp_path):
 
     method, path, _ = student
     run = load_run(path)
-    word = plans.own(run.config)
+    jumps = method == "consistency"
+    assert plans.own(run.config) == ("consistency-2" if jumps else "ddim-1")
+    word = "consistency-2,consistency-1,consistency-4" if jumps else "ddim-1"
     version = saved_model.export_run(run, tmp_path / "served", plans.parse(word, run.config), 4)
     served = tf.saved_model.load(str(version)).signatures
-    jumps = method == "consistency"
-    assert word == ("consistency-2" if jumps else "ddim-1")
     assert ("encode" in served, "decode" in served) == (not jumps, not jumps)
     info = json.loads((version / "assets.extra" / "model_info.json").read_text())
     assert list(info["left_out"]) == (["decode", "encode"] if jumps else [])
@@ -170,17 +143,21 @@ def test_a_consistency_student_has_no_way_back_to_noise(student, tmp_path):
     images = served["serving_default"](seed=seeds, **inputs)["image"].numpy()
     alone = served["serving_default"](seed=seeds[1:], **{name: value[1:] for name, value in inputs.items()})
     assert np.abs(alone["image"].numpy()[0].astype(int) - images[1]).max() <= 1
-    assert np.abs(run.sample([11, 12], label=[3, 1]).astype(int) - images).max() <= 1
+    for steps in (2, 1, 4) if jumps else (1,):
+        plan = served[plans.parse(word, run.config)[0].name[:-1] + str(steps)]
+        drawn = run.sample([11, 12], label=[3, 1], steps=steps)
+        assert np.abs(drawn.astype(int) - plan(seed=seeds, **inputs)["image"].numpy()).max() <= 1
     mask = np.zeros([2, 8, 8, 1], np.uint8)
     mask[:, :4] = 255
     filled = served["inpaint"](image=tf.constant(images), mask=tf.constant(mask), seed=seeds, **inputs)[
         "image"
     ].numpy()
     np.testing.assert_array_equal(filled[:, :4], images[:, :4])
+    with pytest.raises(UserError, match="no bound follows"):
+        evaluate.evaluate(evaluate.EvaluationRequest(("bpd",), 4), run.config, path, tmp_path / "metrics.json")
+    with pytest.raises(UserError, match="coding has no meaning for a student"):
+        catalogue.draw("coding", catalogue.FigureContext(run, path))
     if jumps:
-        request = evaluate.EvaluationRequest(("bpd",), 4)
-        with pytest.raises(UserError, match="no bound follows"):
-            evaluate.evaluate(request, run.config, path, tmp_path / "metrics.json")
         with pytest.raises(UserError, match="no meaning for a consistency student"):
             catalogue.draw("interpolation", catalogue.FigureContext(run, path))
     assert catalogue.draw("steps", catalogue.FigureContext(run, path), tmp_path / "steps.png")
@@ -242,6 +219,21 @@ def test_levels_that_were_chosen_for_two_steps_are_left_out_of_other_numbers(tea
     assert configuration.used(config, [], {"steps": 2}).sample.sigmas == (80.0, 0.5)
     given = configuration.used(config, ["sample.sigmas=80,1,0.5"], {"steps": 3})
     assert given.sample.sigmas == (80.0, 1.0, 0.5)
+    assert [sweep.settings_at(config, "sampling_steps", count).sample.sigmas for count in (2, 4)] == [(80.0, 0.5), ()]
+
+
+def test_a_student_that_knows_its_own_steps_draws_in_no_others(teacher_dir):
+    config = student_config(teacher_dir, "progressive")
+    for settings, name in (
+        ({"steps": 4}, "steps=4"),
+        ({"sampler": "dpmpp"}, "sampler=dpmpp"),
+        ({"spacing": "leading"}, "spacing=leading"),
+        ({"eta": 0.5}, "eta=0.5"),
+    ):
+        with pytest.raises(UserError, match=rf"sample\.{name}: this student learned to draw in 1 steps of ddim"):
+            configuration.used(config, [], settings)
+    with pytest.raises(UserError, match=r"sample\.steps=5: this student learned"):
+        plans.parse("ddim-5", config)
 
 
 def test_the_teacher_of_eps_is_converted_first(run_dir, tmp_path):
@@ -308,6 +300,8 @@ def test_what_does_not_fit_a_student_is_named(teacher_dir):
         teachers.open_teacher(other, "nowhere")
     with pytest.raises(UserError, match=r"sample.sigmas=3: expected 2 of them"):
         student_config(teacher_dir, "consistency", "sample.sigmas=3")
+    with pytest.raises(UserError, match=r"sample\.sigmas=3,1: no level at which an image is noise alone"):
+        student_config(teacher_dir, "consistency", "sample.sigmas=3,1")
     with pytest.raises(UserError, match="expected each smaller than the one before"):
         student_config(teacher_dir, "consistency", "sample.sigmas=1,2")
 
@@ -317,12 +311,21 @@ def test_a_student_may_teach_but_no_jumps_are_made_in_one(student, tmp_path):
     own = configuration.read(path)
     again = students.student_of(own, str(path), "consistency", METHODS["consistency"])
     assert again.distill.teacher_sha256 is None and again.distill.teacher == str(path)
-    assert again.distill.target == ("data" if method == "consistency" else "teacher")
+    assert again.distill.target == "data"
     loop.run(again, tmp_path / "again")
-    if method == "consistency":
-        config = students.student_of(own, str(path), "progressive", METHODS["progressive"])
-        with pytest.raises(UserError, match="is a consistency student, which has no steps"):
-            teachers.open_teacher(config, "nowhere")
+    config = students.student_of(own, str(path), "progressive", METHODS["progressive"])
+    jumps, wrong = "is a consistency student, which has no steps", "is a student that knows its own 1 steps alone"
+    with pytest.raises(UserError, match=jumps if method == "consistency" else wrong):
+        teachers.open_teacher(config, "nowhere")
+
+
+def test_a_student_of_four_steps_teaches_one_of_two(teacher_dir, tmp_path):
+    settings = ("distill.steps=4", "distill.teacher_steps=16")
+    loop.run(student_config(teacher_dir, "progressive", *settings), tmp_path / "four")
+    own = configuration.read(tmp_path / "four")
+    config = students.student_of(own, str(tmp_path / "four"), "progressive", ["train.steps=8"])
+    assert (config.distill.teacher_steps, config.distill.steps) == (4, 2)
+    teachers.open_teacher(config, "nowhere")
 
 
 def test_what_the_teacher_says_is_compiled_with_the_step(teacher_dir, tmp_path):

@@ -17,7 +17,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", ["consistency", pytest.param("progressive", marks=pytest.mark.slow)])
 def test_a_student_killed_and_terminated_ends_bit_identical_without_its_teachers_run(method, tmp_path):
     flags, own = METHODS[method]
     prediction = {"diffusion.prediction": "v" if method == "consistency" else "eps"}
@@ -47,12 +47,15 @@ def test_a_folder_of_diffusers_teaches_a_student_that_goes_on_without_it(tmp_pat
         assert code == 0, errors
         shutil.rmtree(tmp_path / "plain", ignore_errors=True)
     assert checkpoint_files.steps(tmp_path / "run")[-1] == 20
+    flags = [f"--teacher={tmp_path}", "--method=consistency"]
+    ((code, _, errors),) = ended([start(tmp_path / "run", mode="distill", flags=flags)])
+    assert code == 1 and f"is a student of {tmp_path}/plain/diffusers; without --teacher it goes on" in errors, errors
 
 
-def test_a_run_of_the_users_own_is_not_taken_for_a_students_copy(tmp_path):
-    for name in ("plain", "teacher"):
-        shutil.copytree(FIRST / "plain", tmp_path / name)
+def test_what_stands_where_a_student_keeps_its_teacher_is_left_alone(tmp_path):
+    shutil.copytree(FIRST / "plain", tmp_path / "plain")
+    (tmp_path / "teacher").mkdir()
     flags = [f"--teacher={tmp_path}/plain", "--method=consistency"]
     ((code, _, errors),) = ended([start(tmp_path, mode="distill", flags=flags)])
-    assert code == 1 and "is a run, where the student keeps its teacher; choose another" in errors, errors
-    assert checkpoint_files.steps(tmp_path / "teacher")[-1] > 0
+    assert code == 1 and "is there, where the student keeps its teacher; choose another" in errors, errors
+    assert (tmp_path / "teacher").is_dir() and not (tmp_path / "config.json").exists()

@@ -78,6 +78,7 @@ def test_a_wrong_setting_says_what_would_be_right(setting, words):
         (["sample.spacing=karras", "sample.sigma_min=0.001"], ["sigma_min=0.001", "from 0.01 to 157.4"]),
         (["sample.spacing=karras", "sample.sigma_max=200"], ["sigma_max=200", "from 0.01 to 157.4"]),
         (["sample.spacing=karras", "sample.sigma_min=9", "sample.sigma_max=2"], ["sigma_min=9 is not below"]),
+        (["sample.spacing=karras", "sample.sigma_max=2"], ["sigma_max=2: no level at which", "expected 5 at least"]),
         (["train.decay_steps=10"], ["must exceed train.warmup_steps"]),
         (["data.name=folder"], ["data.path=DIR"]),
         (["data.name=folder", "data.path=x"], ["data.image_size"]),

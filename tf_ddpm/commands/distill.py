@@ -10,7 +10,7 @@ from tf_ddpm.commands import flags
 from tf_ddpm.commands.flags import FLAGS
 from tf_ddpm.config import students
 from tf_ddpm.errors import NotTrainedError, UserError
-from tf_ddpm.runs import checkpoint_files, configuration, directory
+from tf_ddpm.runs import configuration, directory, teacher_copies
 from tf_ddpm.runtime import cluster, own_files, quiet_tensorflow
 from tf_ddpm.runtime.paths import home_expanded
 
@@ -33,10 +33,15 @@ def _resumed(run_dir: str) -> config_lib.Config:
     settings = [*_taught(), *flags.settings()]
     if FLAGS.method is not None:
         settings.insert(0, f"distill.method={FLAGS.method}")
-    if FLAGS.teacher is not None and own_files.is_run(Path(FLAGS.teacher)):
+    if FLAGS.teacher is not None:
         named = os.path.realpath(home_expanded(FLAGS.teacher, "--teacher"))
-        if named != os.path.realpath(saved.distill.teacher or ""):
-            raise UserError(f"--teacher={FLAGS.teacher}: {run_dir} is a student of {saved.distill.teacher}")
+        began = os.path.realpath(saved.distill.teacher or "")
+        copied = teacher_copies.origin(teacher_copies.place(run_dir))
+        # (A copy of an earlier version does not say of which folder it is.)
+        if named not in (began, copied) and (copied or own_files.is_run(Path(named))):
+            raise UserError(
+                f"--teacher={FLAGS.teacher}: {run_dir} is a student of {copied or began}; without --teacher it goes on"
+            )
     return configuration.training_config(run_dir, None, settings)
 
 
@@ -54,7 +59,7 @@ def _new(run_dir: str) -> config_lib.Config:
             f"--teacher={FLAGS.teacher}: of several workers none imports it; import it first: --mode=import"
         )
     own = _of_diffusers(teacher) if foreign else _of_run(teacher)
-    place = Path(os.path.abspath(run_dir)) / own_files.TEACHER if foreign else teacher
+    place = teacher_copies.place(run_dir) if foreign else teacher
     config = students.student_of(own, str(place), FLAGS.method, [*_taught(), *flags.settings()])
     if any(setting.startswith("codec.") for setting in flags.settings()):
         raise UserError("codec.*: a student has the autoencoder of its teacher")
@@ -99,13 +104,16 @@ def _clear(teacher: Path, run_dir: str) -> None:
     """Removes the copy of a teacher whose student did not begin, which may be of another one.
 
     Raises:
-      UserError: where a run of the user's own stands in its place.
+      UserError: where something else stands in its place.
     """
-    target = Path(os.path.abspath(run_dir)) / own_files.TEACHER
-    if not cluster.this_worker().is_chief or not own_files.is_run(target) or target.resolve() == teacher.resolve():
+    target = teacher_copies.place(run_dir)
+    if not cluster.this_worker().is_chief or not os.path.lexists(target):
         return
-    if checkpoint_files.steps(target) != [0]:
-        raise UserError(f"--run_dir={run_dir}: {target} is a run, where the student keeps its teacher; choose another")
+    if teacher_copies.origin(target) is None or target.is_symlink() or target.resolve() == teacher.resolve():
+        raise UserError(
+            f"--run_dir={run_dir}: {target} is there, where the student keeps its teacher; choose another directory, "
+            "or move it away"
+        )
     with directory.locked(target.parent):
         shutil.rmtree(target)
 
@@ -115,7 +123,7 @@ def _import(folder: Path, own: config_lib.Config, run_dir: str) -> None:
     quiet_tensorflow.import_tensorflow()
     from tf_ddpm.diffusers_format import folders
 
-    target = Path(os.path.abspath(run_dir)) / own_files.TEACHER
+    target = teacher_copies.place(run_dir)
     if target.is_relative_to(folder.resolve()) or folder.is_relative_to(target):
         raise UserError(
             f"--teacher={FLAGS.teacher} and --run_dir={run_dir} lie in each other; choose another directory"
@@ -123,3 +131,4 @@ def _import(folder: Path, own: config_lib.Config, run_dir: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with directory.locked(target.parent):
         folders.import_run(folder, own, target)
+        teacher_copies.mark(target, folder)

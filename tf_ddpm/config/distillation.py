@@ -75,6 +75,11 @@ class DistillConfig:
         return self.method == "consistency"
 
     @property
+    def own_steps(self) -> int | None:
+        """Steps of the one grid whose levels the network knows, made by DDIM; None: it knows all levels."""
+        return self.steps if self.method == "progressive" else None
+
+    @property
     def guided(self) -> bool:
         """Whether the teacher is guided."""
         return self.guidance != 1.0

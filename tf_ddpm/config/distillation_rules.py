@@ -60,6 +60,7 @@ def check(config: Config) -> None:
     _check_teaching(distill)
     if distill.method == "progressive":
         _check_progressive(config)
+        _check_own_steps(config)
 
 
 def _changed(here: DistillConfig, usual: DistillConfig) -> list[str]:
@@ -105,6 +106,20 @@ def _check_progressive(config: Config) -> None:
     for name in ("level_sampling", "level_mean", "level_std"):
         if getattr(train, name) != getattr(TrainConfig, name):
             raise UserError(f"train.{name}: the levels of distill.method=progressive are those of its grids")
+
+
+def _check_own_steps(config: Config) -> None:
+    """Between the levels of its grid, and by other ways from one to the next, its network draws no images."""
+    sample, own = config.sample, config.distill.own_steps
+    wanted = {"sampler": "ddim", "eta": 0.0, "spacing": "trailing", "steps": own}
+    for name, value in wanted.items():
+        found = getattr(sample, name)
+        if found != value:
+            shown = config.diffusion.timesteps if found is None else found
+            raise UserError(
+                f"sample.{name}={shown}: this student learned to draw in {own} steps of ddim, trailing; expected "
+                f"{value}"
+            )
 
 
 def _check_teaching(distill: DistillConfig) -> None:

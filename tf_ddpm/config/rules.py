@@ -13,6 +13,7 @@ from tf_ddpm.config.training import TrainConfig
 from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import UserError, required
 
+_LEAST_TOP = 5.0  # sigma / alpha at which an image is noise, nearly
 _LEAST_SHARE = 0.01  # of lognormal levels within the chain
 _SMALLEST_ALPHA_BAR = 1e-14  # 1 / sqrt(alpha_bar) multiplies the rounding of the predicted eps
 
@@ -159,6 +160,13 @@ def _check_levels(config: Config) -> None:
     lowest, highest = schedules.karras_ends(sigmas, sample.sigma_min, sample.sigma_max)
     if lowest >= highest:
         raise UserError(f"sample.sigma_min={lowest:g} is not below sample.sigma_max={highest:g}")
+    _check_top(f"sample.sigma_max={highest:g}", highest, most)
+
+
+def _check_top(said: str, sigma: float, most: float) -> None:
+    """Whether images may begin there: they do as noise alone, which they are at the noisiest levels."""
+    if sigma < min(_LEAST_TOP, 0.99 * most):
+        raise UserError(f"{said}: no level at which an image is noise alone; expected {_LEAST_TOP:g} at least")
 
 
 def _check_lognormal(diffusion: DiffusionConfig, train: TrainConfig) -> None:
@@ -181,10 +189,12 @@ def _check_sigmas(sample: SampleConfig, diffusion: DiffusionConfig) -> None:
         raise UserError(
             f"sample.sigmas={given}: expected {sample.steps or diffusion.timesteps} of them, one for each step"
         )
+    table = schedules.relative_sigmas(diffusion.betas)
     try:
-        schedules.nearest_timesteps(schedules.relative_sigmas(diffusion.betas), np.array(sigmas))
+        schedules.nearest_timesteps(table, np.array(sigmas))
     except ValueError as error:
         raise UserError(f"sample.sigmas={given}: {error}") from None
+    _check_top(f"sample.sigmas={given}", sigmas[0], table[-1])
 
 
 def _check_labels(config: Config) -> None:
@@ -216,10 +226,11 @@ def _check_labels(config: Config) -> None:
             "(train one with model.null_class=true and train.label_dropout=0.1)"
         )
     if guidance != 1.0 and not config.takes_guidance:
-        raise UserError(
-            f"guidance {guidance:g}: this run is a student that draws with its teacher's, "
-            f"distill.guidance={config.distill.guidance:g}; expected 1"
-        )
+        distill = config.distill
+        why = "says where a path ends, and not the mean that guidance exaggerates"
+        if distill.guided:
+            why = f"draws with its teacher's, distill.guidance={distill.guidance:g}"
+        raise UserError(f"guidance {guidance:g}: this run is a student that {why}; expected 1")
 
 
 _OF_ENLARGING = {"model": ("factor",), "train": ("crop", "blur", "augmentation", "clean_share")}

@@ -46,7 +46,7 @@ def student_of(own: Config, teacher: str, method: str | None, settings: Sequence
         )
     values: dict[str, object] = _learning(own, method) | _drawing(own, method) | {"distill.teacher": teacher}
     if method == "consistency":
-        values["distill.target"] = "data" if own.distill.jumps else "teacher"
+        values["distill.target"] = "data" if own.distill.student else "teacher"
     own = dataclasses.replace(own, distill=DistillConfig())  # of a teacher that is a student itself
     named = {setting.partition("=")[0].strip() for setting in settings}
     config = with_settings(with_values(own, values), settings)
@@ -93,7 +93,7 @@ def _learning(own: Config, method: str) -> dict[str, object]:
     values: dict[str, object] = {f"train.{name}": getattr(usual, name) for name in begun_anew}
     values |= {
         "distill.method": method,
-        "distill.steps": 2 if method == "consistency" else 4,
+        **_steps(own, method),
         "train.steps": steps,
         "train.learning_rate": train.learning_rate * _SHARE,
         "train.precision": "float32",
@@ -106,6 +106,16 @@ def _learning(own: Config, method: str) -> dict[str, object]:
     if own.diffusion.prediction in ("eps", "x_0"):
         values["diffusion.prediction"] = "v"
     return values
+
+
+def _steps(own: Config, method: str) -> dict[str, int]:
+    """Steps of the student and, where that is a student of progressive distillation itself, of its teacher."""
+    grid = own.distill.own_steps
+    if method == "consistency":
+        return {"distill.steps": 2}
+    if grid is None or grid == 1:  # (one step cannot be divided: `sampling.teacher` says so)
+        return {"distill.steps": 4}
+    return {"distill.teacher_steps": grid, "distill.steps": grid // 2}
 
 
 def _pairs(own: Config, target: str) -> dict[str, object]:

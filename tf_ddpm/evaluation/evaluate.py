@@ -143,9 +143,9 @@ def _check_kind(wanted: EvaluationRequest, source: Source | None) -> None:
         )
     if "bpd" in wanted.metrics and isinstance(source, RunSource):
         likelihood.check(source.runs[0])
-        if source.runs[0].config.distill.jumps:
+        if source.runs[0].config.distill.student:
             raise UserError(
-                "metrics=bpd: a consistency student says where a path ends, and no bound follows from that; expected "
+                "metrics=bpd: a student says where its own few steps lead, and no bound follows from that; expected "
                 "fid, kid, pr or memorisation"
             )
 

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from tf_ddpm import config as config_lib
-from tf_ddpm.config import Config
+from tf_ddpm.config import Config, plans
 from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import evaluate, quality
@@ -20,8 +20,8 @@ from tf_ddpm.sampling.pipeline import open_pipeline
 from tf_ddpm.sampling.run import open_run
 from tf_ddpm.sampling.source import RunSource, Source
 
-_KEYS = {"sampling_steps": "sample.steps", "augmentation": "sample.augmentation", "ema": "sample.ema"}
-_NAMES = (*_KEYS, "checkpoint", "sigma")
+_KEYS = {"augmentation": "sample.augmentation", "ema": "sample.ema"}
+_NAMES = ("sampling_steps", *_KEYS, "checkpoint", "sigma")
 _DECIDES = ("kid", "fid")  # by which the best is chosen, the first that was measured
 
 
@@ -47,7 +47,7 @@ def sweep(
     name, points = _points(words, run_dir)
     metrics = tuple(metric for metric in wanted.metrics if metric != "bpd")
     # Wrong values are found before anything is drawn.
-    configs = [_at(config, name, point) for point in points]
+    configs = [settings_at(config, name, point) for point in points]
     pipelines = [_pipeline_at(pipeline, int(point)) for point in points] if pipeline is not None else []
     strategy = devices.strategy()
     network = FeatureNetwork(wanted.inception, strategy)
@@ -79,7 +79,7 @@ def sweep(
 
 def _pipeline_at(pipeline: PipelineConfig, point: int) -> PipelineConfig:
     stages = [
-        dataclasses.replace(stage, config=_at(stage.config, "augmentation", point))
+        dataclasses.replace(stage, config=settings_at(stage.config, "augmentation", point))
         if stage.config.model.enlarges
         else stage
         for stage in pipeline.stages
@@ -124,14 +124,20 @@ def _points(words: str, run_dir: str) -> tuple[str, list[float]]:
     return name, sorted({int(point) for point in points})
 
 
-def _at(config: Config, name: str, point: float) -> Config:
+def settings_at(config: Config, name: str, point: float) -> Config:
+    """`config` at a point of the curve `name`.
+
+    Raises:
+      UserError: where it does not fit.
+    """
     if name == "checkpoint":
         return config
     if name == "sigma":
         first = config.sample.sigmas[:1] or schedules.few_step_sigmas(1)
         grid = {"sample.steps": 2, "sample.spacing": "sigmas", "sample.sigmas": (float(first[0]), point)}
         return config_lib.validated(config_lib.with_values(config, grid))
-    return config_lib.validated(config_lib.with_values(config, {_KEYS[name]: point}))
+    values = plans.in_steps(config.sample, int(point)) if name == "sampling_steps" else {_KEYS[name]: point}
+    return config_lib.validated(config_lib.with_values(config, values))
 
 
 def _numbers(words: str, values: str) -> list[float]:

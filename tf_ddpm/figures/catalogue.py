@@ -217,14 +217,16 @@ _FROM_NOISE = (
 )
 
 
-# Figures of a bound, or of the way back from an image to its noise.
-_OF_MEANS = ("interpolation", "coding", "bound")
+_OF_BOUNDS = ("coding", "bound")
 
 
 def _check(name: str, subject: FigureContext) -> None:
     if name in _FROM_NOISE and subject.run.low_res_shape is not None:
         raise UserError(f"{name} is of a run that draws from noise alone; this one enlarges images, as cascade shows")
-    if name in _OF_MEANS and subject.run.config.distill.jumps:
+    distill = subject.run.config.distill
+    if distill.student and name in _OF_BOUNDS:
+        raise UserError(f"{name} has no meaning for a student, which says where its own few steps lead")
+    if distill.jumps and name == "interpolation":
         raise UserError(f"{name} has no meaning for a consistency student, which says where a path ends")
 
 

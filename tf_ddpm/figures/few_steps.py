@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from tf_ddpm.errors import UserError
 from tf_ddpm.figures import plots
+from tf_ddpm.runs import teacher_copies
 from tf_ddpm.sampling.run import Run
 from tf_ddpm.sampling.teacher import open_teacher
 
@@ -17,19 +18,24 @@ _SEEDS = 3
 
 
 def figure(run: Run, run_dir: Path, seed: int) -> Figure:
-    """Two rows a seed: the teacher by DPM-Solver++, and the student by its own sampler.
+    """Two rows a seed: the teacher by DPM-Solver++, and the student by its own sampler; white where it has no plan.
 
     Raises:
-      UserError: for a run that is no student.
+      UserError: for a run that is no student, or has no teacher beside it.
     """
     if not run.config.distill.student:
         raise UserError("steps is of a student: --mode=distill trains one")
+    copy, named = teacher_copies.place(run_dir), Path(run.config.distill.teacher or "-")
+    if not copy.exists() and not named.exists():
+        raise UserError("steps shows a student beside its teacher, of which an imported one has no copy")
     teacher = open_teacher(run.config, run_dir)
     teaching = Run(teacher.config, teacher.network, 0, first_stage=run.first_stage, guide=teacher.guide)
-    counts = [count for count in _STEPS if _fits(run, count)]
+    own = run.config.sample.steps or len(run.chain)
+    counts = sorted({own, *(count for count in _STEPS if count <= len(run.chain))})
     seeds = range(seed, seed + _SEEDS)
+    white = np.full((_SEEDS, *run.image_shape), 255, np.uint8)
     by_teacher = [teaching.sample(seeds, sampler="dpmpp", spacing="trailing", steps=count) for count in counts]
-    by_student = [run.sample(seeds, steps=count, sigmas=()) for count in counts]
+    by_student = [run.sample(seeds, steps=count) if _fits(run, count) else white for count in counts]
     rows = np.stack([np.stack(by_teacher, axis=1), np.stack(by_student, axis=1)], axis=1)
     words = [f"{name}, seed {each}" for each in seeds for name in ("teacher", "student")]
     return plots.sheet(
@@ -42,7 +48,7 @@ def figure(run: Run, run_dir: Path, seed: int) -> Figure:
 def _fits(run: Run, steps: int) -> bool:
     """Whether the run's chain has so many levels for its sampler."""
     try:
-        run.settings(steps=steps, sigmas=())
+        run.settings(steps=steps)
     except UserError:
         return False
     return True

@@ -151,7 +151,15 @@ def used(saved: Config, settings: Iterable[str], sampling: dict[str, Any], measu
     given = {f"sample.{name}": value for name, value in sampling.items() if value is not None}
     if sampling.get("steps") is not None and wanted.sample.sigmas == saved.sample.sigmas:
         given |= in_steps(saved.sample, sampling["steps"])
-    return validated(with_values(wanted, given))
+    found = validated(with_values(wanted, given))
+    own, sample = saved.sample, found.sample
+    unsaid = sampling.get("guidance") is None and sample.guidance == own.guidance != 1.0
+    if unsaid and own.guide is None and sample.guide is not None:
+        raise UserError(
+            f"guide={sample.guide}: the run's own guidance, {own.guidance:g}, is of its null class; say how much this "
+            "one guides: --guidance=W"
+        )
+    return found
 
 
 def _shown(value: Any) -> str:

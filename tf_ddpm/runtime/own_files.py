@@ -8,6 +8,8 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 MADE_BY = "tf_ddpm"
+TEACHER = "teacher"  # of a student: its own copy
+COPY = "copy.json"  # in there: of what
 _FILES = (
     "config.json",
     "data.json",
@@ -18,8 +20,8 @@ _FILES = (
     "latents.json",
     "probes.json",
     "guides.json",
+    COPY,
 )
-TEACHER = "teacher"  # of a student: its own copy
 _FOLDERS = (
     "checkpoints",
     "logs",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tf_ddpm import build, randomness
@@ -15,6 +16,7 @@ from tf_ddpm.config import Config
 from tf_ddpm.diffusion import augmentation, interpolation, samplers
 from tf_ddpm.diffusion.denoiser import Denoiser
 from tf_ddpm.diffusion.guidance import EVERYWHERE, Interval
+from tf_ddpm.errors import UserError
 from tf_ddpm.networks.backbone import Backbone, Condition
 
 ImageNoise = Callable[[tf.Tensor | int], tf.Tensor]  # number of the draw, 0 for x_T -> standard normal [B, H, W, C]
@@ -165,6 +167,19 @@ def inputs_of(config: Config, any_size: bool = False) -> list[tf.TensorSpec]:
             tf.TensorSpec([None], tf.int32, "augmentation"),
         ]
     return specs
+
+
+def check_low_res(low_res: np.ndarray | None, shape: tuple[int, ...] | None, count: int) -> None:
+    """Whether so many images of the `shape` that a run enlarges are given; None: it draws from noise alone.
+
+    Raises:
+      UserError: where they are not.
+    """
+    if shape is None and low_res is not None:
+        raise UserError("low_res: this run draws from noise alone (model.condition=none); expected none")
+    if shape is not None and (low_res is None or low_res.shape != (count, *shape)):
+        got = "none" if low_res is None else f"an array {list(low_res.shape)}"
+        raise UserError(f"low_res: this run enlarges images {[count, *shape]}; got {got}")
 
 
 def low_res_shape(config: Config) -> tuple[int, int, int]:

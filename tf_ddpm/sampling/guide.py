@@ -12,7 +12,7 @@ from tf_ddpm.config import Config
 from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import NotTrainedError, UserError
 from tf_ddpm.networks.unet import UNet
-from tf_ddpm.runs import checkpoint_files, checkpoints, configuration, probes
+from tf_ddpm.runs import checkpoint_files, checkpoints, configuration, kept_labels, probes
 from tf_ddpm.runtime.paths import home_expanded
 from tf_ddpm.sampling import first_stage as first_stages
 from tf_ddpm.sampling import rebuilding
@@ -42,10 +42,13 @@ class OpenGuide(NamedTuple):
         return build.Guide(self.network, self.config.diffusion)
 
 
-def open_guide(config: Config, run_dir: str | os.PathLike, fits: bool = False, xla: bool = False) -> OpenGuide | None:
+def open_guide(
+    config: Config, run_dir: str | os.PathLike, own_step: int, fits: bool = False, xla: bool = False
+) -> OpenGuide | None:
     """The guide that `config.sample.guide` names for the run in `run_dir`; None: it names none.
 
     Args:
+      own_step: of the checkpoint that it guides.
       fits: whether it is known to be of latents of the same autoencoder. xla: as of `build.network`.
 
     Raises:
@@ -62,6 +65,8 @@ def open_guide(config: Config, run_dir: str | os.PathLike, fits: bool = False, x
                 f"guide={word}: {run_dir} has no checkpoint of that step; it has {', '.join(map(str, kept))} "
                 "(train.guide_at and train.keep_every keep earlier ones)"
             )
+        if step >= own_step:
+            raise UserError(f"guide={word}: it guides this run's step {own_step}; expected an earlier one")
         check(config, own, word)
     else:
         folder, step = os.path.abspath(home_expanded(word, "guide")), None
@@ -70,6 +75,9 @@ def open_guide(config: Config, run_dir: str | os.PathLike, fits: bool = False, x
         except NotTrainedError as error:
             raise UserError(f"guide={word}: {error}; expected a step of this run, or a run's directory") from None
         check(config, own, word)
+        ours, theirs = kept_labels.label_names(run_dir), kept_labels.label_names(folder)
+        if own.model.classes and ours and theirs and ours != theirs:
+            raise UserError(f"guide={word}: its labels have other names than this run's; expected the same data")
         if not fits and config.codec.run is not None and _first_stage(config, run_dir) != _first_stage(own, folder):
             raise UserError(f"guide={word}: it diffuses latents of another autoencoder than this run")
         step = probes.best(folder)
@@ -96,7 +104,10 @@ def check(config: Config, guide: Config, word: str) -> None:
             f"guide={word}: {whose} is a consistency student, which says where a path ends and not the mean that "
             "guidance exaggerates"
         )
-    _check_levels(config, guide, word)
+    if config.distill.guided:
+        guidance = config.distill.guidance
+        raise UserError(f"guide={word}: this run is a student that draws with its teacher's guidance, {guidance:g}")
+    check_levels(config, guide)
     ours, theirs = (
         (part.data.image_shape, part.codec.run is not None, part.model.enlarges, part.model.factor)
         for part in (config, guide)
@@ -113,16 +124,20 @@ def check(config: Config, guide: Config, word: str) -> None:
         )
 
 
-def _check_levels(config: Config, guide: Config, word: str) -> None:
-    """Whether the guide knows the levels at which it is asked; those beyond the usual ones hardly matter."""
+def check_levels(config: Config, guide: Config) -> None:
+    """Whether the guide knows the levels at which it is asked; those beyond the usual ones hardly matter.
+
+    Raises:
+      UserError: where it does not.
+    """
     (low, high), (least, largest) = (
         schedules.relative_sigmas(part.diffusion.betas)[[0, -1]] for part in (config, guide)
     )
     low, high = max(low, config.sample.guidance_min, _USUAL[0]), min(high, config.sample.guidance_max, _USUAL[1])
     if least > low * 1.01 or largest < high / 1.01:
         raise UserError(
-            f"guide={word}: its chain goes from sigma/alpha {least:.3g} to {largest:.3g}, and is asked from "
-            f"{low:.3g} to {high:.3g}; expected another guide, or --guidance_interval={least:.3g},{largest:.3g}"
+            f"guide={config.sample.guide}: its chain goes from sigma/alpha {least:.3g} to {largest:.3g}, and is asked "
+            f"from {low:.3g} to {high:.3g}; expected another guide, or --guidance_interval={least:.3g},{largest:.3g}"
         )
 
 

@@ -16,7 +16,7 @@ from tf_ddpm import config as config_lib
 from tf_ddpm.codecs import resampling
 from tf_ddpm.codecs.codec import Codec
 from tf_ddpm.codecs.pixels import Pixels
-from tf_ddpm.config import Config, SampleConfig
+from tf_ddpm.config import Config, SampleConfig, plans
 from tf_ddpm.diffusion.denoiser import Denoiser
 from tf_ddpm.diffusion.levels import Levels
 from tf_ddpm.errors import UserError
@@ -29,9 +29,9 @@ from tf_ddpm.runtime.collectives import agree, all_gather, all_have, over_replic
 from tf_ddpm.runtime.paths import printable
 from tf_ddpm.sampling import first_stage as first_stages
 from tf_ddpm.sampling import rebuilding
-from tf_ddpm.sampling.drawing import compiled_draw, low_res_condition, low_res_shape
+from tf_ddpm.sampling.drawing import check_low_res, compiled_draw, low_res_condition, low_res_shape
 from tf_ddpm.sampling.first_stage import FirstStage
-from tf_ddpm.sampling.guide import OpenGuide, open_guide
+from tf_ddpm.sampling.guide import OpenGuide, check_levels, open_guide
 
 
 class Run:
@@ -242,7 +242,12 @@ class Run:
             if changes.get(name, getattr(self.config.sample, name)) != getattr(self.config.sample, name):
                 raise UserError(f"{name}: chosen when the run is loaded: load_run(run_dir, {name}=...)")
         values = {f"sample.{name}": value for name, value in changes.items() if value is not None}
-        return config_lib.validated(config_lib.with_values(self.config, values)).sample
+        if changes.get("steps") is not None:
+            values = plans.in_steps(self.config.sample, changes["steps"]) | values
+        wanted = config_lib.validated(config_lib.with_values(self.config, values))
+        if self.guide is not None:
+            check_levels(wanted, self.guide.config)
+        return wanted.sample
 
     def batches(
         self,
@@ -261,7 +266,7 @@ class Run:
         Raises:
           UserError: for `low_res` that is missing, not wanted, or of another shape.
         """
-        self._check_low_res(low_res, len(seeds))
+        check_low_res(low_res, self.low_res_shape, len(seeds))
         for start in range(0, len(seeds), settings.batch_size):
             part = slice(start, start + settings.batch_size)
             label = labels[part].astype(np.int32)
@@ -272,14 +277,6 @@ class Run:
             with devices.within_memory("A smaller batch needs less: sample.batch_size=N."):
                 images, *frames = self._drawer(settings, count, rounded)(*inputs)
             yield images, frames[0] if count else None
-
-    def _check_low_res(self, low_res: np.ndarray | None, count: int) -> None:
-        shape = self.low_res_shape
-        if shape is None and low_res is not None:
-            raise UserError("low_res: this run draws from noise alone (model.condition=none); expected none")
-        if shape is not None and (low_res is None or low_res.shape != (count, *shape)):
-            got = "none" if low_res is None else f"an array {list(low_res.shape)}"
-            raise UserError(f"low_res: this run enlarges images {[count, *shape]}; got {got}")
 
     def _drawer(self, settings: SampleConfig, num_frames: int, rounded: bool) -> Callable[..., tuple]:
         """`compiled_draw` for these settings over all devices, made once."""
@@ -304,8 +301,7 @@ def load_run(run_dir: str | os.PathLike, **settings) -> Run:
     Raises:
       UserError: where there is no run or no checkpoint, or it cannot be read.
     """
-    values = {f"sample.{name}": value for name, value in settings.items()}
-    return open_run(run_dir, config_lib.validated(config_lib.with_values(configuration.read(run_dir), values)))
+    return open_run(run_dir, configuration.used(configuration.read(run_dir), [], settings))
 
 
 def open_run(
@@ -333,8 +329,8 @@ def open_run(
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         first_stage = first_stages.of_run(config, run_dir)
         network = build.network(config, "float32")
-        guide = open_guide(config, run_dir)
         step, share = checkpoints.restore_network(network, run_dir, step, config.sample.weights)
+        guide = open_guide(config, run_dir, step)
         if config.sample.ema is not None:
             step, share = rebuilding.rebuild(network, run_dir, config.sample.ema, step), 0.0
         if config.sample.precision != "float32":  # weights cast once, and not in every call

@@ -18,8 +18,8 @@ from tf_ddpm.diffusion.denoiser import Denoiser
 from tf_ddpm.errors import NotTrainedError, UserError, required
 from tf_ddpm.networks.backbone import Condition
 from tf_ddpm.networks.unet import UNet
-from tf_ddpm.runs import checkpoints, configuration, probes
-from tf_ddpm.runtime import atomic_files, own_files
+from tf_ddpm.runs import checkpoints, configuration, probes, teacher_copies
+from tf_ddpm.runtime import atomic_files
 from tf_ddpm.runtime.paths import home_expanded
 from tf_ddpm.sampling.guide import OpenGuide, open_guide
 
@@ -28,8 +28,13 @@ _GUIDE = "guide"  # of that copy
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A trained network as it teaches: with the guide and the guidance that its student's configuration names."""
+    """A trained network as it teaches: with the guide and the guidance that its student's configuration names.
 
+    Attributes:
+      place: the run directory that it was read from.
+    """
+
+    place: Path
     config: Config
     network: UNet
     guide: OpenGuide | None = None
@@ -67,15 +72,15 @@ def open_teacher(config: Config, run_dir: str | os.PathLike, xla: bool = False) 
     Raises:
       UserError: where it cannot be read, does not fit the student, or is not the one that began to teach it.
     """
-    copy, distill = Path(run_dir) / own_files.TEACHER, config.distill
-    named = Path(required(distill.teacher, "distill.teacher"))
+    copy, distill = teacher_copies.place(run_dir), config.distill
     # Before its hash is known, what lies there may be of a student that did not begin.
-    place = copy if copy.exists() and distill.teacher_sha256 is not None else named
-    kept = distill.guide is not None and (place / _GUIDE).exists()
+    copied = copy.exists() and distill.teacher_sha256 is not None
+    place = copy if copied else Path(required(distill.teacher, "distill.teacher"))
+    kept = copied and distill.guide is not None and (place / _GUIDE).exists()
     own = _teaching(config, read_config(place), str(place / _GUIDE) if kept else distill.guide)
     network = build.network(own, "float32", xla)
-    checkpoints.restore_network(network, place, probes.best(place))
-    teacher = Teacher(own, network, open_guide(own, place, fits=kept, xla=xla))
+    step, _ = checkpoints.restore_network(network, place, probes.best(place))
+    teacher = Teacher(place, own, network, open_guide(own, place, step, fits=kept, xla=xla))
     if distill.teacher_sha256 not in (None, teacher.sha256):
         raise UserError(
             f"{place} is not the network that began to teach this student (its weights or its guide have changed); "
@@ -102,11 +107,7 @@ def read_config(place: str | os.PathLike) -> Config:
 def _teaching(config: Config, own: Config, guide: str | None) -> Config:
     """The teacher's configuration with the guidance that the student names."""
     distill, learns, knows = config.distill, config.diffusion.prediction, own.diffusion.prediction
-    if own.distill.jumps and (distill.method == "progressive" or distill.target == "teacher"):
-        raise UserError(
-            f"distill.teacher={distill.teacher} is a consistency student, which has no steps to be made in one; "
-            "expected its teacher, or distill.method=consistency with distill.target=data"
-        )
+    _check_steps(distill, own)
     if learns != knows and (learns, knows not in ("eps", "x_0"), distill.convert > 0) != ("v", False, True):
         raise UserError(
             f"diffusion.prediction={learns}: the teacher predicts {knows}; expected {knows}, or, of a teacher that "
@@ -136,6 +137,23 @@ def _teaching(config: Config, own: Config, guide: str | None) -> Config:
         )
     except UserError as error:
         raise UserError(f"distill.teacher: {error}") from None
+
+
+def _check_steps(distill: DistillConfig, own: Config) -> None:
+    """Whether the teacher makes the steps that it is asked for."""
+    asked = distill.method == "progressive" or distill.target == "teacher"
+    if asked and own.distill.jumps:
+        raise UserError(
+            f"distill.teacher={distill.teacher} is a consistency student, which has no steps to be made in one; "
+            "expected its teacher, or distill.method=consistency with distill.target=data"
+        )
+    grid = own.distill.own_steps
+    if not asked or grid is None or (distill.method == "progressive" and distill.teacher_steps == grid):
+        return
+    raise UserError(
+        f"distill.teacher={distill.teacher} is a student that knows its own {grid} steps alone; expected its teacher, "
+        f"distill.method=progressive with distill.teacher_steps={grid}, or consistency with distill.target=data"
+    )
 
 
 def _codecs(config: Config, own: Config) -> list[tuple]:
@@ -173,7 +191,7 @@ def copy_into(run_dir: Path, teacher: Teacher) -> None:
     Raises:
       UserError: where it cannot be written.
     """
-    target = run_dir / own_files.TEACHER
+    target = teacher_copies.place(run_dir)
     try:
         if target.exists():
             if teacher.guide is not None and not (target / _GUIDE).exists():  # of an import
@@ -182,8 +200,9 @@ def copy_into(run_dir: Path, teacher: Teacher) -> None:
                     os.replace(folder / _GUIDE, target / _GUIDE)
             return
         with atomic_files.staging_directory(run_dir) as folder:
-            aside = folder / own_files.TEACHER
+            aside = folder / target.name
             _write(aside, teacher.config, teacher.network)
+            teacher_copies.mark(aside, teacher.place)
             if teacher.guide is not None:
                 _write(aside / _GUIDE, teacher.guide.config, teacher.guide.network)
             os.replace(aside, target)
