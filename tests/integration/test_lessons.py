@@ -128,7 +128,7 @@ def test_the_goal_is_taken_as_given(teacher_dir, method):
 
 
 def test_both_levels_of_a_pair_have_the_same_dropout(teacher_dir, tmp_path):
-    # The weight of such near levels is 10,000: other units left out at one of them would make the loss a thousand.
+    # The weight of such near levels is 10,000: other units left out at one of them would make the loss a hundred.
     settings = ("distill.target=data", "distill.gap=10000", "distill.stages=1", "model.dropout=0.5", "train.steps=10")
     loop.run(student_config(teacher_dir, "consistency", *settings, "distill.probe_every=0"), tmp_path / "near")
     lines = [json.loads(line) for line in (tmp_path / "near" / "metrics.jsonl").read_text().splitlines()]
