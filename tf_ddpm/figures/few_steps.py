@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 
 from tf_ddpm.errors import UserError
 from tf_ddpm.figures import plots
-from tf_ddpm.runs import teacher_copies
 from tf_ddpm.sampling.run import Run
-from tf_ddpm.sampling.teacher import open_teacher
+from tf_ddpm.sampling.teacher import is_there, open_teacher
 
 _STEPS = (1, 2, 4, 10, 20)
 _SEEDS = 3
@@ -25,8 +24,7 @@ def figure(run: Run, run_dir: Path, seed: int) -> Figure:
     """
     if not run.config.distill.student:
         raise UserError("steps is of a student: --mode=distill trains one")
-    copy, named = teacher_copies.place(run_dir), Path(run.config.distill.teacher or "-")
-    if not copy.exists() and not named.exists():
+    if not is_there(run.config, run_dir):
         raise UserError("steps shows a student beside its teacher, of which an imported one has no copy")
     teacher = open_teacher(run.config, run_dir)
     teaching = Run(teacher.config, teacher.network, 0, first_stage=run.first_stage, guide=teacher.guide)

@@ -63,6 +63,11 @@ class Teacher:
         return [] if self.guide is None else [(self.guide.network, self.guide.config.diffusion)]
 
 
+def is_there(config: Config, run_dir: str | os.PathLike) -> bool:
+    """Whether the student in `run_dir` has its teacher still; an imported one never had."""
+    return teacher_copies.place(run_dir).exists() or Path(config.distill.teacher or "-").exists()
+
+
 def open_teacher(config: Config, run_dir: str | os.PathLike, xla: bool = False) -> Teacher:
     """The teacher of the student `config` in `run_dir`: its copy there, or, before there is one, the run it names.
 
