@@ -2,11 +2,11 @@
 
     python -m benchmarks.equal_time --minutes=25 --out=DIR       (requirements-peers.txt; hours; goes on where it was)
 
-Both sides train a network of the same layout on the same images with the same batch; then the same code measures
-both, by 10,000 images of 20 steps of DPM-Solver++. TF_DDPM_INCEPTION names the FID network, TFDS_DATA_DIR where the
-set is. The other side has its fastest mode, the better of two objectives, and for each the best of three learning rates
-after five minutes. Its clock starts when it is compiled; what it would have seen had it started before is a column of
-its own. Ours runs from the start of the process, and once more with as many images as the other side has seen: what is
+Both sides train a network of the same layout on the same images with the same batch; then the same code measures both,
+by 10,000 images of 20 steps of DPM-Solver++. TF_DDPM_INCEPTION names the FID network, TFDS_DATA_DIR where the set is.
+The other side has its fastest mode, the better of two objectives, and for each the best of three learning rates after
+five minutes. Its clock starts when it is compiled; what it would have seen had it started before is a column of its
+own. Ours runs from the start of the process, and once more with as many images as the other side has seen: what is
 left then is the objective's.
 """
 
