@@ -59,7 +59,10 @@ def batch_dataset(
 def _gathered(images: np.ndarray | LazyImages, index: np.ndarray, flip: np.ndarray) -> np.ndarray:
     """The images [B, H, W, C] at `index`, mirrored where `flip` is 1."""
     batch, mirrored = images[index], np.flatnonzero(flip)
-    batch[mirrored] = batch[mirrored][:, :, ::-1]
+    channels = batch.shape[-1]
+    # (Copied pixel by pixel, and not channel by channel, which takes twice as long.)
+    pixels = batch.view(f"u{channels}" if channels in (1, 2, 4) else f"V{channels}")[..., 0]
+    pixels[mirrored] = pixels[mirrored][:, :, ::-1]
     return batch
 
 
