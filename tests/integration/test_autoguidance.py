@@ -227,6 +227,15 @@ def test_the_weight_of_the_null_class_is_not_taken_for_that_of_a_guide(of_classe
     assert configuration.used(saved, [], {"guide": "10", "guidance": 2.0}).sample.guidance == 2.0
 
 
+def test_a_setting_that_is_none_is_unset_when_a_run_is_loaded(of_classes, tmp_path):
+    path = tmp_path / "few"
+    shutil.copytree(of_classes, path)
+    saved = config_lib.with_values(configuration.read(path), {"sample.sampler": "ddim", "sample.steps": 5})
+    (path / "config.json").write_text(config_lib.to_json(saved))
+    assert load_run(path).config.sample.steps == 5
+    assert load_run(path, steps=None).config.sample.steps is None
+
+
 def test_a_guide_whose_labels_mean_something_else_is_refused(of_classes, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(of_classes, other)

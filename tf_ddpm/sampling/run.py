@@ -301,7 +301,9 @@ def load_run(run_dir: str | os.PathLike, **settings) -> Run:
     Raises:
       UserError: where there is no run or no checkpoint, or it cannot be read.
     """
-    return open_run(run_dir, configuration.used(configuration.read(run_dir), [], settings))
+    unset = {f"sample.{name}": None for name, value in settings.items() if value is None}
+    saved = config_lib.with_values(configuration.read(run_dir), unset)
+    return open_run(run_dir, configuration.used(saved, [], settings))
 
 
 def open_run(
