@@ -16,7 +16,8 @@ def begin(out: str | Path, **settings: object) -> None:
     Raises:
       SystemExit: where the figures in `out` were measured with other settings.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     Path(out).mkdir(parents=True, exist_ok=True)
     before = kept(out, "settings", lambda: settings, quiet=True)
     for name, value in settings.items():

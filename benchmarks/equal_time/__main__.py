@@ -7,10 +7,11 @@ by 10,000 images of 20 steps of DPM-Solver++. TF_DDPM_INCEPTION names the FID ne
 The other side has its fastest mode, the better of two objectives, and for each the best of three learning rates after
 five minutes. Its clock starts when it is compiled; what it would have seen had it started before is a column of its
 own. Ours runs from the start of the process, and once more with as many images as the other side has seen: what is
-left then is the objective's.
+left then is the objective's. Every part is a process of its own, so leave the checkout as it is meanwhile.
 """
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import inception
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("preset", "fashion_mnist", list(SHAPES), "Of our side.")
+flags.DEFINE_enum("preset", "fashion_mnist", list(SHAPES), "Of our side; one that mirrors no images.")
 flags.DEFINE_float("minutes", 25.0, "Of each training.", lower_bound=0.1)
 flags.DEFINE_float("search_minutes", 5.0, "Of each training that looks for a learning rate.", lower_bound=0.1)
 flags.DEFINE_list("rates", ["5e-4", "1e-3", "2e-3"], "Learning rates of the other side.")
@@ -54,21 +55,31 @@ def peer(arguments: dict, **process: object) -> dict:
 
 
 def trained_by_peer(name: str, objective: str, fast: dict, rate: str, minutes: float) -> dict:
-    """A training of the other side, and its network as a run of ours."""
+    """A training of the other side."""
 
     def trained() -> dict:
-        out, imported = Path(FLAGS.out) / name, _imported(name)
-        _cleared(out, imported)
+        out = Path(FLAGS.out) / name
+        _cleared(out)
         arguments = {"objective": objective, "mode": fast["mode"], "precision": fast["precision"]}
         facts = peer(arguments | {"learning_rate": float(rate), "seconds": 60 * minutes, "out": str(out)})
-        ours("--mode=import", f"--diffusers_dir={out}", f"--run_dir={imported}")
         return facts | {"learning_rate": float(rate)}
 
     return kept(FLAGS.out, f"{name}_trained", trained)
 
 
-def _imported(name: str) -> Path:
-    return Path(FLAGS.out) / f"imported_{name}"
+def peer_figures(name: str, facts: dict, count: int, metrics: str) -> dict:
+    """FID of what the other side trained, which becomes a run of ours; one that diverged has none."""
+    if not math.isfinite(facts["loss"]):
+        return {"fid": math.inf, "precision": 0.0, "recall": 0.0}
+
+    def measured() -> dict:
+        imported = Path(FLAGS.out) / f"imported_{name}"
+        if not (imported / "config.json").exists():
+            _cleared(imported)
+            ours("--mode=import", f"--diffusers_dir={Path(FLAGS.out) / name}", f"--run_dir={imported}")
+        return figures(imported, count, metrics)
+
+    return kept(FLAGS.out, name, measured)
 
 
 def figures(run_dir: Path, count: int, metrics: str) -> dict:
@@ -98,26 +109,26 @@ def fastest() -> dict:
 
     Compiled here for the first time, without what was compiled at some other time.
     """
-    rates, environment = {}, os.environ | {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    rates = {}
     for mode, precision in _MODES:
-        arguments = {"objective": "cosine_v", "mode": mode, "precision": precision}
         try:
-            found = peer(
-                arguments | {"learning_rate": 1e-3, "seconds": _SPEED_SECONDS},
-                env=environment,
-                stderr=subprocess.PIPE,
-            )
+            measure = lambda mode=mode, precision=precision: speed(mode, precision)  # noqa: E731
+            rates[f"{mode} {precision}"] = kept(FLAGS.out, f"speed_{mode}_{precision}", measure)
         except subprocess.CalledProcessError as error:
             why = (error.stderr.strip().splitlines() or [f"code {error.returncode}"])[-1]
             rates[f"{mode} {precision}"] = {"images_a_second": 0.0, "failed": why}
-            continue
-        rates[f"{mode} {precision}"] = {
-            "images_a_second": round(found["images"] / found["seconds"], 1),
-            "seconds_of_compiling": found["seconds_of_compiling"],
-        }
     best = max(rates, key=lambda name: rates[name]["images_a_second"])
     mode, precision = best.split()
     return {"mode": mode, "precision": precision, "rates": rates}
+
+
+def speed(mode: str, precision: str) -> dict:
+    """Images/s of a mode of the other side."""
+    arguments = {"objective": "cosine_v", "mode": mode, "precision": precision, "learning_rate": 1e-3}
+    environment = os.environ | {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    found = peer(arguments | {"seconds": _SPEED_SECONDS}, env=environment, stderr=subprocess.PIPE)
+    rate = round(found["images"] / found["seconds"], 1)
+    return {"images_a_second": rate, "seconds_of_compiling": found["seconds_of_compiling"]}
 
 
 def best_rate(objective: str, fast: dict) -> str:
@@ -125,9 +136,8 @@ def best_rate(objective: str, fast: dict) -> str:
     fids = {}
     for rate in FLAGS.rates:
         name = f"search_{objective}_{rate}"
-        trained_by_peer(name, objective, fast, rate, FLAGS.search_minutes)
-        measure = lambda name=name: figures(_imported(name), FLAGS.search_images, "fid")  # noqa: E731
-        fids[rate] = kept(FLAGS.out, name, measure)["fid"]
+        facts = trained_by_peer(name, objective, fast, rate, FLAGS.search_minutes)
+        fids[rate] = peer_figures(name, facts, FLAGS.search_images, "fid")["fid"]
     return min(fids, key=lambda rate: fids[rate])
 
 
@@ -137,9 +147,8 @@ def peer_row(objective: str, fast: dict) -> dict:
     facts = trained_by_peer(f"peer_{objective}", objective, fast, rate, FLAGS.minutes)
     compiling = fast["rates"][f"{fast['mode']} {fast['precision']}"]["seconds_of_compiling"]
     left = max(0.0, 1 - compiling / facts["seconds"])
-    measure = lambda: figures(_imported(f"peer_{objective}"), FLAGS.num_images, "fid,pr")  # noqa: E731
     counted = {"seconds_of_compiling": compiling, "with_compiling": round(facts["images"] * left)}
-    return facts | counted | kept(FLAGS.out, f"peer_{objective}", measure)
+    return facts | counted | peer_figures(f"peer_{objective}", facts, FLAGS.num_images, "fid,pr")
 
 
 def trained_by_us(name: str, updates: Callable[[], int]) -> dict:
@@ -169,13 +178,14 @@ def updates_in_time() -> int:
     run_dir, count = Path(FLAGS.out) / "pace", 400
     _cleared(run_dir)
     seconds = []
-    for steps in (count, 3 * count):  # the second goes on from the first: what both share is the start-up
+    # Each goes on from the one before. The first one's start-up, of files that nothing has read yet, is not counted.
+    for steps in (10, 10 + count, 10 + 3 * count):
         began = time.perf_counter()
         ours("--mode=train", f"--preset={FLAGS.preset}", f"--run_dir={run_dir}", f"--set=train.steps={steps}",
              "--set=train.preview_every=100000", "--set=train.decay_steps=0")  # fmt: skip
         seconds.append(time.perf_counter() - began)
-    pace = (seconds[1] - seconds[0]) / count  # of twice as many updates less once as many
-    updates = int((_SHARE * 60 * FLAGS.minutes - seconds[0] + count * pace) / pace)
+    pace = (seconds[2] - seconds[1]) / count  # of twice as many updates less once as many
+    updates = int((_SHARE * 60 * FLAGS.minutes - seconds[1] + count * pace) / pace)
     if updates < count:
         raise SystemExit(
             f"--minutes={FLAGS.minutes:g} is too short: ours makes {max(updates, 0)} updates; expected more"
@@ -186,18 +196,20 @@ def updates_in_time() -> int:
 def main(_: list[str]) -> None:
     """Trains and measures what has not been yet, and prints the table."""
     names = ("preset", "minutes", "search_minutes", "rates", "num_images", "search_images")
-    begin(FLAGS.out, **{name: FLAGS[name].value for name in names})
+    if presets.preset(FLAGS.preset).data.random_flip:
+        raise SystemExit(f"--preset={FLAGS.preset} mirrors images, and the other side does not; expected one without")
+    where = machine()
+    begin(FLAGS.out, cpu=where["cpu"], cores=where["cores"], **{name: FLAGS[name].value for name in names})
     try:
         inception.load()  # what is missing is told now, and not after the first training
     except UserError as error:
         raise SystemExit(str(error)) from None
     save_images()
-    pace = kept(FLAGS.out, "pace_facts", lambda: {"updates": updates_in_time()})
     fast = kept(FLAGS.out, "fastest", fastest)
     peers = {objective: peer_row(objective, fast) for objective in OBJECTIVES}
     best = min(peers, key=lambda objective: peers[objective]["fid"])
     rows = {f"diffusers, {name}, {found['learning_rate']:g}": found for name, found in peers.items()}
-    rows["ours, the same time"] = trained_by_us("ours", lambda: pace["updates"])
+    rows["ours, the same time"] = trained_by_us("ours", updates_in_time)
     rows["ours, the same images"] = trained_by_us("ours_same_images", lambda: peers[best]["updates"])
     text = table(rows, fast, rows["ours, the same time"]["fid"] / peers[best]["fid"])
     (Path(FLAGS.out) / "table.md").write_text(text, encoding="utf-8")

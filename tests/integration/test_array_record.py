@@ -1,5 +1,6 @@
 """Sets of TensorFlow Datasets at random access: the same batches, and no decoded copy."""
 
+import dataclasses
 import re
 import shlex
 import shutil
@@ -11,11 +12,13 @@ import pytest
 import tensorflow_datasets as tfds
 
 from tests.support.array_record_set import Shapes
+from tests.support.tiny import make_tiny_config
 from tf_ddpm import datasets
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets import array_records
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.errors import UserError
+from tf_ddpm.training import loop
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +140,33 @@ def test_a_reading_of_labels_that_was_killed_goes_on(prepared, tmp_path, monkeyp
     np.testing.assert_array_equal(labels, datasets.load(shapes(prepared["tfrecord"], tmp_path)).labels)
     (kept,) = (tmp_path / "cache").iterdir()
     assert kept.suffix == ".npy"
+
+
+@pytest.mark.parametrize("name", ["array_record", "tfrecord"])
+def test_a_set_that_was_built_anew_is_not_taken_for_what_was_kept_of_it(tmp_path, monkeypatch, name):
+    def built(change):
+        made = Shapes._generate_examples
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                Shapes,
+                "_generate_examples",
+                lambda self: (
+                    (i, {"image": change(row["image"]), "label": row["label"]}) for i, row in rows(made(self))
+                ),
+            )
+            Shapes(data_dir=tmp_path / "set", file_format=name).download_and_prepare()
+        return datasets.load(shapes(tmp_path / "set", tmp_path, memory_gb=0.0)).whole()
+
+    rows = lambda examples: list(examples)[:8]  # noqa: E731 (arrays, and no files)
+    first = built(lambda image: image)
+    shutil.rmtree(tmp_path / "set")
+    np.testing.assert_array_equal(np.sort(built(lambda image: 255 - image), axis=0), np.sort(255 - first, axis=0))
+
+
+def test_images_that_do_not_suit_are_told_before_anything_is_decoded(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr("tf_ddpm.datasets.tfds_set._decoded", None)
+    config = make_tiny_config(**{"model.multipliers": (1, 1, 1, 1, 1)})
+    for folder in prepared.values():
+        data = shapes(folder, tmp_path, image_size=None)
+        with pytest.raises(UserError, match=r"data\.image_size=8,8: 5 levels need sides divisible by 16"):
+            loop.run(dataclasses.replace(config, data=data), tmp_path / "run")

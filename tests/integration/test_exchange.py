@@ -173,6 +173,8 @@ def test_the_null_class_is_told_by_our_own_words_or_by_the_user(tmp_path):
         ("unet/config.json", {"downsample_padding": True}, "downsample_padding=True"),
         ("unet/config.json", {"add_attention": "no"}, "add_attention='no'"),
         ("unet/config.json", {"_class_name": "a\nb"}, "expected a UNet2DModel"),
+        ("unet/config.json", {"_class_name": ["a"]}, "expected a UNet2DModel"),
+        ("unet/config.json", {"_class_name": {}}, "expected a UNet2DModel"),
         ("model_index.json", {"vqvae": ["diffusers", "VQModel"]}, "'vqvae'"),
         ("scheduler/scheduler_config.json", {"_class_name": ["a"]}, "_class_name=['a']"),
         ("scheduler/scheduler_config.json", {"clip_sample": "False"}, "clip_sample='False'"),

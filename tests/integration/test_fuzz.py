@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -151,24 +152,30 @@ picture_files = st.lists(st.tuples(names, a_file), min_size=1, max_size=2)
 
 @pytest.mark.parametrize("count", _AMOUNTS)
 def test_random_image_files_are_read_or_named(count, tmp_path, capsys):
-    loaded = []
+    loaded, root = [], tmp_path / "pictures"
 
     def check(files):
-        for path in tmp_path.iterdir():
-            path.unlink()
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
         for name, content in files:
-            (tmp_path / name).write_bytes(content)
+            (root / name).write_bytes(content)
         for channels in (1, 3):
+            data = DataConfig("folder", str(root), image_size=(8, 8), channels=channels, cache_dir=str(tmp_path / "c"))
             try:
-                images = datasets.load(DataConfig("folder", str(tmp_path), image_size=(8, 8), channels=channels))
+                images = datasets.load(data)
+                pixels = images.whole()
             except UserError as error:
                 refused(error)
-                assert str(tmp_path) in str(error)
+                assert str(root) in str(error)
+                capsys.readouterr()
                 continue
             loaded.append(len(images))
-            assert images.images.shape[1:] == (8, 8, channels) and images.images.dtype == np.uint8
-            passed_over = len({name for name, _ in files}) - len(images)
-            assert ("passed over" in capsys.readouterr().err) == (passed_over > 0)
+            assert pixels.shape == (len(images), 8, 8, channels) and pixels.dtype == np.uint8
+            words = capsys.readouterr().err
+            assert ("passed over" in words) == (len(images) < len({name for name, _ in files}))
+            assert ("takes its place" in words) == (len(images.all_bad) > len(images.bad))
+            np.testing.assert_array_equal(datasets.load(data).whole(), pixels)  # as kept
+            capsys.readouterr()
 
     fuzzed(count, picture_files, check)
     assert len(loaded) > count / 4  # many are damaged where it does no harm

@@ -1,7 +1,10 @@
 """Autoencoders with a codebook and tiny ones, from pictures to SavedModel, and what is measured and shown of them."""
 
+import dataclasses
 import functools
 import json
+import shutil
+import types
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +18,19 @@ from tests.support.served import grey
 from tests.support.tiny import make_tiny_autoencoder, make_tiny_latent
 from tf_ddpm import config as config_lib
 from tf_ddpm import datasets
+from tf_ddpm.commands import checks
 from tf_ddpm.commands.evaluate import _own_split
+from tf_ddpm.datasets.pictures import Reader
 from tf_ddpm.diffusers_format import folders, reading
 from tf_ddpm.errors import UserError
-from tf_ddpm.evaluation import evaluate, feature_metrics
+from tf_ddpm.evaluation import evaluate, feature_metrics, likelihood, reconstruction
+from tf_ddpm.evaluation.reconstruction import ReconstructionSource
 from tf_ddpm.report import page
 from tf_ddpm.runs import configuration, latents
-from tf_ddpm.sampling import first_stage
+from tf_ddpm.sampling import first_stage, generate
 from tf_ddpm.sampling.run import load_run
-from tf_ddpm.training import loop
+from tf_ddpm.sampling.source import RunSource
+from tf_ddpm.training import encoded, loop
 
 KINDS = {
     "vq": {"autoencoder__kind": "vq", "autoencoder__codes": 16},
@@ -159,3 +166,47 @@ def test_the_report_of_a_run_of_latents_says_what_they_are(folder_of):
     run_dir = folder_of("tiny") / "latent"
     body = page.write_report(load_run(run_dir), run_dir).read_text(encoding="utf-8")
     assert "4 × 4 × 3" in body and "8 × 8 × 1" in body and "64 images, dpmpp in 3 steps" in body
+
+
+def test_kept_latents_of_a_folder_need_no_decoded_picture(folder_of, tmp_path, monkeypatch):
+    pictures = shutil.copytree(folder_of("vq") / "pictures", tmp_path / "pictures")
+    data = configuration.read(folder_of("vq") / "autoencoder").data
+    data = dataclasses.replace(data, path=str(pictures), cache_dir=str(tmp_path / "cache"))
+    codec = first_stage.open_first_stage(folder_of("vq") / "autoencoder").codec
+    found = encoded.latents(codec, datasets.load(data), data)
+    (kept,) = (tmp_path / "cache").glob("pictures-*")
+    shutil.rmtree(kept)
+    monkeypatch.setattr(Reader, "read", lambda *_: pytest.fail("decoded"))
+    np.testing.assert_array_equal(encoded.latents(codec, datasets.load(data), data), found)
+
+
+def test_a_drawing_that_was_stopped_is_not_gone_on_with_by_latents_of_another_scale(folder_of):
+    first, second = (load_run(folder_of("vq") / "latent") for _ in range(2))
+    named = lambda run: generate._work(RunSource(run, run.config.sample), {}, "png")  # noqa: E731
+    name = named(first)
+    assert name == named(second)
+    second.codec.scale = tuple(2 * one for one in second.codec.scale)
+    assert named(second) != name
+
+
+def test_pictures_that_stand_in_for_damaged_ones_are_not_measured_or_counted(folder_of, tmp_path):
+    pictures = shutil.copytree(folder_of("vq") / "pictures", tmp_path / "pictures")
+    changes = {"path": str(pictures), "cache_dir": str(tmp_path / "cache"), "holdout": 0.0}
+    data = dataclasses.replace(configuration.read(folder_of("vq") / "autoencoder").data, **changes)
+    (pictures / "7.png").write_bytes((pictures / "7.png").read_bytes()[:60])
+    run = types.SimpleNamespace(config=dataclasses.replace(config_lib.Config(), data=data))
+    chosen = likelihood.chosen_images(run, 80, 0)
+    assert len(chosen) == len(chosen.images) == len(chosen.labels) == 79
+    source = ReconstructionSource(first_stage.open_first_stage(folder_of("vq") / "autoencoder"), data)
+    receipt = reconstruction.measure(source, np.arange(160))["psnr"]["receipt"]["generated"]
+    assert receipt["replaced_by_others"] == 2 and receipt["weights"] == "ema"
+
+
+def test_the_weights_of_an_autoencoder_are_not_chosen(folder_of, monkeypatch):
+    config = configuration.read(folder_of("vq") / "autoencoder")
+    monkeypatch.setattr(checks, "FLAGS", types.SimpleNamespace(mode="eval"))
+    monkeypatch.setattr(checks, "given", lambda names: [name for name in names if name == "weights"])
+    with pytest.raises(UserError, match="--weights has no effect here: the scale"):
+        checks.check_idle(config)
+    (words,) = config_lib.warnings(config_lib.with_values(config, {"train.remat": True}))
+    assert words.startswith("train.remat=true has no effect")

@@ -331,7 +331,8 @@ def test_what_comes_back_is_measured_with_a_receipt(folder):
     errors = np.square(again - images).mean(axis=(1, 2, 3))
     assert np.isclose(found["psnr"]["value"], np.mean(10 * np.log10(255**2 / errors)), rtol=1e-5)
     receipt = found["psnr"]["receipt"]["generated"]
-    assert receipt["images"] == 32 and len(receipt["autoencoder_sha256"]) == 64
+    assert receipt["images"] == 32 and len(receipt["autoencoder_sha256"]) == 64 and receipt["weights"] == "ema"
+    assert "replaced_by_others" not in receipt
 
 
 def test_what_says_nothing_of_latents_is_refused_with_the_reason_before_anything_is_computed(folder, monkeypatch):
@@ -375,6 +376,14 @@ def test_the_unet_of_a_pipeline_is_read_with_the_autoencoder_beside_it(folder, t
     path.write_text(json.dumps(said))
     imported = load_run(folders.import_run(pipeline / "unet", config, tmp_path / "imported"))
     assert imported.sample(range(2), sampler="ddim", steps=3).shape == (2, 8, 8, 1)
+    shutil.rmtree(tmp_path / "imported" / "autoencoder")
+    shutil.copytree(folder / "autoencoder", tmp_path / "imported" / "autoencoder")
+    with pytest.raises(UserError, match="is not the autoencoder whose latents this run diffuses"):
+        load_run(tmp_path / "imported")
+    sizeless = pipeline / "vqvae" / "config.json"
+    sizeless.write_text(json.dumps(json.loads(sizeless.read_text()) | {"sample_size": None}))
+    config = reading.read_config(pipeline)
+    assert load_run(folders.import_run(pipeline, config, tmp_path / "sizeless")).image_shape == (8, 8, 1)
     with pytest.raises(
         UserError, match=r"autoencoder\.adversarial=0\.5: an imported autoencoder is trained on without"
     ):
@@ -383,6 +392,9 @@ def test_the_unet_of_a_pipeline_is_read_with_the_autoencoder_beside_it(folder, t
     words |= {"latents_mean": [0.0] * 3, "latents_std": [1.0] * 3, "shift_factor": 0.5}
     with pytest.raises(UserError, match=r"shift_factor=0\.5: expected none beside latents_mean"):
         autoencoder_words.autoencoder_words(words)
+    for wrong in ("3", 3.0, [3], 0, True):
+        with pytest.raises(UserError, match=r"vq_embed_dim=.*: expected a whole number above 0"):
+            autoencoder_words.autoencoder_words({"_class_name": "VQModel", "vq_embed_dim": wrong})
 
 
 @pytest.fixture(scope="module")

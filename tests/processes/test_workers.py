@@ -12,6 +12,8 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.support.processes import LONG, ROOT, check_interrupted, ended, result, start, start_workers
+from tf_ddpm import datasets
+from tf_ddpm.config import DataConfig
 from tf_ddpm.runs import checkpoint_files, probes
 from tf_ddpm.sampling.run import load_run
 
@@ -49,10 +51,24 @@ def run_dir(tmp_path_factory):
     return run_dir
 
 
-def test_two_workers_train_what_one_process_does(tmp_path):
+def pictures(folder):
+    """The settings of a set of some digits in files, two of them damaged, which all workers decode into one cache."""
+    (folder / "pictures").mkdir()
+    for i, image in enumerate(datasets.load(DataConfig("digits")).images[:300]):
+        file = folder / "pictures" / f"{i}.png"
+        Image.fromarray(image[..., 0]).save(file)
+        if i in (20, 250):
+            file.write_bytes(file.read_bytes()[:-30])
+    data = {"name": "folder", "path": folder / "pictures", "image_size": "8,8", "channels": 1}
+    return {f"data.{name}": value for name, value in (data | {"cache_dir": folder / "cache"}).items()}
+
+
+@pytest.mark.parametrize("kind", ["digits", "folder"])
+def test_two_workers_train_what_one_process_does(tmp_path, kind):
     """With SGD: Adam makes steps of rounding where a gradient is exactly zero."""
     alone, together = tmp_path / "alone", tmp_path / "together"
-    for processes in ([start(alone, **SGD)], start_workers(together, **SGD)):
+    own = SGD | (pictures(tmp_path) if kind == "folder" else {})
+    for processes in (start_workers(together, **own), [start(alone, **own)]):
         outputs = ended(processes)
         assert all(code == 0 for code, _, _ in outputs), outputs
     readers = [tf.train.load_checkpoint(str(path / "checkpoints" / "step-40")) for path in (alone, together)]

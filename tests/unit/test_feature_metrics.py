@@ -93,3 +93,12 @@ def test_precision_and_recall_tell_a_dropped_mode_from_a_strange_one():
     assert precision > 0.9 and 0.4 < recall < 0.55
     precision, recall = precision_and_recall(left, both)  # half of it strange
     assert 0.45 < precision <= 0.5 + 1e-9 and recall > 0.9
+
+
+def test_wide_rows_are_looked_at_in_smaller_blocks(monkeypatch):
+    points, others = (np.random.default_rng(seed).normal(size=(40, 50)) for seed in range(2))
+    expected = neighbours(points, others, 3)
+    monkeypatch.setattr(feature_metrics, "_BLOCK_BYTES", 7 * 8 * 50 + 1)
+    assert [len(block) for _, block in feature_metrics._blocks(points)] == [7] * 5 + [5]
+    for ours, theirs in zip(neighbours(points, others, 3), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs)

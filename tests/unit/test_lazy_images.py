@@ -334,7 +334,7 @@ def test_files_that_are_no_pictures_are_found_by_their_heads(folder, decodes):
     (folder / "dog" / "empty.jpg").touch()
     images = datasets.load(data(folder))
     assert len(images) == 12 and len(images.bad) == 2
-    assert sorted(decodes) == ["empty.jpg", "notes.png"]
+    assert decodes == ["empty.jpg"]  # (text is known as such)
     for name in ("cat", "dog"):
         shutil.rmtree(folder / name)
         (folder / name).mkdir()

@@ -87,6 +87,8 @@ def check_idle(config: Config) -> None:
     if not drawn and not (FLAGS.mode == "figure" and FLAGS.figure in ("samples", "progressive")):
         return  # callers of an export say their weights, and other figures compare some
     idle = config_lib.idle(config)
+    if config.autoencoder.trained and given(("weights",)):
+        raise UserError("--weights has no effect here: the scale of an autoencoder's latents is that of the average")
     if config.sample.guidance == 1.0:
         for name in given(("guide", "guidance_interval")):
             raise UserError(f"--{name} has no effect with guidance 1; expected --guidance=W beside it, for example 2")

@@ -46,6 +46,8 @@ def warnings(config: Config) -> list[str]:
         found.append(
             "model.null_class=true with train.label_dropout=0: the null class, and so guidance, is not trained"
         )
+    if config.autoencoder.trained and config.train.remat:
+        found.append("train.remat=true has no effect: it is of networks that denoise")
     attends = config.model.attention_levels or config.model.middle == "attention"
     without = "model.attention_levels=none with model.middle=residual"
     if config.autoencoder.trained:

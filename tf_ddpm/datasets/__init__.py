@@ -1,6 +1,7 @@
 """One door to data: `load` gives an `ImageSet`, `batches` makes training batches of it."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from tf_ddpm.config import DataConfig
@@ -33,11 +34,14 @@ def check(data: DataConfig) -> None:
             finding.of_split(root, finding.with_held_out(data.split))
 
 
-def load(data: DataConfig, classes: int | None = None) -> ImageSet:
+def load(
+    data: DataConfig, classes: int | None = None, fit: Callable[[tuple[int, int, int]], object] | None = None
+) -> ImageSet:
     """The images of `data.name`, at `data.image_size` and with `data.channels`.
 
     Args:
       classes: of a network that is trained on them: labels that do not fit are told before anything is decoded.
+      fit: refuses a shape [H, W, C] that does not suit, as soon as the set says which its images have.
 
     Raises:
       UserError: where the set does not exist, cannot be downloaded, holds no image, or has other labels.
@@ -54,7 +58,7 @@ def load(data: DataConfig, classes: int | None = None) -> ImageSet:
     else:
         from tf_ddpm.datasets import tfds_set
 
-        images = tfds_set.load(data, classes)
+        images = tfds_set.load(data, classes, fit)
     if len(images) == 0:
         raise UserError(f"data.name={data.name}: the set is empty")
     if classes is not None:

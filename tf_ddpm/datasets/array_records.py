@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import shlex
@@ -42,7 +41,7 @@ def load(
     """The images of such a set; nothing is kept but its labels.
 
     Args:
-      shape: (height, width, channels) of each. key: names the set and its split.
+      shape: (height, width, channels) of each. key: names the set, as it was built, and its split.
     """
     encoded, feature = _encoded(builder, data.split), builder.info.features["image"]
     labels = _labels(builder, data, key) if label_names else np.full(len(encoded), -1, np.int32)
@@ -65,10 +64,7 @@ def _encoded(builder: tfds.core.DatasetBuilder, split: str) -> tfds.core.data_so
 
 def _labels(builder: tfds.core.DatasetBuilder, data: DataConfig, key: str) -> np.ndarray:
     """All labels int32 [N]: read once, and kept in `data.cache_dir`; a reading that was killed goes on."""
-    split, info = builder.info.splits[data.split], builder.data_path / "dataset_info.json"
-    about = (split.shard_lengths, split.num_bytes, os.stat(info).st_mtime_ns)  # of a set that is built anew
-    made = hashlib.sha256(repr(about).encode()).hexdigest()[:8]
-    path = paths.home_expanded(data.cache_dir, "data.cache_dir") / f"labels-{key}-{made}.npy"
+    path = paths.home_expanded(data.cache_dir, "data.cache_dir") / f"labels-{key}.npy"
     count = len(_encoded(builder, data.split))
     with contextlib.suppress(OSError, ValueError, EOFError):
         kept = np.load(path, allow_pickle=False)

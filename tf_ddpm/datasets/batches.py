@@ -58,11 +58,12 @@ def batch_dataset(
 
 def _gathered(images: np.ndarray | LazyImages, index: np.ndarray, flip: np.ndarray) -> np.ndarray:
     """The images [B, H, W, C] at `index`, mirrored where `flip` is 1."""
-    batch, mirrored = images[index], np.flatnonzero(flip)
-    channels = batch.shape[-1]
-    # (Copied pixel by pixel, and not channel by channel, which takes twice as long.)
-    pixels = batch.view(f"u{channels}" if channels in (1, 2, 4) else f"V{channels}")[..., 0]
-    pixels[mirrored] = pixels[mirrored][:, :, ::-1]
+    batch = images[index]
+    # (One at a time, so that an image stays in the processor's cache; a whole channel is copied faster than pixels.)
+    for row in np.flatnonzero(flip):
+        image = batch[row].copy()
+        for channel in range(image.shape[-1]):
+            batch[row, ..., channel] = image[:, ::-1, channel]
     return batch
 
 

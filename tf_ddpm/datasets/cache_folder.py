@@ -58,6 +58,8 @@ def _what(path: Path) -> str | None:
     pictures = picture_cache.count(path)
     if pictures is not None:
         return f"{pictures:,} pictures"
+    if picture_cache.is_one(path):
+        return "pictures, of which the index is damaged"
     if (path / "images.npy").exists() and (path / "meta.json").exists():
         return "decoded images"
     return "labels" if path.name.startswith("labels-") else None

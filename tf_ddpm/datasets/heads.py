@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
 import hashlib
 import os
@@ -92,8 +93,19 @@ def _problem(file: Path, first: bytes, reader: Reader) -> str | None:
         return ""
     if first.startswith(_SURE) or _is_known(first[:16]):
         return None
+    if _is_text(first):  # which lies beside many pictures, and is not tried at each start
+        return reader.unidentified(file)
     found = reader.read(file, None, None)  # a format that its first bytes do not tell
     return found if isinstance(found, str) else None
+
+
+def _is_text(first: bytes) -> bool:
+    """Whether a file of an unknown format begins as text does; those of Pillow's that do are known by it."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(first)
+    except UnicodeDecodeError:
+        return False
+    return first != b"" and b"\0" not in first
 
 
 def pixels(first: bytes) -> int:

@@ -19,6 +19,7 @@ from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.errors import UserError
 from tf_ddpm.runtime import atomic_files, memory
 from tf_ddpm.runtime.paths import home_expanded, touch
+from tf_ddpm.runtime.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +104,11 @@ class ImageSet:
         if isinstance(self.images, LazyImages):
             return self.images.digest()
         found = hashlib.sha256(f"{self.images.shape} {self.label_names}".encode() + self.labels.tobytes())
-        for start in range(0, len(self), 1000):  # what lies in a file is never held whole
-            found.update(np.ascontiguousarray(self.images[start : start + 1000]).data)
+        with Progress(len(self), "hashing images") as bar:
+            for start in range(0, len(self), 1000):  # what lies in a file is never held whole
+                part = np.ascontiguousarray(self.images[start : start + 1000])
+                found.update(part.data)
+                bar.update(len(part))
         return found.hexdigest()
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -15,16 +19,33 @@ from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.datasets.picture_cache import PictureCache
 from tf_ddpm.datasets.pictures import Reader, Rules
 from tf_ddpm.errors import UserError, required
+from tf_ddpm.runtime import atomic_files
 from tf_ddpm.runtime.paths import home_expanded
 
 
 def open_cache(data: DataConfig) -> PictureCache | str:
-    """Where the pictures are kept, or why that cannot be written."""
+    """Where the pictures are kept, or why that cannot be written. One that is damaged is begun anew."""
     folder = picture_cache.folder_of(home_expanded(data.cache_dir, "data.cache_dir"), _shape(data), _rules(data))
+    make = lambda: PictureCache(folder, _shape(data), pictures.libraries())  # noqa: E731
     try:
-        return PictureCache(folder, _shape(data), pictures.libraries())
+        try:
+            return make()
+        except sqlite3.Error as error:
+            if not _removed(folder, error):
+                raise
+            return make()
     except (OSError, sqlite3.Error) as error:
         return _words(error)
+
+
+def _removed(folder: Path, error: OSError | sqlite3.Error) -> bool:
+    """Whether the cache was damaged, by what the error says, and is removed: not if it was locked, which passes."""
+    if type(error) is not sqlite3.DatabaseError:
+        return False
+    print(f"warning: {folder} is damaged ({error}); its pictures are decoded again", file=sys.stderr)
+    with contextlib.suppress(FileNotFoundError), atomic_files.staging_directory(folder.parent) as aside:
+        os.replace(folder, aside / folder.name)
+    return True
 
 
 def images(
@@ -49,6 +70,13 @@ def images(
             _check_fault(files[index], found)
         return f"{files[index][0]}: made by this program" if found is None else found
 
+    def still(index: int) -> bool:
+        file, size, changed = files[index]
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            return (status.st_size, status.st_mtime_ns) == (size, changed)
+        return False
+
     content = lambda index: files[index][0].read_bytes()  # noqa: E731
     whole, keys = (len(files), *shape), [head.key for head in heads]
     refused = {index: head.refusal for index, head in enumerate(heads) if head.refusal is not None}
@@ -56,12 +84,13 @@ def images(
         try:
             places, reasons = cache.places(keys)
         except (OSError, sqlite3.Error) as error:
-            picture_cache.remove_empty(cache.folder)
+            if not _removed(cache.folder, error):
+                picture_cache.remove_empty(cache.folder)
             cache = _words(error)
     if isinstance(cache, PictureCache):
         known = {index: reasons[place] for index, place in enumerate(places.tolist()) if place in reasons}
         return LazyImages(
-            decode, whole, labels, cache, keys, places, known | refused, content=content, rules=_rules(data)
+            decode, whole, labels, cache, keys, places, known | refused, True, content, _rules(data), still
         )
     size_gb = np.prod(whole, dtype=np.float64) / 1e9
     if size_gb > data.memory_gb:
@@ -69,6 +98,11 @@ def images(
             f"cannot keep {size_gb:.1f} GB of decoded images in data.cache_dir={data.cache_dir} ({cache}); "
             f"choose another, or raise data.memory_gb={data.memory_gb:g}"
         )
+    print(
+        f"warning: data.cache_dir={data.cache_dir} cannot be written ({cache}): pictures are held in memory, and "
+        "decoded again at the next start",
+        file=sys.stderr,
+    )
     return LazyImages(decode, whole, labels, reasons=refused, content=content, rules=_rules(data))
 
 

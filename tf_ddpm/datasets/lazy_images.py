@@ -39,6 +39,7 @@ class LazyImages:
       reasons: index -> why there is none, as far as that is known.
       keeps: False: each is decoded whenever it is asked for, and kept nowhere.
       content: index -> the bytes that are decoded. rules: how they are.
+      still: index -> whether its file is the one of which its key was made; what was decoded is kept only then.
 
     Attributes:
       failure: why images could not be read, once that has happened; readers in other threads and graphs cannot raise
@@ -60,10 +61,11 @@ class LazyImages:
         keeps: bool = True,
         content: Callable[[int], bytes] | None = None,
         rules: str = "",
+        still: Callable[[int], bool] = lambda _: True,
     ):
         self._decode, self.shape, self._labels = decode, shape, labels
         self._cache, self._keys, self._places = cache, keys, places
-        self._content, self._rules = content, rules
+        self._content, self._rules, self._still = content, rules, still
         if cache is None and keeps:
             memory.check(
                 float(np.prod(shape)), f"holding {shape[0]} images", "data.cache_dir=DIR keeps them on a disk"
@@ -171,7 +173,8 @@ class LazyImages:
             self._give_up(index, result)
             return None
         picture[...] = result
-        self._keep(index, picture)
+        if self._still(index):
+            self._keep(index, picture)
         return picture
 
     def _keep(self, index: int, picture: np.ndarray) -> None:
@@ -236,7 +239,8 @@ class LazyImages:
 
     def fill(self) -> None:
         """Begins to decode what is not there yet, with half of the cores; no end of a process waits for it."""
-
+        if self._filling is not None:
+            return
         missing = (index for index in range(len(self)) if not self._is_there(index))
         width = max(1, cores() // 2)  # the others are for who waits
 
@@ -247,9 +251,8 @@ class LazyImages:
                 except Exception:  # who needs the picture will be told
                     return
 
-        if self._filling is None:
-            self._filling = threading.Thread(target=work, name="filling", daemon=True)
-            self._filling.start()
+        self._filling = threading.Thread(target=work, name="filling", daemon=True)
+        self._filling.start()
 
     def stop(self) -> None:
         """Ends `fill`."""

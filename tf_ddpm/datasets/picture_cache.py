@@ -151,6 +151,11 @@ def count(folder: Path) -> int | None:
     return int(found)
 
 
+def is_one(folder: Path) -> bool:
+    """Whether it is a cache, also where its index is damaged."""
+    return folder.name.startswith(_PREFIX) and (folder / _PIXELS).exists()
+
+
 def remove_empty(folder: Path) -> None:
     """Removes a cache in which no picture has a place, as far as that can be done."""
     if count(folder) == 0:

@@ -116,13 +116,17 @@ class Reader:
                     self.notes[note] += 1
             return pixels
         except UnidentifiedImageError:
-            return f"{file}: {_unidentified(file, self.rules.decoder)}"
+            return self.unidentified(file)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             return self.too_large(file)
         except MemoryError:
             return f"{file}: {NO_MEMORY}"
         except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them raise
             return f"{file}: {' '.join(str(error).split()) or type(error).__name__}"
+
+    def unidentified(self, file: Path) -> str:
+        """In words that it is no picture."""
+        return f"{file}: {_unidentified(file, self.rules.decoder)}"
 
     def too_large(self, file: Path | str) -> str:
         """In words that a picture has more pixels than the rules allow."""
@@ -161,7 +165,9 @@ def _reduce(picture: Image.Image, size: tuple[int, int]) -> None:
     if picture.format != "JPEG":
         return
     _forget_xmp(picture)  # before its orientation is asked for
-    turned = picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    turned = False
+    with contextlib.suppress(Exception):  # damaged EXIF data is no reason to lose a good image
+        turned = picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     wanted = size if turned else size[::-1]
     for scale in (8, 4, 2):
         if all(

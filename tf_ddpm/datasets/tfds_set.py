@@ -7,7 +7,7 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,13 @@ _PROBE_SECONDS = 3
 _LARGE = 20.0  # GB of decoded images
 
 
-def load(data: DataConfig, classes: int | None = None) -> ImageSet:
+def load(
+    data: DataConfig, classes: int | None = None, fit: Callable[[tuple[int, int, int]], object] | None = None
+) -> ImageSet:
     """The split `data.split` of the set `data.name`, downloaded first where it must be and can be.
+
+    Args:
+      classes, fit: see `datasets.load`.
 
     Raises:
       UserError: for an unknown set or split, a set without images or with other labels than a network of so many
@@ -51,13 +56,15 @@ def load(data: DataConfig, classes: int | None = None) -> ImageSet:
     label_names = tuple(label_feature.names) if isinstance(label_feature, tfds.features.ClassLabel) else ()
     check_names(label_names, classes or 0)
     shape = (*size, channels)
+    if fit is not None:
+        fit(shape)
     if not builder.is_prepared():
         builder = _prepared(builder, data, shape)
     if data.split not in builder.info.splits:
         splits = ", ".join(builder.info.splits)
         raise UserError(f"data.split={data.split}: {data.name} has the splits {splits}")
     where = hashlib.sha256(str(builder.data_path).encode()).hexdigest()[:8]
-    key = f"{builder.info.full_name.replace('/', '-')}-{where}-{data.split}"
+    key = f"{builder.info.full_name.replace('/', '-')}-{where}-{_built(builder, data.split)}-{data.split}"
     if builder.info.file_format == array_records.FORMAT:
         return array_records.load(builder, data, shape, label_names, key)
     return _in_order(builder, data, shape, label_names, key)
@@ -92,6 +99,15 @@ def _in_order(
     key += "" if data.decoder == 1 else f"-d{data.decoder or config_lib.DECODER}"
     rows = _decoded(builder, data, (height, width), channels, bool(label_names), count)
     return collect(rows, count, shape, label_names, data, key)
+
+
+def _built(builder: tfds.core.DatasetBuilder, split: str) -> str:
+    """Tells a set from what was there before it was built anew."""
+    known, changed = builder.info.splits[split], 0
+    with contextlib.suppress(OSError):  # of a set that is in no folder of this machine
+        changed = os.stat(builder.data_path / "dataset_info.json").st_mtime_ns
+    about = known.shard_lengths, known.num_bytes, changed
+    return hashlib.sha256(repr(about).encode()).hexdigest()[:8]
 
 
 def _size_gb(builder: tfds.core.DatasetBuilder, split: str, shape: tuple[int, int, int]) -> float:

@@ -74,9 +74,10 @@ def autoencoder_words(given: dict[str, Any]) -> tuple[dict[str, Any], LatentScal
     ignored = _IGNORED | ({"block_out_channels"} if kind == "tiny" else set())
     refuse_others(name, given, _DEFAULTS[kind], _FIXED[kind], ignored)
     config = _DEFAULTS[kind] | given
-    for key in ("in_channels", "out_channels", "latent_channels"):
-        if type(config[key]) is not int or config[key] < 1:
-            refuse(name, key, config[key], "expected a whole number above 0")
+    for key in ("in_channels", "out_channels", "latent_channels", "vq_embed_dim"):
+        value = config.get(key)
+        if (type(value) is not int or value < 1) and (key, value) != ("vq_embed_dim", None):
+            refuse(name, key, value, "expected a whole number above 0")
     if config["out_channels"] != config["in_channels"]:
         refuse(name, "out_channels", config["out_channels"], "expected in_channels")
     words = _tiny_words(name, config) if kind == "tiny" else _block_words(name, kind, config)
@@ -105,7 +106,7 @@ def _block_words(name: str, kind: str, config: dict[str, Any]) -> dict[str, Any]
     attention = _attending(name, config, "down_block_types", _DOWN, len(widths))
     if attention != _attending(name, config, "up_block_types", _UP, len(widths))[::-1]:
         refuse(name, "up_block_types", config["up_block_types"], "expected attention where down_block_types have it")
-    size = config["sample_size"]
+    size = config["sample_size"] or 2 ** (len(widths) - 1) * 8  # where it says none, it takes any
     words = {
         "autoencoder.widths": widths,
         "autoencoder.blocks": config["layers_per_block"],

@@ -53,7 +53,9 @@ def import_run(
     found = None if place is None else _read_first_stage(place, scaling_factor)
 
     def write(aside: Path) -> None:
-        (aside / "config.json").write_text(config_lib.to_json(config), encoding="utf-8")
+        made_of = {} if found is None else {"codec.sha256": found.sha256}
+        described = config_lib.with_values(config, made_of)
+        (aside / "config.json").write_text(config_lib.to_json(described), encoding="utf-8")
         checkpoints.save_imported(network, aside)
         if found is not None:
             (aside / first_stage.FOLDER).mkdir()

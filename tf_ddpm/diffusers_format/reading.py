@@ -40,7 +40,7 @@ def read_config(diffusers_dir: str | os.PathLike, settings: Iterable[str] = ()) 
     """
     folder = Path(diffusers_dir)
     unet = _json(_unet_folder(folder) / "config.json")
-    if unet.get("_class_name") in autoencoder_words.KINDS:
+    if unet.get("_class_name") in list(autoencoder_words.KINDS):  # (a list is asked by values that have no hash)
         return read_autoencoder(folder, settings)[0]
     if unet.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise UserError(

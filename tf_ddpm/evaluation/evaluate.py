@@ -13,7 +13,7 @@ import tensorflow as tf
 from tf_ddpm import datasets
 from tf_ddpm.config import DECODER, Config
 from tf_ddpm.errors import UserError, required
-from tf_ddpm.evaluation import enlarging, image_metrics, likelihood, quality, reconstruction
+from tf_ddpm.evaluation import enlarging, feature_metrics, image_metrics, likelihood, quality, reconstruction
 from tf_ddpm.evaluation.quality import FeatureNetwork, FeatureSet
 from tf_ddpm.evaluation.reconstruction import ReconstructionSource
 from tf_ddpm.runs.pipelines import PipelineConfig
@@ -161,9 +161,11 @@ def _with_memorisation(
     own = config.data.name == "folder" and wanted.images is None and wanted.reference == config.data.split
     if "memorisation" in names:
         remedy = "take memorisation out of the metrics"
-        memory.check(real.size, f"comparing with the pixels of {real.about['images']} pictures", remedy)
+        size = real.size + feature_metrics.WORKING
+        memory.check(size, f"comparing with the pixels of {real.about['images']} pictures", remedy)
         return names
-    few = own and not config.autoencoder.trained and "fid" in names and real.size < memory.available() / 4
+    room = memory.available() / 4 - feature_metrics.WORKING
+    few = own and not config.autoencoder.trained and "fid" in names and real.size < room
     return (*names, "memorisation") if few else names
 
 

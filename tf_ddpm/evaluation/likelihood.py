@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tf_ddpm import build, datasets, randomness
 from tf_ddpm import config as config_lib
+from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.diffusion import bounds
 from tf_ddpm.diffusion.chain import Chain
 from tf_ddpm.errors import UserError
@@ -125,7 +126,7 @@ def _compiled_terms(run: Run, chain: Chain) -> Callable[..., tuple[np.ndarray, .
 
 
 def chosen_images(run: Run, num_images: int, seed: int, images: datasets.ImageSet | None = None) -> datasets.ImageSet:
-    """`num_images` of the run's data (all, if there are no more), drawn by `seed`.
+    """`num_images` of the run's data (all, if there are no more), drawn by `seed`; less those that are damaged.
 
     Args:
       images: the run's data, where it is there already.
@@ -139,7 +140,13 @@ def chosen_images(run: Run, num_images: int, seed: int, images: datasets.ImageSe
     size = float(len(chosen) * np.prod(images.image_shape))
     memory.check(size, f"holding {len(chosen)} images", "take fewer: --num_images")
     with Progress(1, f"reading {len(chosen)} images"):
-        return datasets.ImageSet(images.images[chosen], images.labels[chosen], images.label_names)
+        found = images.images[chosen]
+    if isinstance(images.images, LazyImages):  # what could not be decoded is a copy of another one
+        own = np.flatnonzero(~np.isin(chosen, images.images.replaced))
+        if not len(own):
+            raise UserError(f"none of the {len(chosen)} images can be decoded; expected a larger num_images")
+        found, chosen = found[own], chosen[own]
+    return datasets.ImageSet(found, images.labels[chosen], images.label_names)
 
 
 def table(bits: dict) -> str:

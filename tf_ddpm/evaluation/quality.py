@@ -128,6 +128,9 @@ def array_features(
       UserError: for images that the network does not take.
     """
     _check(images.shape)
+    # Twice: the chunks, and what they are put together to.
+    size = 2.0 * len(images) * 4 * inception.FEATURES
+    memory.check(size, f"the features of {len(images)} reference images", "measure against a split of fewer")
     if isinstance(images, LazyImages):
         key, about = images.digest(), about | {"sha256_of": "the files, and how they are decoded"}
     else:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tf_ddpm import config as config_lib
 from tf_ddpm import datasets
 from tf_ddpm.config import DataConfig
+from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.evaluation import image_metrics, provenance
 from tf_ddpm.runtime import cluster
 from tf_ddpm.runtime.progress import Progress
@@ -45,6 +46,12 @@ class ReconstructionSource(Source):
         """The pictures uint8 [N, H, W, C]."""
         return self.pictures.images[seeds % len(self.pictures)]
 
+    def replaced(self, seeds: np.ndarray) -> int:
+        """How many of them could not be decoded, and are other pictures."""
+        images = self.pictures.images
+        found = images.replaced if isinstance(images, LazyImages) else ()
+        return int(np.isin(seeds % len(self.pictures), found).sum())
+
     def batches(self, seeds: np.ndarray, labels: np.ndarray, num_frames: int = 0, rounded: bool = True) -> Batches:
         """See `Source`; there are no frames."""
         for start in range(0, len(seeds), self.batch_size):
@@ -60,7 +67,7 @@ class ReconstructionSource(Source):
             "checkpoint_step": self._found.checkpoint_step,
             "config_sha256": hashlib.sha256(text).hexdigest(),
             "autoencoder_sha256": self._found.sha256,
-            "weights": config.sample.weights,
+            "weights": "ema",
             "pictures": {"split": self._split, "sha256": self._digest},
         }
 
@@ -79,11 +86,14 @@ def measure(source: ReconstructionSource, seeds: np.ndarray) -> dict[str, dict]:
     image_metrics.check_room(len(seeds), source.image_shape)
     with Progress(len(seeds), "giving images back", quiet=not cluster.this_worker().is_chief) as bar:
         images = gathered(source.batches(seeds, labels), bar.reach)
-    receipt = {
+    receipt: dict[str, Any] = {
         "metric_version": _VERSION,
         "generated": source.facts() | {"first_image": int(seeds[0]), "images": len(images)},
         "library": image_metrics.LIBRARY,
         "versions": provenance.versions(),
     }
-    found = image_metrics.against(images, source.real(seeds))
+    real = source.real(seeds)
+    replaced = source.replaced(seeds)
+    receipt["generated"] |= {"replaced_by_others": replaced} if replaced else {}
+    found = image_metrics.against(images, real)
     return {name: {"value": value, "receipt": receipt} for name, value in found.items()}

@@ -20,6 +20,6 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "guidance": tuple(flag for flag in _DRAWN if flag != "guidance"),
     "cascade": ("augmentation", *_DRAWN),
     "steps": ("clip", "precision", "weights", "seed"),
-    "reconstruction": ("num_images", "weights", "seed"),
-    "latent": ("num_images", "weights", "seed"),
+    "reconstruction": ("num_images", "seed"),
+    "latent": ("num_images", "seed"),
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tf_ddpm.codecs.latents import Latents
 from tf_ddpm.errors import UserError
 from tf_ddpm.runtime import atomic_files, cluster
 from tf_ddpm.runtime.progress import Progress
@@ -104,6 +105,8 @@ def _work(source: Source, manifest: dict[str, Any], file_format: str) -> str:
     """A name for all that the images depend on."""
     found = hashlib.sha256(json.dumps([manifest, file_format, source.batch_size], default=str).encode())
     for run in source.runs:
+        if isinstance(run.codec, Latents):
+            found.update(repr((run.codec.shift, run.codec.scale)).encode())
         for weight in run.all_weights:
             found.update(np.asarray(weight).tobytes())
     return found.hexdigest()[:16]

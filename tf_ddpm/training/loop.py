@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from pathlib import Path
 
 import tensorflow as tf
@@ -15,15 +14,15 @@ from tf_ddpm.codecs.codec import Codec
 from tf_ddpm.codecs.latents import Latents
 from tf_ddpm.config import Config
 from tf_ddpm.datasets.batches import batch_dataset
-from tf_ddpm.errors import UserError, required
+from tf_ddpm.errors import UserError
 from tf_ddpm.networks import averaging
-from tf_ddpm.runs import averages, checkpoint_files, checkpoints, configuration, directory, guides, latents, probes
+from tf_ddpm.runs import averages, checkpoints, directory, guides, latents, probes
 from tf_ddpm.runtime import cluster, devices, interruption
 from tf_ddpm.runtime.collectives import agree, all_gather
-from tf_ddpm.runtime.paths import home_expanded, printable
+from tf_ddpm.runtime.paths import printable
 from tf_ddpm.runtime.preemption import Preemption
 from tf_ddpm.sampling import first_stage, teacher
-from tf_ddpm.training import accumulation, autoencoding, distilling, encoded
+from tf_ddpm.training import autoencoding, beginning, distilling, encoded
 from tf_ddpm.training.optimizers import make_optimizer
 from tf_ddpm.training.previews import Preview
 from tf_ddpm.training.reconstructions import Reconstructions
@@ -32,8 +31,8 @@ from tf_ddpm.training.state import TrainState
 from tf_ddpm.training.update import make_update, make_updates
 
 _NEEDS_LESS = (
-    "The same batch in parts (train.accumulate=2) or train.remat=true needs less, and the run resumes with it from "
-    "its last checkpoint. So does a smaller train.batch_size or network (which a run with a checkpoint cannot change)."
+    "The same batch in parts (train.accumulate=2) needs less, as a U-Net does with train.remat=true; the run goes on "
+    "with either from its last checkpoint. So does a smaller train.batch_size or network, in another run directory."
 )
 
 _SHOWN = 30  # labels
@@ -72,7 +71,7 @@ def _run(
 ) -> TrainState:
     """`run`; `holds` takes the lock of a new run's directory, before its images are decoded."""
     here = cluster.this_worker()
-    config, images = _prepare(config, run_dir, strategy.num_replicas_in_sync, holds)
+    config, images = beginning.prepare(config, run_dir, strategy.num_replicas_in_sync, holds)
     train, classes = config.train, config.model.classes
     if train.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -145,42 +144,6 @@ def _without_paths(config: Config) -> Config:
     return config_lib.with_values(config, paths)
 
 
-def _prepare(
-    config: Config, run_dir: Path, replicas: int, holds: contextlib.ExitStack | None
-) -> tuple[Config, datasets.ImageSet | None]:
-    """The resolved configuration, and the images if they were needed to resolve it: those of a new run."""
-    config = config_lib.validated(config)
-    for warning in config_lib.warnings(config):
-        print(f"warning: {warning}", file=sys.stderr)
-    begun = checkpoint_files.steps(run_dir)
-    if os.path.lexists(run_dir / "config.json"):
-        config = configuration.resumed(configuration.read(run_dir), config, bool(begun))
-        accumulation.check_shares(config.train, replicas)
-        return _resolved(config), None
-    if begun:
-        raise UserError(
-            f"{run_dir} has checkpoints and no config.json, which describes their run; "
-            "put it back, or take another run directory"
-        )
-    config = teacher.describe(first_stage.describe(_resolved(config)), run_dir)
-    if config.data.name == "folder":
-        directory.check_free(run_dir, home_expanded(required(config.data.path, "data.path"), "data.path"))
-    accumulation.check_shares(config.train, replicas)  # before anything is decoded
-    if holds is not None and cluster.this_worker().is_chief:
-        directory.make(run_dir, holds)
-    images = datasets.load(config.data, config.model.classes)
-    height, width, channels = images.image_shape
-    values = {"data.image_size": (height, width), "data.channels": channels}
-    return config_lib.validated(config_lib.with_values(config, values)), images
-
-
-def _resolved(config: Config) -> Config:
-    """With what the newest rules and this machine say where the configuration leaves it open."""
-    jit = devices.best_jit() if config.train.jit == "auto" else config.train.jit
-    decoder = config.data.decoder or config_lib.DECODER
-    return config_lib.with_values(config, {"data.decoder": decoder, "train.jit": jit})
-
-
 class _Training:
     """The loop, and what it needs."""
 
@@ -247,7 +210,8 @@ class _Training:
                         self._student.before(step)
                     count = self._count_until_due(step)
                     metrics, waited = updates(batches, tf.constant(count))
-                    self._images.fill()  # not before: nothing keeps the first update waiting
+                    if self._encoded is None:
+                        self._images.fill()  # not before: nothing keeps the first update waiting
                     step += count
                     # Asked once: a signal may come at any moment.
                     last, stopped_by = step == train.steps, preemption.stop_after_step(metrics["loss"])

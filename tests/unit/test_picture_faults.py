@@ -1,0 +1,112 @@
+"""What goes wrong with pictures and their cache: nothing good is lost, and nothing wrong is kept."""
+
+import os
+import sqlite3
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tf_ddpm import datasets
+from tf_ddpm.config import DataConfig
+from tf_ddpm.datasets import cache_folder
+from tf_ddpm.datasets.pictures import Reader
+
+
+@pytest.fixture
+def decodes(monkeypatch):
+    """The files that were decoded, by name."""
+    seen, read = [], Reader.read
+
+    def counted(self, file, size, channels):
+        seen.append(file.name)
+        return read(self, file, size, channels)
+
+    monkeypatch.setattr(Reader, "read", counted)
+    return seen
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for i in range(6):
+        Image.fromarray(np.full((8, 8, 3), 40 * i, np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+def load(folder, **changes):
+    values = {"image_size": (8, 8), "channels": 3, "cache_dir": str(folder.parent / "cache")}
+    return datasets.load(DataConfig("folder", str(folder), **values | changes))
+
+
+@pytest.mark.parametrize("where", ["head", "page"])
+def test_a_damaged_index_is_told_and_begun_anew(folder, decodes, capsys, where):
+    expected = load(folder).whole()
+    (index,) = (folder.parent / "cache").glob("*/index.sqlite")
+    content = bytearray(index.read_bytes())
+    content[slice(100) if where == "head" else slice(4096, None)] = b"\xa5" * (
+        100 if where == "head" else len(content) - 4096
+    )
+    index.write_bytes(content)
+    assert [kept.what for kept in cache_folder.kept(folder.parent / "cache")] == [
+        "pictures, of which the index is damaged"
+    ]
+    np.testing.assert_array_equal(load(folder).whole(), expected)
+    assert "is damaged" in capsys.readouterr().err
+    np.testing.assert_array_equal(load(folder).whole(), expected)
+    decodes.clear()
+    np.testing.assert_array_equal(load(folder).whole(), expected)
+    assert not decodes and not capsys.readouterr().err
+
+
+def test_an_index_that_is_locked_is_left_as_it_is(folder, monkeypatch, capsys):
+    load(folder).whole()
+    (index,) = (folder.parent / "cache").glob("*/index.sqlite")
+    monkeypatch.setattr("tf_ddpm.datasets.picture_cache._WAIT", 0.1)
+    other = sqlite3.connect(index, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    assert load(folder).whole().shape == (6, 8, 8, 3)
+    other.close()
+    assert "cannot be written (database is locked)" in capsys.readouterr().err and index.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_told_where_memory_takes_its_place(folder, capsys):
+    (folder.parent / "cache").write_text("a file")
+    assert load(folder).whole().shape == (6, 8, 8, 3)
+    words = capsys.readouterr().err
+    assert "cannot be written (Not a directory): pictures are held in memory, and decoded again" in words
+
+
+def test_a_picture_that_is_replaced_during_a_run_is_not_kept_as_what_it_was(folder):
+    images = load(folder)
+    file = folder / "2.png"
+    before, status = file.read_bytes(), file.stat()
+    Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(file)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+    assert images.images[2].min() == 255
+    file.write_bytes(before)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    np.testing.assert_array_equal(load(folder).images[2], np.full((8, 8, 3), 80))
+
+
+def test_text_beside_pictures_is_not_tried_as_one(folder, decodes):
+    for name, words in (("0.txt", "eine schöne Blume"), ("tags.json", "{}"), ("long.txt", "ö" * 5000)):
+        (folder / name).write_text(words, encoding="utf-8")
+    (folder / "raw.dat").write_bytes(b"\xff\xfe\x80 no text")
+    images = load(folder)
+    assert decodes == ["raw.dat"] and len(images) == 6
+    assert sorted(line.rpartition("/")[2].partition(":")[0] for line in images.bad) == [
+        "0.txt",
+        "long.txt",
+        "raw.dat",
+        "tags.json",
+    ]
+
+
+@pytest.mark.parametrize("block", [b"no TIFF head", b"II*", b"II*\0\xff\xff\xff\xff"])
+def test_damaged_exif_data_loses_no_jpeg(tmp_path, block):
+    (tmp_path / "pictures").mkdir()
+    file = tmp_path / "pictures" / "0.jpg"
+    Image.new("RGB", (64, 64), (200, 20, 20)).save(file, exif=b"Exif\0\0" + block, dpi=(72, 72))
+    images = load(file.parent)
+    assert np.abs(images.whole().astype(int) - (200, 20, 20)).max() < 4 and not images.all_bad
