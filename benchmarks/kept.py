@@ -17,7 +17,8 @@ def begin(out: str | Path, **settings: object) -> None:
       SystemExit: where the figures in `out` were measured with other settings.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     Path(out).mkdir(parents=True, exist_ok=True)
     before = kept(out, "settings", lambda: settings, quiet=True)
     for name, value in settings.items():

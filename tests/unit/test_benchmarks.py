@@ -22,9 +22,10 @@ def test_a_table_is_made_in_parts_and_a_row_that_is_measured_again_replaces_the_
 
 @pytest.fixture
 def terminated_as_before():
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_figures_of_other_settings_are_not_taken_for_those_that_are_asked_for(tmp_path, terminated_as_before, capsys):

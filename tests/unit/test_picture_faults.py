@@ -1,5 +1,6 @@
 """What goes wrong with pictures and their cache: nothing good is lost, and nothing wrong is kept."""
 
+import functools
 import os
 import sqlite3
 
@@ -34,13 +35,15 @@ def folder(tmp_path):
     return tmp_path / "pictures"
 
 
-def load(folder, **changes):
+def load_folder(folder, **changes):
     values = {"image_size": (8, 8), "channels": 3, "cache_dir": str(folder.parent / "cache")}
     return datasets.load(DataConfig("folder", str(folder), **values | changes))
 
 
+@pytest.mark.parametrize("changes", [{}, {"memory_gb": 0.0}, {"holdout": 0.01}])
 @pytest.mark.parametrize("where", ["head", "page"])
-def test_a_damaged_index_is_told_and_begun_anew(folder, decodes, capsys, where):
+def test_a_damaged_index_is_told_and_begun_anew(folder, decodes, capsys, where, changes):
+    load = functools.partial(load_folder, **changes)
     expected = load(folder).whole()
     (index,) = (folder.parent / "cache").glob("*/index.sqlite")
     content = bytearray(index.read_bytes())
@@ -53,32 +56,31 @@ def test_a_damaged_index_is_told_and_begun_anew(folder, decodes, capsys, where):
     ]
     np.testing.assert_array_equal(load(folder).whole(), expected)
     assert "is damaged" in capsys.readouterr().err
-    np.testing.assert_array_equal(load(folder).whole(), expected)
     decodes.clear()
     np.testing.assert_array_equal(load(folder).whole(), expected)
     assert not decodes and not capsys.readouterr().err
 
 
 def test_an_index_that_is_locked_is_left_as_it_is(folder, monkeypatch, capsys):
-    load(folder).whole()
+    load_folder(folder).whole()
     (index,) = (folder.parent / "cache").glob("*/index.sqlite")
     monkeypatch.setattr("tf_ddpm.datasets.picture_cache._WAIT", 0.1)
     other = sqlite3.connect(index, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    assert load(folder).whole().shape == (6, 8, 8, 3)
+    assert load_folder(folder).whole().shape == (6, 8, 8, 3)
     other.close()
     assert "cannot be written (database is locked)" in capsys.readouterr().err and index.exists()
 
 
 def test_a_cache_that_cannot_be_written_is_told_where_memory_takes_its_place(folder, capsys):
     (folder.parent / "cache").write_text("a file")
-    assert load(folder).whole().shape == (6, 8, 8, 3)
+    assert load_folder(folder).whole().shape == (6, 8, 8, 3)
     words = capsys.readouterr().err
     assert "cannot be written (Not a directory): pictures are held in memory, and decoded again" in words
 
 
 def test_a_picture_that_is_replaced_during_a_run_is_not_kept_as_what_it_was(folder):
-    images = load(folder)
+    images = load_folder(folder)
     file = folder / "2.png"
     before, status = file.read_bytes(), file.stat()
     Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(file)
@@ -86,21 +88,20 @@ def test_a_picture_that_is_replaced_during_a_run_is_not_kept_as_what_it_was(fold
     assert images.images[2].min() == 255
     file.write_bytes(before)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    np.testing.assert_array_equal(load(folder).images[2], np.full((8, 8, 3), 80))
+    np.testing.assert_array_equal(load_folder(folder).images[2], np.full((8, 8, 3), 80))
 
 
 def test_text_beside_pictures_is_not_tried_as_one(folder, decodes):
-    for name, words in (("0.txt", "eine schöne Blume"), ("tags.json", "{}"), ("long.txt", "ö" * 5000)):
+    texts = {"0.txt": "eine schöne Blume", "tags.json": "{}", "long.txt": "ö" * 5000, "car.txt": "BMW on a street"}
+    for name, words in texts.items():
         (folder / name).write_text(words, encoding="utf-8")
     (folder / "raw.dat").write_bytes(b"\xff\xfe\x80 no text")
-    images = load(folder)
-    assert decodes == ["raw.dat"] and len(images) == 6
-    assert sorted(line.rpartition("/")[2].partition(":")[0] for line in images.bad) == [
-        "0.txt",
-        "long.txt",
-        "raw.dat",
-        "tags.json",
-    ]
+    (folder / "plain.ppm").write_text("P3 1 1 255 9 9 9\n")
+    (folder / "old.imt").write_bytes(b"width 64\nheight 64\npixel n8\n\x0c" + b"2" * 4096)
+    images = load_folder(folder)
+    assert sorted(decodes) == ["car.txt", "old.imt", "plain.ppm", "raw.dat"] and len(images) == 8
+    found = sorted(line.rpartition("/")[2].partition(":")[0] for line in images.bad)
+    assert found == sorted([*texts, "raw.dat"])
 
 
 @pytest.mark.parametrize("block", [b"no TIFF head", b"II*", b"II*\0\xff\xff\xff\xff"])
@@ -108,5 +109,5 @@ def test_damaged_exif_data_loses_no_jpeg(tmp_path, block):
     (tmp_path / "pictures").mkdir()
     file = tmp_path / "pictures" / "0.jpg"
     Image.new("RGB", (64, 64), (200, 20, 20)).save(file, exif=b"Exif\0\0" + block, dpi=(72, 72))
-    images = load(file.parent)
+    images = load_folder(file.parent)
     assert np.abs(images.whole().astype(int) - (200, 20, 20)).max() < 4 and not images.all_bad

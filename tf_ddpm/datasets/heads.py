@@ -91,21 +91,24 @@ def _head(one: Found, skipped: int, reader: Reader) -> Head:
 def _problem(file: Path, first: bytes, reader: Reader) -> str | None:
     if _OWN in first and _is_own(file):
         return ""
-    if first.startswith(_SURE) or _is_known(first[:16]):
+    if first.startswith(_SURE):
         return None
-    if _is_text(first):  # which lies beside many pictures, and is not tried at each start
+    text, known = _is_text(first), _is_known(first[:16])
+    if known and not text:
+        return None
+    if text and not known:  # which lies beside many pictures, and is not tried at each start
         return reader.unidentified(file)
     found = reader.read(file, None, None)  # a format that its first bytes do not tell
     return found if isinstance(found, str) else None
 
 
 def _is_text(first: bytes) -> bool:
-    """Whether a file of an unknown format begins as text does; those of Pillow's that do are known by it."""
+    """Whether a file begins as text does, without the control characters that formats of pictures have."""
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(first)
+        words = codecs.getincrementaldecoder("utf-8")().decode(first)
     except UnicodeDecodeError:
         return False
-    return first != b"" and b"\0" not in first
+    return words != "" and not any(ord(letter) < 32 and letter not in "\t\n\r" for letter in words)
 
 
 def pixels(first: bytes) -> int:

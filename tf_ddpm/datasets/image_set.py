@@ -101,8 +101,10 @@ class ImageSet:
 
     def digest(self) -> str:
         """sha256 of all images, of pictures of their files, and of the labels."""
-        if isinstance(self.images, LazyImages):
-            return self.images.digest()
+        return self.images.digest() if isinstance(self.images, LazyImages) else self.digest_of_pixels()
+
+    def digest_of_pixels(self) -> str:
+        """sha256 of all images as they are decoded, and of the labels."""
         found = hashlib.sha256(f"{self.images.shape} {self.label_names}".encode() + self.labels.tobytes())
         with Progress(len(self), "hashing images") as bar:
             for start in range(0, len(self), 1000):  # what lies in a file is never held whole

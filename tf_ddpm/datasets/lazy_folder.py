@@ -7,7 +7,6 @@ import os
 import sqlite3
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -30,22 +29,15 @@ def open_cache(data: DataConfig) -> PictureCache | str:
     try:
         try:
             return make()
-        except sqlite3.Error as error:
-            if not _removed(folder, error):
-                raise
+        except sqlite3.OperationalError:  # such as a lock, which passes
+            raise
+        except sqlite3.DatabaseError as error:
+            print(f"warning: {folder} is damaged ({error}); its pictures are decoded again", file=sys.stderr)
+            with contextlib.suppress(FileNotFoundError), atomic_files.staging_directory(folder.parent) as aside:
+                os.replace(folder, aside / folder.name)
             return make()
     except (OSError, sqlite3.Error) as error:
         return _words(error)
-
-
-def _removed(folder: Path, error: OSError | sqlite3.Error) -> bool:
-    """Whether the cache was damaged, by what the error says, and is removed: not if it was locked, which passes."""
-    if type(error) is not sqlite3.DatabaseError:
-        return False
-    print(f"warning: {folder} is damaged ({error}); its pictures are decoded again", file=sys.stderr)
-    with contextlib.suppress(FileNotFoundError), atomic_files.staging_directory(folder.parent) as aside:
-        os.replace(folder, aside / folder.name)
-    return True
 
 
 def images(
@@ -84,8 +76,7 @@ def images(
         try:
             places, reasons = cache.places(keys)
         except (OSError, sqlite3.Error) as error:
-            if not _removed(cache.folder, error):
-                picture_cache.remove_empty(cache.folder)
+            picture_cache.remove_empty(cache.folder)
             cache = _words(error)
     if isinstance(cache, PictureCache):
         known = {index: reasons[place] for index, place in enumerate(places.tolist()) if place in reasons}

@@ -42,6 +42,7 @@ class LazyImages:
       still: index -> whether its file is the one of which its key was made; what was decoded is kept only then.
 
     Attributes:
+      changed: whether a file was no longer the one of its key when it was decoded.
       failure: why images could not be read, once that has happened; readers in other threads and graphs cannot raise
         it as it is.
     """
@@ -76,6 +77,7 @@ class LazyImages:
         self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="decoding")
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._filling: threading.Thread | None = None
+        self.changed = False
         self.failure: UserError | None = None
 
     def __len__(self) -> int:
@@ -85,6 +87,15 @@ class LazyImages:
     def folder(self) -> Path | None:
         """Of the cache."""
         return None if self._cache is None else self._cache.folder
+
+    @property
+    def seen(self) -> str | None:
+        """sha256 of what the files looked like when they were found, and of what decodes them; None: no cache."""
+        if self._cache is None:
+            return None
+        found = hashlib.sha256(repr((self.shape, self._rules, self._cache.reader)).encode())
+        found.update(self._labels.tobytes() + b"".join(self._keys))
+        return found.hexdigest()
 
     @property
     def bad(self) -> tuple[str, ...]:
@@ -175,6 +186,8 @@ class LazyImages:
         picture[...] = result
         if self._still(index):
             self._keep(index, picture)
+        else:
+            self.changed = True
         return picture
 
     def _keep(self, index: int, picture: np.ndarray) -> None:

@@ -33,11 +33,11 @@ class PictureCache:
       reader: names what decodes them. Why there is no picture holds for the one that has found it out.
 
     Raises:
-      OSError, sqlite3.Error: where the files cannot be opened.
+      OSError, sqlite3.Error: where they cannot be opened; a DatabaseError, but none of its kinds: they are damaged.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, int, int], reader: str = ""):
-        self.folder, self._bytes, self._reader = folder, int(np.prod(shape)), reader
+        self.folder, self._bytes, self.reader = folder, int(np.prod(shape)), reader
         folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT
         self._pixels, self._marks = (os.open(folder / name, flags, 0o644) for name in (_PIXELS, _MARKS))
@@ -46,6 +46,9 @@ class PictureCache:
             index.execute("CREATE TABLE IF NOT EXISTS entries (key BLOB PRIMARY KEY, place INTEGER, reason TEXT)")
             index.execute("CREATE TABLE IF NOT EXISTS reasons (key BLOB PRIMARY KEY, reader TEXT, reason TEXT)")
             index.execute("CREATE TABLE IF NOT EXISTS contents (key BLOB PRIMARY KEY, digest BLOB)")
+            (state,) = index.execute("PRAGMA quick_check(1)").fetchone()
+            if state != "ok":
+                raise sqlite3.DatabaseError(state)
         os.utime(folder / _PIXELS)  # when it was last used
 
     def __del__(self) -> None:
@@ -86,7 +89,7 @@ class PictureCache:
             rows = index.execute(
                 "SELECT place, reasons.reason FROM wanted JOIN entries USING (key) "
                 "LEFT JOIN reasons ON reasons.key = wanted.key AND reader = ? ORDER BY number",
-                (self._reader,),
+                (self.reader,),
             ).fetchall()
         return np.array([place for place, _ in rows], np.int64), {place: why for place, why in rows if why is not None}
 
@@ -123,7 +126,7 @@ class PictureCache:
     def give_up(self, key: bytes, reason: str) -> None:
         """Keeps why this reader finds no picture of `key`."""
         with self._connected() as index:
-            index.execute("INSERT OR REPLACE INTO reasons VALUES (?, ?, ?)", (key, self._reader, printable(reason)))
+            index.execute("INSERT OR REPLACE INTO reasons VALUES (?, ?, ?)", (key, self.reader, printable(reason)))
 
     def digests(self) -> dict[bytes, bytes]:
         """The digests of whole files that are known, by key."""

@@ -29,6 +29,7 @@ _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _FIRST_MOST_PIXELS = 89_478_485  # of decoder 1
 _XMP = ("xmp", "XML:com.adobe.xmp", "Raw profile type xmp")
 _MOST_TEXT = 64 << 20  # bytes of text in a PNG
+_REVISION = 2  # of this file: what one finds no picture in, the next may read
 _ORIENTATION = 0x0112  # of EXIF; 5 to 8 are turned by a quarter
 NO_MEMORY = "there is no memory for it"
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
@@ -298,7 +299,7 @@ def has_heif() -> bool:
 
 def libraries() -> str:
     """What decodes pictures, and in which version."""
-    found = [f"Pillow {PIL.__version__}"]
+    found = [f"Pillow {PIL.__version__}", f"revision {_REVISION}"]
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         found.append(f"pillow-heif {importlib.metadata.version('pillow-heif')}")
     return ", ".join(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 
@@ -159,13 +160,12 @@ def _with_memorisation(
       UserError: where it is asked for, and there is no memory for the real pictures.
     """
     own = config.data.name == "folder" and wanted.images is None and wanted.reference == config.data.split
+    size = real.size + (0 if real.images is None else feature_metrics.working(math.prod(real.images.shape[1:])))
     if "memorisation" in names:
         remedy = "take memorisation out of the metrics"
-        size = real.size + feature_metrics.WORKING
         memory.check(size, f"comparing with the pixels of {real.about['images']} pictures", remedy)
         return names
-    room = memory.available() / 4 - feature_metrics.WORKING
-    few = own and not config.autoencoder.trained and "fid" in names and real.size < room
+    few = own and not config.autoencoder.trained and "fid" in names and size < memory.available() / 4
     return (*names, "memorisation") if few else names
 
 

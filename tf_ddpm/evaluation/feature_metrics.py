@@ -13,7 +13,6 @@ import numpy as np
 from tf_ddpm.runtime.progress import Progress
 
 _BLOCK, _BLOCK_BYTES = 1000, 2**28  # rows of a block, and the bytes that it takes at most
-WORKING = 3 * _BLOCK_BYTES  # bytes of the blocks that are held at once
 
 
 class Moments(NamedTuple):
@@ -153,6 +152,15 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _blocks(features: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """(first row, float64 rows) of each block."""
-    rows = max(1, min(_BLOCK, _BLOCK_BYTES // (8 * features.shape[1])))
+    rows = _rows(features.shape[1])
     for start in range(0, len(features), rows):
         yield start, features[start : start + rows].astype(np.float64)
+
+
+def _rows(width: int) -> int:
+    return max(1, min(_BLOCK, _BLOCK_BYTES // (8 * width)))
+
+
+def working(width: int) -> float:
+    """Bytes of the blocks that are held at once, of rows so wide."""
+    return 3.0 * 8 * width * _rows(width)

@@ -13,8 +13,10 @@ import tensorflow as tf
 from tf_ddpm.codecs.latents import Latents
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets.image_set import ImageSet
+from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.errors import UserError
 from tf_ddpm.runtime import atomic_files
+from tf_ddpm.runtime.chunks import once
 from tf_ddpm.runtime.paths import home_expanded, touch
 from tf_ddpm.runtime.progress import Progress
 from tf_ddpm.sampling import first_stage
@@ -30,9 +32,10 @@ def latents(codec: Latents, images: ImageSet, data: DataConfig) -> np.ndarray:
       UserError: where they cannot be kept there.
     """
     ways, shape = 1 + data.random_flip, codec.state_shape(images.image_shape)
-    path = home_expanded(data.cache_dir, "data.cache_dir") / f"latents-{_digest(codec, images)}-{ways}.npy"
+    folder = home_expanded(data.cache_dir, "data.cache_dir")
     whole = (ways, len(images), *shape)
     try:
+        path = folder / f"latents-{_digest(codec, images, folder)}-{ways}.npy"
         kept = _kept(path, whole)
         if kept is not None:
             return kept
@@ -40,6 +43,7 @@ def latents(codec: Latents, images: ImageSet, data: DataConfig) -> np.ndarray:
         atomic_files.remove_left(path.parent)
         with atomic_files.atomic_write(path) as beside:
             _write(beside, whole, codec, images)
+            _check_still(images)
     except OSError as error:
         size = np.prod(whole, dtype=np.float64) * 4 / 1e9
         raise UserError(
@@ -78,7 +82,29 @@ def _kept(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return found if found.shape == shape and found.dtype == np.float32 else None
 
 
-def _digest(codec: Latents, images: ImageSet) -> str:
-    # (By what files hold: where the latents are kept, no picture is decoded for them.)
-    made_of = images.digest(), images.label_names, first_stage.digest(codec)
+def _digest(codec: Latents, images: ImageSet, folder: Path) -> str:
+    """Names the images, by their pixels, and the autoencoder."""
+    made_of = _digest_of_images(images, folder), first_stage.digest(codec)
     return hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
+
+
+def _digest_of_images(images: ImageSet, folder: Path) -> str:
+    """That of pictures is kept as long as their files are what they were, and then nothing is decoded for it."""
+    if not isinstance(images.images, LazyImages) or images.images.seen is None:
+        return images.digest()
+    path = folder / f"latents-of-{images.images.seen[:32]}.npz"
+    found = once(path, lambda: np.asarray(_digest_of_pixels(images)))
+    touch(path)
+    return str(found)
+
+
+def _digest_of_pixels(images: ImageSet) -> str:
+    images.decode_all()
+    found = images.digest_of_pixels()
+    _check_still(images)
+    return found
+
+
+def _check_still(images: ImageSet) -> None:
+    if isinstance(images.images, LazyImages) and images.images.changed:
+        raise UserError("pictures were replaced while their latents were computed; rerun the command")
