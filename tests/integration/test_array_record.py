@@ -15,7 +15,7 @@ from tests.support.array_record_set import Shapes
 from tests.support.tiny import make_tiny_config
 from tf_ddpm import datasets
 from tf_ddpm.config import DataConfig
-from tf_ddpm.datasets import array_records
+from tf_ddpm.datasets import array_records, tfds_set
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.errors import UserError
 from tf_ddpm.training import loop
@@ -47,12 +47,32 @@ def check_alike(one, other):
 
 @pytest.mark.parametrize("size", [(6, 6), (8, 8)])
 def test_array_record_and_decoded_sets_give_the_same_batches(prepared, tmp_path, size):
-    random, decoded = (
-        datasets.load(shapes(prepared[name], tmp_path, image_size=size)) for name in ("array_record", "tfrecord")
-    )
+    random = datasets.load(shapes(prepared["array_record"], tmp_path, image_size=size))
+    random.whole()
+    assert [path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()] == ["labels"]  # and no decoded copy
+    decoded = datasets.load(shapes(prepared["tfrecord"], tmp_path, image_size=size))
     assert isinstance(decoded.images, np.ndarray) and not isinstance(random.images, np.ndarray)
     check_alike(random, decoded)
-    assert [path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()] == ["labels"]  # and no decoded copy
+
+
+def test_a_small_set_is_decoded_once_and_then_read_into_memory(prepared, tmp_path, monkeypatch):
+    data = shapes(prepared["tfrecord"], tmp_path)
+    first, decode = datasets.load(data), tfds_set._decoded
+
+    def never(*_):
+        yield pytest.fail("decoded again")
+
+    monkeypatch.setattr(tfds_set, "_decoded", never)
+    again = datasets.load(data)
+    assert type(again.images) is np.ndarray and again.label_names == first.label_names
+    for one, other in ((again.images, first.images), (again.labels, first.labels)):
+        np.testing.assert_array_equal(one, other)
+    assert again.place == first.place and str(tmp_path / "cache" / "shapes-1.0.0-") in again.place
+    monkeypatch.setattr(tfds_set, "_decoded", decode)
+    (tmp_path / "file").touch()
+    unkept = datasets.load(shapes(prepared["tfrecord"], tmp_path, cache_dir=str(tmp_path / "file")))
+    np.testing.assert_array_equal(unkept.images, first.images)
+    assert unkept.place is None
 
 
 def test_the_command_that_a_large_set_is_answered_with_makes_a_copy_of_the_same_batches(
@@ -137,9 +157,9 @@ def test_a_reading_of_labels_that_was_killed_goes_on(prepared, tmp_path, monkeyp
     monkeypatch.setattr(getitems, "__getitems__", lambda self, rows: seen.extend(rows) or whole(self, rows))
     labels = datasets.load(shapes(prepared["array_record"], tmp_path)).labels
     assert sorted(seen) == list(range(12, 20))
-    np.testing.assert_array_equal(labels, datasets.load(shapes(prepared["tfrecord"], tmp_path)).labels)
     (kept,) = (tmp_path / "cache").iterdir()
     assert kept.suffix == ".npy"
+    np.testing.assert_array_equal(labels, datasets.load(shapes(prepared["tfrecord"], tmp_path)).labels)
 
 
 @pytest.mark.parametrize("name", ["array_record", "tfrecord"])

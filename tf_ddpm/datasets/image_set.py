@@ -31,6 +31,7 @@ class ImageSet:
       labels: int32 [N]. label_names: by label.
       bad: the files that were passed over, and why, a line each.
       files: of pictures in files, sha256 of their paths, sizes and some of their bytes; None where that is not known.
+      copy: where images that are in memory are kept for the next start; None: nowhere.
     """
 
     images: np.ndarray | LazyImages
@@ -38,6 +39,7 @@ class ImageSet:
     label_names: tuple[str, ...]
     bad: tuple[str, ...] = ()
     files: str | None = None
+    copy: Path | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -62,7 +64,7 @@ class ImageSet:
     @property
     def place(self) -> str | None:
         """Where decoded pictures are kept, and how many bytes they take; None: in memory, or not at all."""
-        folder = self.images.folder if isinstance(self.images, LazyImages) else None
+        folder = self.images.folder if isinstance(self.images, LazyImages) else self.copy
         if isinstance(self.images, np.memmap) and self.images.filename:
             folder = Path(self.images.filename).parent
         return None if folder is None else f"{folder} ({np.prod(self.images.shape, dtype=np.float64) / 1e9:.2g} GB)"
@@ -141,19 +143,23 @@ def collect(
     Args:
       rows: read only if they are not already kept under `key`.
       limit: an upper bound of the number of rows.
-      key: names the content; images above `data.memory_gb` are kept in `data.cache_dir` under this name.
+      key: names the content, under which they are kept in `data.cache_dir`, if they can be; those above
+        `data.memory_gb` are read there, and others are in memory.
       bad: what was passed over; it may grow while the rows are read.
 
     Raises:
-      UserError: where they cannot be kept there.
+      UserError: where they cannot be kept there, and are too large for memory.
     """
     size_gb = limit * np.prod(image_shape, dtype=np.float64) / 1e9
-    if size_gb <= data.memory_gb and size_gb * 1e9 <= memory.available():
-        images, labels = np.empty((limit, *image_shape), np.uint8), np.empty(limit, np.int32)
-        count = _fill(images, labels, rows)
-        return ImageSet(images[:count], labels[:count], label_names, tuple(bad))
-
-    folder = home_expanded(data.cache_dir, "data.cache_dir") / key
+    in_memory = size_gb <= data.memory_gb and size_gb * 1e9 <= memory.available()
+    try:
+        folder = home_expanded(data.cache_dir, "data.cache_dir") / key
+    except UserError:  # no home directory
+        if not in_memory:
+            raise
+        return _collect_in_memory(rows, limit, image_shape, label_names, None, bad)
+    if in_memory:
+        return _collect_in_memory(rows, limit, image_shape, label_names, folder, bad)
     try:
         return _collect_in_file(rows, limit, image_shape, label_names, folder, bad)
     except OSError as error:
@@ -161,6 +167,40 @@ def collect(
             f"cannot keep {size_gb:.1f} GB of decoded images in data.cache_dir={data.cache_dir} "
             f"({error.strerror or error}); choose another, or raise data.memory_gb={data.memory_gb:g}"
         ) from None
+
+
+def _collect_in_memory(
+    rows: Iterable[tuple[np.ndarray, int]],
+    limit: int,
+    image_shape: tuple[int, int, int],
+    label_names: tuple[str, ...],
+    folder: Path | None,
+    bad: Sequence[str],
+) -> ImageSet:
+    """The images from `folder` where they are kept; else from `rows`, and kept there as far as the disk takes them."""
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            kept = _kept(folder, image_shape)
+            if kept is not None:
+                return dataclasses.replace(kept, images=np.array(kept.images), copy=folder)
+    images, labels = np.empty((limit, *image_shape), np.uint8), np.empty(limit, np.int32)
+    count = _fill(images, labels, rows)
+    found = ImageSet(images[:count], labels[:count], label_names, tuple(bad))
+    if folder is not None and count:
+        with contextlib.suppress(OSError), atomic_files.staging_directory(folder.parent) as parent:
+            aside = parent / "whole"
+            aside.mkdir()
+            np.save(aside / "images.npy", found.images)
+            _describe(aside, found.labels, label_names, bad)
+            _put(aside, folder, image_shape, parent)
+            return dataclasses.replace(found, copy=folder)
+    return found
+
+
+def _describe(folder: Path, labels: np.ndarray, label_names: tuple[str, ...], bad: Sequence[str]) -> None:
+    np.save(folder / "labels.npy", labels)
+    about = {"count": len(labels), "label_names": label_names, "bad": list(bad)}
+    (folder / "meta.json").write_text(json.dumps(about))
 
 
 def _collect_in_file(
@@ -183,8 +223,7 @@ def _collect_in_file(
         labels = np.empty(limit, np.int32)
         count = _fill(images, labels, rows)
         images.flush()
-        np.save(aside / "labels.npy", labels[:count])
-        (aside / "meta.json").write_text(json.dumps({"count": count, "label_names": label_names, "bad": list(bad)}))
+        _describe(aside, labels[:count], label_names, bad)
         _put(aside, folder, image_shape, parent)
         # In the meantime others may move it: what this process has mapped stays.
         return _kept(folder, image_shape) or ImageSet(images[:count], labels[:count], label_names, tuple(bad))
