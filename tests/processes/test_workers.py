@@ -63,7 +63,7 @@ def pictures(folder):
     return {f"data.{name}": value for name, value in (data | {"cache_dir": folder / "cache"}).items()}
 
 
-@pytest.mark.parametrize("kind", ["digits", "folder"])
+@pytest.mark.parametrize("kind", ["folder", pytest.param("digits", marks=pytest.mark.slow)])
 def test_two_workers_train_what_one_process_does(tmp_path, kind):
     """With SGD: Adam makes steps of rounding where a gradient is exactly zero."""
     alone, together = tmp_path / "alone", tmp_path / "together"
