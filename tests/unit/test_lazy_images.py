@@ -349,7 +349,9 @@ def test_a_run_of_decoder_2_decodes_all_at_once_and_leaves_damaged_pictures_out(
     images = datasets.load(data(folder, decoder=2))
     assert len(images) == 11 and len(images.bad) == 1 and len(decodes) == 12
     assert isinstance(images.images, np.ndarray)
-    assert not (folder.parent / "cache").exists()
+    again = datasets.load(data(folder, decoder=2))  # as kept
+    assert len(decodes) == 12 and again.bad == images.bad
+    np.testing.assert_array_equal(again.images, images.images)
 
 
 def test_a_label_of_which_nothing_can_be_read_is_a_clear_error(folder):
@@ -384,7 +386,7 @@ def test_every_kind_of_what_is_kept_is_shown_and_nothing_else(folder, tmp_path):
     cache, changes = tmp_path / "cache", {"decoder": 2, "memory_gb": 0.0}
     place = datasets.load(data(folder, **changes)).place
     assert re.fullmatch(rf"{cache}/folder-\w+-8x8x3-d2-\S+ \(\S+ GB\)", place)
-    assert datasets.load(data(folder, **changes | {"memory_gb": 1.0})).place is None
+    assert datasets.load(data(folder, **changes | {"memory_gb": 1.0})).place == place
     assert datasets.load(data(folder)).place.startswith(f"{cache}/pictures-")
     (cache / "features" / "0123").mkdir(parents=True)
     (cache / "labels-x").mkdir()
