@@ -35,17 +35,14 @@ def main(version_dir: str, inputs: str, outputs: str, measured: str) -> None:
             f"{signature}/{name}": value.numpy() for name, value in loaded.signatures[signature](**tensors).items()
         }
 
-    def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
-
     def more_of(name: str, rows: int) -> None:
         ask(name, {key: np.resize(array, (rows, *array.shape[1:])) for key, array in requests[name].items()})
 
     answers: dict = {}
-    empty = peak()
+    empty = _peak()
     for signature, arrays in requests.items():
         answers |= ask(signature, arrays)
-    held = peak()
+    held = _peak()
     names = measured.split(",")
     rows = len(next(iter(requests[names[0]].values())))
     each_more = (held - empty) / rows  # where no more rows are allowed
@@ -54,15 +51,25 @@ def main(version_dir: str, inputs: str, outputs: str, measured: str) -> None:
             _forget_peak()  # that of loading would hide what rows take
             for name in names:
                 more_of(name, rows)
-            before = peak()
+            before = _peak()
             for name in names:
                 more_of(name, more)
         except tf.errors.InvalidArgumentError:  # fewer rows are allowed
             continue
-        each_more = max(peak() - before, 0.0) / (more - rows)
+        each_more = max(_peak() - before, 0.0) / (more - rows)
         break
     answers["memory"] = np.array([held, each_more])
     np.savez(outputs, **answers)
+
+
+def _peak() -> float:
+    """The most bytes that this process held."""
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024.0
+    # (On Linux it would be that of the process which started this one, if that is larger.)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
 def _forget_peak() -> None:

@@ -256,3 +256,16 @@ def test_an_export_for_one_row_a_request_is_checked_too(run, tmp_path, uncompare
         [sys.executable, "-m", "export.check", str(tmp_path / "one")], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0 and "fit to serve" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_memory_of_an_export_is_not_that_of_the_process_that_asks(tmp_path):
+    class Model(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+        def rows(self, x):
+            return {"y": tf.reduce_mean(x[:, None] * tf.random.uniform([1, 2**23]), axis=1)}  # 32 MB each
+
+    model, ballast = Model(), np.ones(2**31, np.uint8)
+    tf.saved_model.save(model, tmp_path / "model", signatures={"rows": model.rows})
+    answers = comparison.asked(tmp_path / "model", tmp_path, {"rows": {"x": np.ones(2, np.float32)}}, "rows")
+    held, each_more = answers["memory"] / 2**20
+    assert ballast.all() and held < 2048 and 16 < each_more < 128
