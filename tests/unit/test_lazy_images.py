@@ -33,19 +33,6 @@ def keys(*names):
 
 
 @pytest.fixture
-def decodes(monkeypatch):
-    """The files that were decoded, by name."""
-    seen, read = [], Reader.read
-
-    def counted(self, file, size, channels):
-        seen.append(file.name)
-        return read(self, file, size, channels)
-
-    monkeypatch.setattr(Reader, "read", counted)
-    return seen
-
-
-@pytest.fixture
 def folder(tmp_path):
     root = tmp_path / "pictures"
     for i in range(12):

@@ -11,20 +11,6 @@ from PIL import Image
 from tf_ddpm import datasets
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets import cache_folder
-from tf_ddpm.datasets.pictures import Reader
-
-
-@pytest.fixture
-def decodes(monkeypatch):
-    """The files that were decoded, by name."""
-    seen, read = [], Reader.read
-
-    def counted(self, file, size, channels):
-        seen.append(file.name)
-        return read(self, file, size, channels)
-
-    monkeypatch.setattr(Reader, "read", counted)
-    return seen
 
 
 @pytest.fixture
