@@ -65,7 +65,7 @@ def compare(
     if several:
         batches = lambda runs: Pipeline(runs, rounded).batches(seeds, label)  # noqa: E731
         check("serving_default", lambda runs: np.concatenate([images for images, _ in batches(runs)]))
-    one_row, each_more = answers["memory"]
+    one_row, each_more, _ = answers["memory"]
     waiting = sum(lane.threads for lane in joining.LANES) * limits.max_batch if several else 0
     pixels = limits.most_pixels * factor**2
     return int(one_row + comparison.MARGIN * (waiting + pixels / (height * width)) * each_more)

@@ -57,7 +57,7 @@ def compare(run: Run, model: Path, aside: Path, plan: Plan, max_batch: int) -> i
 
 def memory(answers: dict[str, np.ndarray], max_batch: int) -> int:
     """The bytes that a server needs with a full batch on every batch thread: see `asked`."""
-    one_row, each_more = answers["memory"]
+    one_row, each_more, _ = answers["memory"]
     batches = sum(lane.threads for lane in joining.LANES)
     return int(one_row + MARGIN * batches * max_batch * each_more)
 
@@ -100,7 +100,14 @@ def asked(
         last = (done.stderr.strip().splitlines() or [f"its process ended with code {done.returncode}"])[-1]
         raise UserError(f"the exported model does not load:\n{last[:300]}")
     with np.load(outputs) as served:
-        return {name: served[name] for name in served.files}
+        answers = {name: served[name] for name in served.files}
+    if not answers["memory"][2]:
+        print(
+            "warning: this system does not tell what more rows take (/proc/self/clear_refs): the memory that the "
+            "manifest asks for may be too little",
+            file=sys.stderr,
+        )
+    return answers
 
 
 def _check_call(run: Run, x_t: np.ndarray, t: np.ndarray, label: np.ndarray | None, served: np.ndarray) -> None:

@@ -3,8 +3,8 @@
     python verify.py VERSION_DIR INPUTS.npz OUTPUTS.npz SIGNATURE[,SIGNATURE]
 
 Loads the SavedModel and asks signatures: INPUTS holds `signature/input` arrays, OUTPUTS `signature/output` arrays, and
-`memory`: the most bytes that the process held with the requests as they are, and what each more row of a SIGNATURE
-adds at most to what it holds then.
+`memory`: the most bytes that the process held with the requests as they are, what each more row of a SIGNATURE
+adds at most to what it holds then, and 1, or 0 where the system does not tell that apart from what loading takes.
 Neither this project nor Keras can be imported, so that what works here works in TF Serving too.
 """
 
@@ -45,10 +45,10 @@ def main(version_dir: str, inputs: str, outputs: str, measured: str) -> None:
     held = _peak()
     names = measured.split(",")
     rows = len(next(iter(requests[names[0]].values())))
-    each_more = (held - empty) / rows  # where no more rows are allowed
+    each_more, told = (held - empty) / rows, False  # where no more rows are allowed
     for more in (_MORE_ROWS, _MORE_ROWS // 2):
         try:
-            _forget_peak()  # that of loading would hide what rows take
+            told = _forget_peak()  # that of loading would hide what rows take
             for name in names:
                 more_of(name, rows)
             before = _peak()
@@ -58,7 +58,7 @@ def main(version_dir: str, inputs: str, outputs: str, measured: str) -> None:
             continue
         each_more = max(_peak() - before, 0.0) / (more - rows)
         break
-    answers["memory"] = np.array([held, each_more])
+    answers["memory"] = np.array([held, each_more, float(told)])
     np.savez(outputs, **answers)
 
 
@@ -72,10 +72,14 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
-def _forget_peak() -> None:
-    """Has the peak begin anew with what the process holds now, where the system can do that."""
-    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
-        file.write("5")
+def _forget_peak() -> bool:
+    """Has the peak begin anew with what the process holds now; False where the system cannot do that."""
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
+            file.write("5")
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -238,7 +238,7 @@ def test_what_one_library_cannot_read_is_tried_again_by_the_next(folder, decodes
     monkeypatch.setattr(pictures.PIL, "__version__", "14.0.0")
     assert len(datasets.load(data(folder)).all_bad) == 0
     datasets.load(data(folder)).whole()
-    assert decodes[count:] == ["01.png"]
+    assert set(decodes[count:]) == {"01.png"}
 
 
 def test_a_lack_of_memory_is_no_fault_of_a_picture(folder, monkeypatch):
@@ -336,9 +336,11 @@ def test_a_run_of_decoder_2_decodes_all_at_once_and_leaves_damaged_pictures_out(
     images = datasets.load(data(folder, decoder=2))
     assert len(images) == 11 and len(images.bad) == 1 and len(decodes) == 12
     assert isinstance(images.images, np.ndarray)
-    again = datasets.load(data(folder, decoder=2))  # as kept
-    assert len(decodes) == 12 and again.bad == images.bad
-    np.testing.assert_array_equal(again.images, images.images)
+    path.unlink()
+    images = datasets.load(data(folder, decoder=2))
+    decodes.clear()
+    np.testing.assert_array_equal(datasets.load(data(folder, decoder=2)).images, images.images)  # as kept
+    assert not decodes
 
 
 def test_a_label_of_which_nothing_can_be_read_is_a_clear_error(folder):

@@ -28,6 +28,16 @@ _NO_PICTURES = frozenset({"PDF", "HDF5", "MPEG", "GRIB", "BUFR", "WMF", "EPS"}) 
 Found = tuple[Path, int, int]  # a file, its size in bytes, its time of change in ns
 
 
+def is_still(found: Found) -> bool:
+    """Whether the file looks as it did when it was found."""
+    file, size, changed = found
+    try:
+        status = file.stat()
+    except OSError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (size, changed)
+
+
 def files(root: Path, bad: list[str], first_rules: bool = False, samples: bool = False) -> tuple[list[Found], int]:
     """All pictures that may be below `root`, each real folder once; what cannot be looked at goes to `bad`.
 

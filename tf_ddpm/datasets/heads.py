@@ -16,7 +16,8 @@ from typing import NamedTuple
 from PIL import Image
 
 from tf_ddpm.datasets.finding import Found
-from tf_ddpm.datasets.pictures import Reader
+from tf_ddpm.datasets.pictures import NO_MEMORY, Reader
+from tf_ddpm.errors import UserError
 from tf_ddpm.runtime import own_files
 from tf_ddpm.runtime.control_group import cores
 from tf_ddpm.runtime.progress import Progress
@@ -98,7 +99,10 @@ def _problem(file: Path, first: bytes, reader: Reader) -> str | None:
         return None
     if text and not known:  # which lies beside many pictures, and is not tried at each start
         return reader.unidentified(file)
-    found = reader.read(file, None, None)  # a format that its first bytes do not tell
+    # Of a format of text it is enough that it opens; others may open what is none of theirs.
+    found = reader.opens(file) if text else reader.read(file, None, None)
+    if isinstance(found, str) and found.endswith(NO_MEMORY):
+        raise UserError(f"{found}; rerun the command where there is more, or with a lower data.max_megapixels")
     return found if isinstance(found, str) else None
 
 

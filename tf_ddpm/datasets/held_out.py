@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from tf_ddpm.datasets.finding import Found
+from tf_ddpm.datasets.finding import Found, is_still
 from tf_ddpm.datasets.picture_cache import PictureCache
 from tf_ddpm.runtime.control_group import cores
 from tf_ddpm.runtime.progress import Progress
@@ -52,5 +52,6 @@ def find(
                 bar.update()
             if cache is not None:
                 with contextlib.suppress(OSError, sqlite3.Error):
-                    cache.keep_digests({keys[i]: digest for i in part if (digest := digests[i]) is not None})
+                    sure = (i for i in part if is_still(found[i]))
+                    cache.keep_digests({keys[i]: digest for i in sure if (digest := digests[i]) is not None})
     return [None if digest is None else int.from_bytes(digest[:8], "big") < share * 2**64 for digest in digests]

@@ -21,6 +21,8 @@ from tf_ddpm.runtime import atomic_files, memory
 from tf_ddpm.runtime.paths import home_expanded, touch
 from tf_ddpm.runtime.progress import Progress
 
+_AT_ONCE = 2**26  # bytes that are looked at
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
@@ -109,8 +111,9 @@ class ImageSet:
         """sha256 of all images as they are decoded, and of the labels."""
         found = hashlib.sha256(f"{self.images.shape} {self.label_names}".encode() + self.labels.tobytes())
         with Progress(len(self), "hashing images") as bar:
-            for start in range(0, len(self), 1000):  # what lies in a file is never held whole
-                part = np.ascontiguousarray(self.images[start : start + 1000])
+            rows = max(1, min(1000, _AT_ONCE // max(1, int(np.prod(self.image_shape)))))
+            for start in range(0, len(self), rows):  # what lies in a file is never held whole
+                part = np.ascontiguousarray(self.images[start : start + rows])
                 found.update(part.data)
                 bar.update(len(part))
         return found.hexdigest()
@@ -184,9 +187,11 @@ def _collect_in_memory(
             if kept is not None:
                 return dataclasses.replace(kept, images=np.array(kept.images), copy=folder)
     images, labels = np.empty((limit, *image_shape), np.uint8), np.empty(limit, np.int32)
+    passed_over = len(bad)
     count = _fill(images, labels, rows)
     found = ImageSet(images[:count], labels[:count], label_names, tuple(bad))
-    if folder is not None and count:
+    # (What could not be decoded now may be another time: a disk comes back, or permission to read.)
+    if folder is not None and count and len(bad) == passed_over:
         with contextlib.suppress(OSError), atomic_files.staging_directory(folder.parent) as parent:
             aside = parent / "whole"
             aside.mkdir()

@@ -6,13 +6,14 @@ import contextlib
 import os
 import sqlite3
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from tf_ddpm.config import DataConfig
 from tf_ddpm.datasets import picture_cache, pictures
-from tf_ddpm.datasets.finding import Found
+from tf_ddpm.datasets.finding import Found, is_still
 from tf_ddpm.datasets.heads import Head
 from tf_ddpm.datasets.lazy_images import LazyImages
 from tf_ddpm.datasets.picture_cache import PictureCache
@@ -33,11 +34,19 @@ def open_cache(data: DataConfig) -> PictureCache | str:
             raise
         except sqlite3.DatabaseError as error:
             print(f"warning: {folder} is damaged ({error}); its pictures are decoded again", file=sys.stderr)
-            with contextlib.suppress(FileNotFoundError), atomic_files.staging_directory(folder.parent) as aside:
-                os.replace(folder, aside / folder.name)
-            return make()
+            return _begun_anew(folder, make)
     except (OSError, sqlite3.Error) as error:
         return _words(error)
+
+
+def _begun_anew(folder: Path, make: Callable[[], PictureCache]) -> PictureCache:
+    """The cache without what was there; of several processes that find it damaged, one moves that away."""
+    with atomic_files.one_by_one(folder.parent):
+        with contextlib.suppress(sqlite3.DatabaseError):
+            return make()  # another process was first
+        with contextlib.suppress(FileNotFoundError), atomic_files.staging_directory(folder.parent) as aside:
+            os.replace(folder, aside / folder.name)
+        return make()
 
 
 def images(
@@ -60,15 +69,10 @@ def images(
         found = reader.read(files[index][0], (height, width), channels)
         if isinstance(found, str):
             _check_fault(files[index], found)
+            found = reader.read(files[index][0], (height, width), channels)  # what may pass has passed
         return f"{files[index][0]}: made by this program" if found is None else found
 
-    def still(index: int) -> bool:
-        file, size, changed = files[index]
-        with contextlib.suppress(OSError):
-            status = file.stat()
-            return (status.st_size, status.st_mtime_ns) == (size, changed)
-        return False
-
+    still = lambda index: is_still(files[index])  # noqa: E731
     content = lambda index: files[index][0].read_bytes()  # noqa: E731
     whole, keys = (len(files), *shape), [head.key for head in heads]
     refused = {index: head.refusal for index, head in enumerate(heads) if head.refusal is not None}
@@ -81,7 +85,18 @@ def images(
     if isinstance(cache, PictureCache):
         known = {index: reasons[place] for index, place in enumerate(places.tolist()) if place in reasons}
         return LazyImages(
-            decode, whole, labels, cache, keys, places, known | refused, True, content, _rules(data), still
+            decode,
+            whole,
+            labels,
+            cache,
+            keys,
+            places,
+            known | refused,
+            True,
+            content,
+            _rules(data),
+            still,
+            cache.reader,
         )
     size_gb = np.prod(whole, dtype=np.float64) / 1e9
     if size_gb > data.memory_gb:
@@ -94,7 +109,9 @@ def images(
         "decoded again at the next start",
         file=sys.stderr,
     )
-    return LazyImages(decode, whole, labels, reasons=refused, content=content, rules=_rules(data))
+    return LazyImages(
+        decode, whole, labels, None, (), None, refused, True, content, _rules(data), still, pictures.libraries()
+    )
 
 
 def _shape(data: DataConfig) -> tuple[int, int, int]:
@@ -117,12 +134,11 @@ def _check_fault(one: Found, reason: str) -> None:
     Raises:
       UserError: where it is not: that may pass, and is not kept.
     """
-    file, size, changed = one
+    file, size, _ = one
     if reason.endswith(pictures.NO_MEMORY):
         raise UserError(f"{reason}; rerun the command where there is more, or with a lower data.max_megapixels")
     try:
-        status = file.stat()
-        same = (status.st_size, status.st_mtime_ns) == (size, changed) and len(file.read_bytes()) == size
+        same = len(file.read_bytes()) == size and is_still(one)
     except (OSError, MemoryError) as error:
         same, reason = False, f"{file}: {getattr(error, 'strerror', None) or pictures.NO_MEMORY}"
     if not same:

@@ -24,6 +24,7 @@ from tf_ddpm.runtime.progress import Progress
 _SHOWN = 5  # bad files named in full
 _CHUNK = 256  # decoded at once where all are
 _LARGE = 2**28  # bytes, above which there must be room for them
+_REPLACED = "pictures were replaced while they were read; rerun the command"
 
 
 class LazyImages:
@@ -38,7 +39,7 @@ class LazyImages:
       cache, keys, places: where each is kept, under which key, and its place; None: in memory.
       reasons: index -> why there is none, as far as that is known.
       keeps: False: each is decoded whenever it is asked for, and kept nowhere.
-      content: index -> the bytes that are decoded. rules: how they are.
+      content: index -> the bytes that are decoded. rules: how they are. reader: what decodes them, in which version.
       still: index -> whether its file is the one of which its key was made; what was decoded is kept only then.
 
     Attributes:
@@ -63,10 +64,11 @@ class LazyImages:
         content: Callable[[int], bytes] | None = None,
         rules: str = "",
         still: Callable[[int], bool] = lambda _: True,
+        reader: str = "",
     ):
         self._decode, self.shape, self._labels = decode, shape, labels
         self._cache, self._keys, self._places = cache, keys, places
-        self._content, self._rules, self._still = content, rules, still
+        self._content, self._rules, self._still, self.reader = content, rules, still, reader
         if cache is None and keeps:
             memory.check(
                 float(np.prod(shape)), f"holding {shape[0]} images", "data.cache_dir=DIR keeps them on a disk"
@@ -93,9 +95,14 @@ class LazyImages:
         """sha256 of what the files looked like when they were found, and of what decodes them; None: no cache."""
         if self._cache is None:
             return None
-        found = hashlib.sha256(repr((self.shape, self._rules, self._cache.reader)).encode())
+        found = hashlib.sha256(repr((self.shape, self._rules, self.reader)).encode())
         found.update(self._labels.tobytes() + b"".join(self._keys))
         return found.hexdigest()
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether what is decoded is kept there."""
+        return self._memory is not None
 
     @property
     def bad(self) -> tuple[str, ...]:
@@ -234,7 +241,7 @@ class LazyImages:
         bad ones are replaced. Nothing is decoded for it, and no time of a file is in it.
 
         Raises:
-          UserError: where a picture cannot be read.
+          UserError: where a picture cannot be read, or is not the one that was found.
         """
         content = required(self._content, "the content of the pictures")
         whole = hashlib.sha256(repr((self.shape, self._rules)).encode() + self._labels.tobytes())
@@ -248,7 +255,18 @@ class LazyImages:
                     raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
                 whole.update(b"".join(digests))
                 bar.update(len(part))
+        if not all(self._pool.map(self._still, range(len(self)))):
+            raise UserError(_REPLACED)
         return whole.hexdigest()
+
+    def check_unchanged(self) -> None:
+        """Whether all that was decoded was of the files as they were found.
+
+        Raises:
+          UserError: where it was not.
+        """
+        if self.changed:
+            raise UserError(_REPLACED)
 
     def fill(self) -> None:
         """Begins to decode what is not there yet, with half of the cores; no end of a process waits for it."""

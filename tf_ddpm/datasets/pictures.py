@@ -116,14 +116,25 @@ class Reader:
                 with self._lock:
                     self.notes[note] += 1
             return pixels
-        except UnidentifiedImageError:
-            return self.unidentified(file)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            return self.too_large(file)
-        except MemoryError:
-            return f"{file}: {NO_MEMORY}"
         except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them raise
-            return f"{file}: {' '.join(str(error).split()) or type(error).__name__}"
+            return self._words(file, error)
+
+    def opens(self, file: Path) -> str | None:
+        """In words why it does not open as a picture; None: it does, whether or not it can be decoded."""
+        try:
+            with Image.open(file):
+                return None
+        except Exception as error:  # as above
+            return self._words(file, error)
+
+    def _words(self, file: Path, error: Exception) -> str:
+        if isinstance(error, UnidentifiedImageError):
+            return self.unidentified(file)
+        if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+            return self.too_large(file)
+        if isinstance(error, MemoryError):
+            return f"{file}: {NO_MEMORY}"
+        return f"{file}: {' '.join(str(error).split()) or type(error).__name__}"
 
     def unidentified(self, file: Path) -> str:
         """In words that it is no picture."""

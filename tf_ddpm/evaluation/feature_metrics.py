@@ -98,25 +98,23 @@ def precision_and_recall(
     """
     if real_radii is None:
         real_radii = radii(real, k)
-    return _covered(generated, real, real_radii), _covered(real, generated, radii(generated, k))
+    generated_radii = radii(generated, k)
+    precise, recalled = np.zeros(len(generated), bool), np.zeros(len(real), bool)
+    with Progress(len(real), "measuring precision and recall") as bar:
+        for start, rows in _blocks(real):
+            here = slice(start, start + len(rows))
+            for first, columns in _blocks(generated):
+                there = slice(first, first + len(columns))
+                distances = _distances(rows, columns)
+                precise[there] |= (distances <= real_radii[here, None]).any(axis=0)
+                recalled[here] |= (distances <= generated_radii[there]).any(axis=1)
+            bar.update(len(rows))
+    return float(precise.mean()), float(recalled.mean())
 
 
 def radii(points: np.ndarray, k: int) -> np.ndarray:
     """How far the k-th neighbour of each point is, [N]."""
     return neighbours(points, points, k + 1)[1][:, k]  # a point is its own nearest
-
-
-def _covered(points: np.ndarray, centres: np.ndarray, reach: np.ndarray) -> float:
-    """The share of `points` in a ball around one of the `centres`, as wide as its `reach`."""
-    inside = 0
-    with Progress(len(points), "measuring precision and recall") as bar:
-        for _, block in _blocks(points):
-            covered = np.zeros(len(block), bool)
-            for start, columns in _blocks(centres):
-                covered |= (_distances(block, columns) <= reach[start : start + len(columns)]).any(axis=1)
-            inside += int(covered.sum())
-            bar.update(len(block))
-    return inside / len(points)
 
 
 def neighbours(points: np.ndarray, others: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -133,16 +133,20 @@ def array_features(
     memory.check(size, f"the features of {len(images)} reference images", "measure against a split of fewer")
     if isinstance(images, LazyImages):
         key, about = images.digest(), about | {"sha256_of": "the files, and how they are decoded"}
+        decoded_by = (images.reader,) if images.reader else ()
+        about |= {"decoded_by": images.reader} if images.reader else {}
     else:
-        key = provenance.digest(images)
+        key, decoded_by = provenance.digest(images), ()
     network.agree(key)
-    made_by = provenance.digest(key, network.sha256, CHUNK, _VERSION, provenance.versions())
+    made_by = provenance.digest(key, network.sha256, CHUNK, _VERSION, provenance.versions(), *decoded_by)
     folder = home_expanded(cache_dir, "data.cache_dir") / "features" / made_by[:32]
 
     def features_of(start: int, stop: int, reached: Reached) -> dict[str, np.ndarray]:
         parts = []
         for first in range(start, stop, _BATCH):  # large images are never held as many as a chunk has
             parts.append(network(np.asarray(images[first : min(first + _BATCH, stop)])))
+            if isinstance(images, LazyImages):
+                images.check_unchanged()
             reached(first + len(parts[-1]) - start)
         return {"features": np.concatenate(parts)}
 

@@ -44,7 +44,11 @@ class ReconstructionSource(Source):
 
     def real(self, seeds: np.ndarray) -> np.ndarray:
         """The pictures uint8 [N, H, W, C]."""
-        return self.pictures.images[seeds % len(self.pictures)]
+        images = self.pictures.images
+        found = images[seeds % len(self.pictures)]
+        if isinstance(images, LazyImages):
+            images.check_unchanged()
+        return found
 
     def replaced(self, seeds: np.ndarray) -> int:
         """How many of them could not be decoded, and are other pictures."""
@@ -68,8 +72,13 @@ class ReconstructionSource(Source):
             "config_sha256": hashlib.sha256(text).hexdigest(),
             "autoencoder_sha256": self._found.sha256,
             "weights": "ema",
-            "pictures": {"split": self._split, "sha256": self._digest},
+            "pictures": {"split": self._split, "sha256": self._digest} | self._decoded_by,
         }
+
+    @property
+    def _decoded_by(self) -> dict[str, str]:
+        images = self.pictures.images
+        return {"decoded_by": images.reader} if isinstance(images, LazyImages) and images.reader else {}
 
     @functools.cached_property
     def _digest(self) -> str:

@@ -123,6 +123,18 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 @contextlib.contextmanager
+def one_by_one(folder: Path) -> Iterator[None]:
+    """Of all that ask for the existing folder, one at a time is in here; all, where the file system has no locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
 def staging_directory(parent: Path) -> Iterator[Path]:
     """A hidden folder in `parent` (created if missing) to write in and rename from; removed afterwards.
 

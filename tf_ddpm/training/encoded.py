@@ -90,8 +90,10 @@ def _digest(codec: Latents, images: ImageSet, folder: Path) -> str:
 
 def _digest_of_images(images: ImageSet, folder: Path) -> str:
     """That of pictures is kept as long as their files are what they were, and then nothing is decoded for it."""
-    if not isinstance(images.images, LazyImages) or images.images.seen is None:
+    if not isinstance(images.images, LazyImages):
         return images.digest()
+    if images.images.seen is None:
+        return _digest_of_pixels(images) if images.images.in_memory else images.digest()
     path = folder / f"latents-of-{images.images.seen[:32]}.npz"
     found = once(path, lambda: np.asarray(_digest_of_pixels(images)))
     touch(path)
@@ -106,5 +108,5 @@ def _digest_of_pixels(images: ImageSet) -> str:
 
 
 def _check_still(images: ImageSet) -> None:
-    if isinstance(images.images, LazyImages) and images.images.changed:
-        raise UserError("pictures were replaced while their latents were computed; rerun the command")
+    if isinstance(images.images, LazyImages):
+        images.images.check_unchanged()
