@@ -45,13 +45,15 @@ def check_alike(one, other):
             np.testing.assert_array_equal(*(part[name] for part in parts))
 
 
+@pytest.mark.parametrize("memory_gb", [4.0, 0.0], ids=["in-memory", "in-a-file"])
 @pytest.mark.parametrize("size", [(6, 6), (8, 8)])
-def test_array_record_and_decoded_sets_give_the_same_batches(prepared, tmp_path, size):
+def test_array_record_and_decoded_sets_give_the_same_batches(prepared, tmp_path, size, memory_gb):
     random = datasets.load(shapes(prepared["array_record"], tmp_path, image_size=size))
     random.whole()
     assert [path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()] == ["labels"]  # and no decoded copy
-    decoded = datasets.load(shapes(prepared["tfrecord"], tmp_path, image_size=size))
-    assert isinstance(decoded.images, np.ndarray) and not isinstance(random.images, np.ndarray)
+    decoded = datasets.load(shapes(prepared["tfrecord"], tmp_path, image_size=size, memory_gb=memory_gb))
+    assert type(decoded.images) is (np.ndarray if memory_gb else np.memmap)
+    assert not isinstance(random.images, np.ndarray)
     check_alike(random, decoded)
 
 

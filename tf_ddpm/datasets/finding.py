@@ -61,7 +61,7 @@ def files(root: Path, bad: list[str], first_rules: bool = False, samples: bool =
             others = {*written, "manifest.json"}
             wanted, ours = [name for name in wanted if name not in others], ours + len(drawn)
         found += _regular(here, wanted, bad)
-    return sorted(found, key=lambda one: str(one[0]).split(os.sep)), ours
+    return sorted(found, key=lambda one: str(one[0]).replace(os.sep, "\0")), ours  # folder by folder
 
 
 def _folders(root: Path, bad: list[str], first_rules: bool = False) -> Iterator[tuple[Path, list[str]]]:
@@ -81,10 +81,11 @@ def _folders(root: Path, bad: list[str], first_rules: bool = False) -> Iterator[
 
 
 def _regular(folder: Path, names: list[str], bad: list[str]) -> Iterator[Found]:
+    above = os.path.join(folder, "")
     for name in names:
         file = folder / name
         try:
-            status = file.stat()
+            status = os.stat(above + name)  # half the time of file.stat()
         except OSError as error:
             bad.append(f"{file}: {error.strerror}")
             continue

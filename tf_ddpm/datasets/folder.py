@@ -145,14 +145,15 @@ def _labelled(root: Path, data: DataConfig, rules: Rules) -> _Files:
     unreachable: list[str] = []
     with Progress(1, "looking for files"):
         found, ours = finding.files(root, unreachable, first_rules=rules.decoder == 1)
-    naming = [one for one in found if finding.is_named_so(one[0])] if data.holdout else found
     relative = functools.cache(lambda folder: os.path.relpath(folder, root))
-    below = lambda file: relative(os.path.dirname(str(file)) or ".")  # noqa: E731
-    folders = {below(file) for file, _, _ in naming}
+    below = [relative(os.path.dirname(str(file)) or ".") for file, _, _ in found]
+    naming = lambda i: not data.holdout or finding.is_named_so(found[i][0])  # noqa: E731
+    folders = {name for i, name in enumerate(below) if naming(i)}
     label_names = tuple(sorted(folders, key=finding.natural if rules.decoder > 1 else None))
     number = {name: i for i, name in enumerate(label_names)}
-    known = [one for one in found if below(one[0]) in number]
-    return _Files(known, [number[below(file)] for file, _, _ in known], label_names, tuple(unreachable), ours)
+    known = [one for one, name in zip(found, below, strict=True) if name in number]
+    labels = [number[name] for name in below if name in number]
+    return _Files(known, labels, label_names, tuple(unreachable), ours)
 
 
 def _of_part(those: list[int], held: list[bool | None], data: DataConfig) -> list[int]:
