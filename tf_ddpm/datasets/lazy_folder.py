@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 import sys
@@ -72,9 +73,17 @@ def images(
             found = reader.read(files[index][0], (height, width), channels)  # what may pass has passed
         return f"{files[index][0]}: made by this program" if found is None else found
 
-    still = lambda index: is_still(files[index])  # noqa: E731
-    content = lambda index: files[index][0].read_bytes()  # noqa: E731
     whole, keys = (len(files), *shape), [head.key for head in heads]
+    lazy = functools.partial(
+        LazyImages,
+        decode,
+        whole,
+        labels,
+        content=lambda index: files[index][0].read_bytes(),
+        rules=_rules(data),
+        still=lambda index: is_still(files[index]),
+        reader=pictures.libraries(),
+    )
     refused = {index: head.refusal for index, head in enumerate(heads) if head.refusal is not None}
     if isinstance(cache, PictureCache):
         try:
@@ -84,20 +93,7 @@ def images(
             cache = _words(error)
     if isinstance(cache, PictureCache):
         known = {index: reasons[place] for index, place in enumerate(places.tolist()) if place in reasons}
-        return LazyImages(
-            decode,
-            whole,
-            labels,
-            cache,
-            keys,
-            places,
-            known | refused,
-            True,
-            content,
-            _rules(data),
-            still,
-            cache.reader,
-        )
+        return lazy(cache=cache, keys=keys, places=places, reasons=known | refused)
     size_gb = np.prod(whole, dtype=np.float64) / 1e9
     if size_gb > data.memory_gb:
         raise UserError(
@@ -109,9 +105,7 @@ def images(
         "decoded again at the next start",
         file=sys.stderr,
     )
-    return LazyImages(
-        decode, whole, labels, None, (), None, refused, True, content, _rules(data), still, pictures.libraries()
-    )
+    return lazy(reasons=refused)
 
 
 def _shape(data: DataConfig) -> tuple[int, int, int]:
