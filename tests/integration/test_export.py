@@ -258,6 +258,15 @@ def test_an_export_for_one_row_a_request_is_checked_too(run, tmp_path, uncompare
     assert done.returncode == 0 and "fit to serve" in done.stdout, done.stdout + done.stderr
 
 
+def test_a_system_that_does_not_tell_what_rows_take_is_told(tmp_path, monkeypatch, capsys):
+    script = tmp_path / "verify.py"
+    for told in (0, 1):
+        script.write_text(f"import sys, numpy; numpy.savez(sys.argv[3], memory=[1.0, 1.0, {told}.0])")
+        monkeypatch.setattr(comparison.verify, "__file__", str(script))
+        comparison.asked(tmp_path, tmp_path, {}, "rows")
+        assert ("does not tell what more rows take" in capsys.readouterr().err) is not bool(told)
+
+
 def test_the_memory_of_an_export_is_not_that_of_the_process_that_asks(tmp_path):
     class Model(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from export import check, saved_model
 from export.signatures import ServingModule
@@ -19,7 +20,8 @@ from tests.support.tiny import make_tiny_autoencoder, make_tiny_config, make_tin
 from tf_ddpm import build, datasets
 from tf_ddpm import config as config_lib
 from tf_ddpm.codecs.latents import Latents
-from tf_ddpm.config import plans, students
+from tf_ddpm.config import DataConfig, plans, students
+from tf_ddpm.datasets import lazy_folder
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.diffusers_format import autoencoder_words, folders, reading
 from tf_ddpm.errors import UserError
@@ -296,6 +298,21 @@ def test_latents_are_kept_under_another_name_where_anything_that_they_depend_on_
         found(codec, images, dataclasses.replace(config.data, random_flip=False)),
     ]
     assert len({own, *names}) == 5 and found(codec, images, config.data) == own
+
+
+def test_latents_are_named_by_pixels_where_these_are_held_in_memory_too(folder, tmp_path, monkeypatch):
+    (tmp_path / "pictures").mkdir()
+    for i in range(3):
+        Image.fromarray(np.full((8, 8), 40 * i, np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
+    monkeypatch.setattr(lazy_folder, "open_cache", lambda _: "no locks")
+    data = DataConfig("folder", str(tmp_path / "pictures"), image_size=(8, 8), channels=1)
+    names = []
+    for content in (40, 41):
+        Image.fromarray(np.full((8, 8), content, np.uint8)).save(tmp_path / "pictures" / "1.png")
+        images = datasets.load(data)
+        names.append(encoded._digest_of_images(images, tmp_path))
+        assert names[-1] == images.digest_of_pixels() != images.digest()
+    assert names[0] != names[1]
 
 
 def test_a_run_that_encodes_each_image_when_it_is_used_learns_the_same_and_keeps_none(folder, tmp_path):

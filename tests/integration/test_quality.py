@@ -189,6 +189,35 @@ def test_pictures_that_stand_in_for_others_are_no_part_of_a_reference(tmp_path):
     np.testing.assert_array_equal(found[1].apart, found[0].apart)
 
 
+def test_features_of_pictures_that_were_replaced_meanwhile_are_not_kept(tmp_path):
+    network, decode = quality.FeatureNetwork(None, mirrored(1)), lambda index: np.full((4, 4, 1), index, np.uint8)
+    replaced = []
+    images = LazyImages(
+        decode,
+        (9, 4, 4, 1),
+        np.zeros(9, np.int32),
+        content=lambda index: bytes([index]),
+        still=lambda index: not (replaced and index == 3),
+    )
+    digest = images.digest
+    images.digest = lambda: (digest(), replaced.append(3))[0]  # right after it
+    with pytest.raises(UserError, match="replaced while they were read"):
+        quality.array_features(images, network, str(tmp_path), {}, "features")
+    assert not list(tmp_path.rglob("0*.npz"))
+
+
+def test_features_are_known_by_what_decoded_their_pictures_and_say_so(tmp_path):
+    network, decode = quality.FeatureNetwork(None, mirrored(1)), lambda index: np.full((4, 4, 1), index, np.uint8)
+    found = []
+    for reader in ("Pillow 1", "Pillow 2", "Pillow 1"):
+        content = lambda index: bytes([index])  # noqa: E731
+        images = LazyImages(decode, (9, 4, 4, 1), np.zeros(9, np.int32), content=content, reader=reader)
+        found.append(quality.array_features(images, network, str(tmp_path), {}, "features"))
+    assert [one.about["decoded_by"] for one in found] == ["Pillow 1", "Pillow 2", "Pillow 1"]
+    assert found[0].place == found[2].place != found[1].place
+    assert len({one.about["sha256"] for one in found}) == 1
+
+
 def test_four_devices_draw_and_see_what_one_does(run_dir):
     config = load_run(run_dir, steps=4, batch_size=10).config
     one, four = (open_run(run_dir, config, mirrored(devices)) for devices in (1, 4))

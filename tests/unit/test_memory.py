@@ -145,3 +145,19 @@ def test_images_that_are_spread_over_a_set_come_a_few_at_a_time():
     assert [len(part) for part in parts] == [4, 4, 1]
     assert np.concatenate(parts)[:, 0, 0, 0].tolist() == [0, 12, 24, 36, 49, 61, 73, 85, 98]
     assert spread.places(images, 1000).tolist() == list(range(99))
+
+
+def test_pixels_are_hashed_as_many_at_once_as_a_block_holds(monkeypatch):
+    pixels, asked = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 1), np.uint8), []
+    monkeypatch.setattr("tf_ddpm.datasets.image_set._AT_ONCE", 40)
+
+    class Counted(LazyImages):
+        def _rows(self, wanted):
+            asked.append(len(wanted))
+            return super()._rows(wanted)
+
+    lazy = Counted(lambda index: pixels[index], pixels.shape, np.zeros(9, np.int32))
+    whole, parts = (ImageSet(images, np.zeros(9, np.int32), ()) for images in (pixels, lazy))
+    found = parts.digest_of_pixels()
+    monkeypatch.undo()
+    assert found == whole.digest_of_pixels() and asked == [2, 2, 2, 2, 1]

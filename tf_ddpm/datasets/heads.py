@@ -16,8 +16,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from tf_ddpm.datasets.finding import Found
-from tf_ddpm.datasets.pictures import NO_MEMORY, Reader
-from tf_ddpm.errors import UserError
+from tf_ddpm.datasets.pictures import Reader, check_memory
 from tf_ddpm.runtime import own_files
 from tf_ddpm.runtime.control_group import cores
 from tf_ddpm.runtime.progress import Progress
@@ -101,9 +100,10 @@ def _problem(file: Path, first: bytes, reader: Reader) -> str | None:
         return reader.unidentified(file)
     # Of a format of text it is enough that it opens; others may open what is none of theirs.
     found = reader.opens(file) if text else reader.read(file, None, None)
-    if isinstance(found, str) and found.endswith(NO_MEMORY):
-        raise UserError(f"{found}; rerun the command where there is more, or with a lower data.max_megapixels")
-    return found if isinstance(found, str) else None
+    if not isinstance(found, str):
+        return None
+    check_memory(found)
+    return found
 
 
 def _is_text(first: bytes) -> bool:

@@ -129,8 +129,7 @@ def _check_fault(one: Found, reason: str) -> None:
       UserError: where it is not: that may pass, and is not kept.
     """
     file, size, _ = one
-    if reason.endswith(pictures.NO_MEMORY):
-        raise UserError(f"{reason}; rerun the command where there is more, or with a lower data.max_megapixels")
+    pictures.check_memory(reason)
     try:
         same = len(file.read_bytes()) == size and is_still(one)
     except (OSError, MemoryError) as error:

@@ -100,6 +100,11 @@ class LazyImages:
         return found.hexdigest()
 
     @property
+    def decoded_by(self) -> dict[str, str]:
+        """What a receipt says of `reader`, if that is known."""
+        return {"decoded_by": self.reader} if self.reader else {}
+
+    @property
     def in_memory(self) -> bool:
         """Whether what is decoded is kept there."""
         return self._memory is not None

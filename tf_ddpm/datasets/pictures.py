@@ -20,7 +20,7 @@ from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageErr
 
 from tf_ddpm.config import DECODER, DataConfig
 from tf_ddpm.datasets import colour, first_decoder, jpeg_end
-from tf_ddpm.errors import required
+from tf_ddpm.errors import UserError, required
 from tf_ddpm.runtime import own_files
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -301,6 +301,16 @@ def _unidentified(file: Path, decoder: int) -> str:
     if decoder > 1 and head[4:8] == b"ftyp" and head[8:12] in _HEIF and not has_heif():
         return "HEIC; the plug-in reads it: pip install pillow-heif"
     return "not an image that Pillow reads"
+
+
+def check_memory(reason: str) -> None:
+    """Whether the reason why there is no picture is its own, and not a lack of memory.
+
+    Raises:
+      UserError: where it is not.
+    """
+    if reason.endswith(NO_MEMORY):
+        raise UserError(f"{reason}; rerun the command where there is more, or with a lower data.max_megapixels")
 
 
 def has_heif() -> bool:

@@ -131,14 +131,13 @@ def array_features(
     # Twice: the chunks, and what they are put together to.
     size = 2.0 * len(images) * 4 * inception.FEATURES
     memory.check(size, f"the features of {len(images)} reference images", "measure against a split of fewer")
+    decoded_by = images.decoded_by if isinstance(images, LazyImages) else {}
     if isinstance(images, LazyImages):
-        key, about = images.digest(), about | {"sha256_of": "the files, and how they are decoded"}
-        decoded_by = (images.reader,) if images.reader else ()
-        about |= {"decoded_by": images.reader} if images.reader else {}
+        key, about = images.digest(), about | {"sha256_of": "the files, and how they are decoded"} | decoded_by
     else:
-        key, decoded_by = provenance.digest(images), ()
+        key = provenance.digest(images)
     network.agree(key)
-    made_by = provenance.digest(key, network.sha256, CHUNK, _VERSION, provenance.versions(), *decoded_by)
+    made_by = provenance.digest(key, network.sha256, CHUNK, _VERSION, provenance.versions(), *decoded_by.values())
     folder = home_expanded(cache_dir, "data.cache_dir") / "features" / made_by[:32]
 
     def features_of(start: int, stop: int, reached: Reached) -> dict[str, np.ndarray]:

@@ -64,7 +64,8 @@ class ReconstructionSource(Source):
 
     def facts(self) -> dict[str, Any]:
         """See `Source`."""
-        config = self._found.config
+        config, images = self._found.config, self.pictures.images
+        decoded_by = images.decoded_by if isinstance(images, LazyImages) else {}
         text = config_lib.to_json(config_lib.portable(config)).encode()
         return {
             "autoencoder": config.autoencoder.kind,
@@ -72,13 +73,8 @@ class ReconstructionSource(Source):
             "config_sha256": hashlib.sha256(text).hexdigest(),
             "autoencoder_sha256": self._found.sha256,
             "weights": "ema",
-            "pictures": {"split": self._split, "sha256": self._digest} | self._decoded_by,
+            "pictures": {"split": self._split, "sha256": self._digest} | decoded_by,
         }
-
-    @property
-    def _decoded_by(self) -> dict[str, str]:
-        images = self.pictures.images
-        return {"decoded_by": images.reader} if isinstance(images, LazyImages) and images.reader else {}
 
     @functools.cached_property
     def _digest(self) -> str:
