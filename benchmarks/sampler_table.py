@@ -22,6 +22,7 @@ from tf_ddpm.codecs.pixels import Pixels
 from tf_ddpm.evaluation import provenance
 from tf_ddpm.evaluation.feature_metrics import frechet_distance, moments
 from tf_ddpm.runtime.chunks import Reached, in_chunks
+from tf_ddpm.runtime.digests import digest
 from tf_ddpm.sampling.run import Run
 
 FLAGS = flags.FLAGS
@@ -79,10 +80,8 @@ def drawn(run: Run, settings: dict, folder: Path) -> np.ndarray:
     def draw(start: int, stop: int, _: Reached) -> dict[str, np.ndarray]:
         return {"images": run.sample(range(1000 + start, 1000 + stop), batch_size=_BATCH, **settings)}
 
-    weights = provenance.digest(*run.network.get_weights())
-    made_by = provenance.digest(
-        weights, provenance.describe_sampling(run, run.settings(**settings)), provenance.versions()
-    )
+    weights = digest(*run.network.get_weights())
+    made_by = digest(weights, provenance.describe_sampling(run, run.settings(**settings)), provenance.versions())
     rows, _ = in_chunks(folder / made_by[:32], FLAGS.num_images, draw, "drawing")
     return rows["images"]
 

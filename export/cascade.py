@@ -45,10 +45,12 @@ class CascadeModule(Endpoints):
     ):
         *_, last = runs
         knowing = [run.config.model for run in runs if run.config.model.classes]
-        # No class, and guidance, are for pipelines all of whose stages that know labels know that as well.
+        # No class, and guidance, are for pipelines all of whose stages that know labels know that as well. (A stage
+        # with a guide has its own weight.)
         classes, null = max([model.classes for model in knowing], default=0), all(m.null_class for m in knowing)
         null = null and bool(knowing)
-        guided = null and all(run.config.takes_guidance for run in runs if run.config.model.classes)
+        of_null = [run.config.takes_guidance for run in runs if run.config.model.classes and run.guide is None]
+        guided = null and bool(of_null) and all(of_null)
         model = last.config.model
         unit = model.phase // model.factor
         enlarging = Enlarging(model.factor, last.config.train.augmentation, unit, max_pixels)

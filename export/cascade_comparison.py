@@ -79,6 +79,8 @@ def _enlarged(run: Run, small: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 def _used(run: Run, sample: SampleConfig, precision: str | None, sent: bool) -> Run:
     """The run as a plan uses it, in another precision if it is given; `sent`: with the requests' guidance, 1."""
-    config = dataclasses.replace(run.config, sample=dataclasses.replace(sample, guidance=1.0) if sent else sample)
+    if sent and run.guide is None:
+        sample = dataclasses.replace(sample, guidance=1.0)
+    config = dataclasses.replace(run.config, sample=sample)
     network = run.network if precision is None else build.recast(run.network, precision)
-    return Run(config, network, run.checkpoint_step, first_stage=run.first_stage)
+    return Run(config, network, run.checkpoint_step, first_stage=run.first_stage, guide=run.guide)

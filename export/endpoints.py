@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from export import joining
 from export.joining import Lane, Tensors
 from export.limits import Limits
 from tf_ddpm import config as config_lib
+from tf_ddpm.runtime.digests import digest
 from tf_ddpm.sampling.run import Run
 
 CLASS = ("label", "guidance")
@@ -121,16 +121,8 @@ class Endpoints(tf.Module):
 def of_run(run: Run) -> list[object]:
     """What tells a run from others: its configuration and its weights."""
     first_stage = None if run.first_stage is None else run.first_stage.sha256
-    guide = None if run.guide is None else digest_of(run.guide.network.weights)
-    return [config_lib.to_json(run.config), digest_of(run.network.weights), first_stage, guide]
-
-
-def digest_of(weights: Iterable[Any]) -> str:
-    """sha256 of weights."""
-    found = hashlib.sha256()
-    for weight in weights:
-        found.update(np.asarray(weight).tobytes())
-    return found.hexdigest()
+    guide = None if run.guide is None else run.guide.sha256
+    return [config_lib.to_json(run.config), digest(*run.network.get_weights()), first_stage, guide]
 
 
 def _digest(parts: list[object]) -> str:

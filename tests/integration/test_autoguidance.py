@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests.support.gaussian import denoiser_of
 from tests.support.small_networks import small
-from tests.support.tiny import make_tiny_config
+from tests.support.tiny import make_tiny_config, mirrored
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
 from tf_ddpm.config import DiffusionConfig, SampleConfig, plans
@@ -18,9 +18,11 @@ from tf_ddpm.diffusion import samplers, schedules
 from tf_ddpm.diffusion.chain import Chain
 from tf_ddpm.diffusion.guidance import Autoguided, Interval, guided
 from tf_ddpm.errors import UserError
+from tf_ddpm.evaluation import provenance
 from tf_ddpm.networks.unet import UNet
 from tf_ddpm.runs import checkpoint_files, configuration
 from tf_ddpm.sampling import guide as guides
+from tf_ddpm.sampling import run as run_module
 from tf_ddpm.sampling.run import Run, load_run, open_run
 from tf_ddpm.sampling.source import facts_of
 from tf_ddpm.training import loop
@@ -158,6 +160,22 @@ def test_a_run_that_is_taken_further_keeps_its_guide(tmp_path, capsys):
     assert "past step 6" in capsys.readouterr().err
 
 
+def test_what_is_said_of_a_guide_tells_it_from_others_of_its_configuration_and_names_the_guided_weights(run_dir):
+    plain, early, late = (load_run(run_dir, guide=guide) for guide in (None, "10", str(run_dir)))
+    said = [facts_of(run, run.config.sample)["guide"] for run in (early, late)]
+    assert said[0]["weights_sha256"] != said[1]["weights_sha256"] == provenance.weights_digest(plain)
+    assert provenance.weights_digest(plain) == provenance.weights_digest(early) == provenance.weights_digest(late)
+
+
+def test_workers_agree_on_the_guide(run_dir, monkeypatch):
+    agreed = {}
+    monkeypatch.setattr(run_module, "agree", lambda _, **facts: agreed.update(facts))
+    config = configuration.used(configuration.read(run_dir), [], {"guide": "10", "guidance": 2.0})
+    open_run(run_dir, config, mirrored(2)).agree("words")
+    assert agreed["flags"] == ("words",)
+    assert agreed["guide"] == load_run(run_dir, guide="10", guidance=2.0).guide.facts()
+
+
 def test_another_run_guides_where_it_fits(run_dir, tmp_path):
     other = load_run(run_dir, guide=str(run_dir), guidance=3.0)
     same = other.sample(range(2), sampler="ddim", steps=4)
@@ -259,6 +277,13 @@ def test_what_does_not_fit_a_guide_is_named():
     for pair in ((plain, student), (student, plain)):
         with pytest.raises(UserError, match="is a consistency student, which says where a path ends"):
             guides.check(*pair, "G")
+    halved = config_lib.with_values(plain, {"distill.method": "progressive", "distill.steps": 4})
+    with pytest.raises(UserError, match="knows the levels of its own 4 steps alone; expected a network"):
+        guides.check(plain, halved, "G")
+    guides.check(halved, plain, "a network that knows more levels")
+    sharper = config_lib.with_values(plain, {"distill.guidance": 2.0})
+    with pytest.raises(UserError, match="draws with its teacher's guidance, 2, and no worse network"):
+        guides.check(plain, sharper, "G")
     short = make_tiny_config(diffusion__schedule="ve", diffusion__sigma_max=5.0, **images)
     with pytest.raises(
         UserError, match=r"goes from sigma/alpha 0\.01 to 5, and is asked from 0\.0898 to 80; .*interval=0"

@@ -12,12 +12,13 @@ from tests.support.fresh import fresh_state
 from tests.support.tiny import make_tiny_config, mirrored
 from tf_ddpm import build
 from tf_ddpm import config as config_lib
+from tf_ddpm.config import TrainConfig
 from tf_ddpm.datasets.batches import batch_dataset
 from tf_ddpm.datasets.image_set import ImageSet
 from tf_ddpm.errors import UserError
 from tf_ddpm.networks import averaging
 from tf_ddpm.runs import checkpoints, configuration
-from tf_ddpm.sampling import image_files
+from tf_ddpm.sampling import image_files, rebuilding
 from tf_ddpm.sampling.run import load_run
 from tf_ddpm.training import loop
 from tf_ddpm.training.update import make_update
@@ -70,6 +71,13 @@ def test_images_of_an_average_that_is_still_the_beginning_are_warned_of_and_the_
     assert not capsys.readouterr().err
     with pytest.raises(UserError, match="weights: chosen when the run is loaded"):
         raw.sample([0], weights="ema")
+
+
+def test_the_share_that_a_checkpoint_of_version_1_does_not_say_is_reckoned_at_most(capsys):
+    rebuilding.warn_of_stale_average(TrainConfig(ema_decay=0.9999, ema_warmup=False), 2000, None, "guide=2000: ")
+    assert "warning: guide=2000: up to 82% of the weights' average are still" in capsys.readouterr().err
+    rebuilding.warn_of_stale_average(TrainConfig(ema_decay=0.9999, ema_warmup=False), 2000, 0.001)
+    assert not capsys.readouterr().err
 
 
 def test_raw_weights_are_those_of_the_last_update(stale_run):

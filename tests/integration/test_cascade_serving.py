@@ -11,13 +11,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image, PngImagePlugin
 
-from export import check, encoded, saved_model
+from export import cascade_comparison, check, encoded, saved_model
 from tests.support.served import Served, decoded, grey
 from tests.support.tiny import make_tiny_config
 from tf_ddpm import build
 from tf_ddpm.config import plans
 from tf_ddpm.errors import UserError
 from tf_ddpm.runs import pipelines
+from tf_ddpm.sampling.guide import OpenGuide
 from tf_ddpm.sampling.pipeline import Pipeline, open_pipeline
 from tf_ddpm.sampling.run import Run
 from tf_ddpm.sampling.upscaler import Upscaler
@@ -242,6 +243,17 @@ def test_no_class_is_asked_of_a_pipeline_only_if_all_of_its_stages_know_it(pipel
     both = [pipeline.runs[0], Run(config, build.network(config, "float32"), 0)]
     module = saved_model.CascadeModule(both, True, default_plans(pipeline), 4, MAX_PIXELS, 0.01)
     assert module.limits.ranges()["label"] == (0, 9) and "guidance" not in module.limits.specs()
+
+
+def test_a_stage_with_a_guide_keeps_its_own_weight_and_no_caller_sends_it(pipeline):
+    base, larger = pipeline.runs
+    config = dataclasses.replace(base.config, sample=dataclasses.replace(base.config.sample, guidance=2.0))
+    guided = Run(config, base.network, 8, guide=OpenGuide(base.config, base.network, 4, "its weights"))
+    module = saved_model.CascadeModule([guided, larger], True, default_plans(pipeline), 4, MAX_PIXELS, 0.01)
+    assert not module.limits.takes_guidance
+    for run, own in ((guided, 2.0), (base, 1.0)):
+        used = cascade_comparison._used(run, config.sample, None, sent=True)
+        assert used.guide is run.guide and used.config.sample.guidance == own
 
 
 def default_plans(pipeline):

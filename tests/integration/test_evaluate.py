@@ -1,5 +1,6 @@
 """Bits/dim: every term of the bound, and the file they are written to."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,7 +14,7 @@ from tf_ddpm.diffusion.chain import Chain
 from tf_ddpm.diffusion.denoiser import Prediction
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import evaluate, likelihood
-from tf_ddpm.sampling.run import load_run
+from tf_ddpm.sampling.run import Run, load_run
 
 
 def test_the_bound_of_a_tiny_chain_has_every_term_in_its_place():
@@ -54,7 +55,15 @@ def test_the_terms_add_up_and_come_with_a_receipt(measured):
     assert 0 < terms["L_T"] < 0.1 and min(terms["L_t_minus_1"]) > 0 and measured["standard_error"] > 0
     receipt = measured["receipt"]
     assert receipt["num_images"] == 10 and receipt["seed"] == 3 and receipt["steps"] == 20
-    assert receipt["data"]["name"] == "digits" and receipt["checkpoint_step"] == 8
+    assert receipt["data"]["name"] == "digits" and receipt["checkpoint_step"] == 8 and "ema" not in receipt
+
+
+def test_the_receipt_names_the_width_of_an_average(run_dir):
+    run = load_run(run_dir)
+    sample = dataclasses.replace(run.config.sample, ema=0.05)
+    averaged = Run(dataclasses.replace(run.config, sample=sample), run.network, run.checkpoint_step)
+    about = likelihood._about(averaged, run.chain, likelihood.chosen_images(run, 2, 0), 0)
+    assert about["weights"] == "ema" and about["ema"] == 0.05
 
 
 def test_the_figure_depends_on_neither_batch_size_nor_earlier_metrics(measured, run_dir):

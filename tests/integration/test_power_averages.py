@@ -1,12 +1,16 @@
 """Averages of the weights that are chosen afterwards."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from safetensors import SafetensorError
 
 from tests.support.tiny import make_tiny_config
+from tf_ddpm import config as config_lib
 from tf_ddpm.errors import UserError
+from tf_ddpm.evaluation import sweep
 from tf_ddpm.networks import averaging
 from tf_ddpm.runs import averages, checkpoint_files
 from tf_ddpm.sampling.run import load_run
@@ -104,6 +108,28 @@ def test_a_run_keeps_its_averages_and_is_opened_with_any_width(run_dir):
     between = load_run(run_dir, ema=0.08)
     assert between.checkpoint_step == 30
     assert np.any(between.sample(range(2), steps=3) != plain.sample(range(2), steps=3))
+
+
+def test_an_average_is_guided_by_what_is_earlier_than_the_moment_at_which_it_was_kept(run_dir, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "run")
+    (tmp_path / "run" / averages.FOLDER / "step-30.safetensors").unlink()
+    assert load_run(tmp_path / "run", ema=0.1, guide="12", guidance=2.0).checkpoint_step == 24
+    with pytest.raises(UserError, match="guide=24: it guides this run's step 24; expected an earlier one"):
+        load_run(tmp_path / "run", ema=0.1, guide="24", guidance=2.0)
+
+
+def test_a_sweep_of_checkpoints_draws_with_their_own_weights_guided_by_earlier_ones(run_dir):
+    config = load_run(run_dir).config
+    averaged, guided = (
+        config_lib.with_values(config, {f"sample.{name}": value}) for name, value in (("ema", 0.1), ("guide", "12"))
+    )
+    assert sweep.points_of("checkpoint", config, run_dir) == ("checkpoint", [12, 24, 30])
+    assert sweep.points_of("checkpoint", guided, run_dir) == ("checkpoint", [24, 30])
+    assert sweep.points_of("checkpoint:12,30", guided, run_dir) == ("checkpoint", [12, 30])
+    with pytest.raises(UserError, match=r"sample.ema=0.1 draws with averages .* expected --set=sample.ema=none"):
+        sweep.points_of("checkpoint", averaged, run_dir)
+    with pytest.raises(UserError, match="no checkpoint after guide=30"):
+        sweep.points_of("checkpoint", config_lib.with_values(config, {"sample.guide": "30"}), run_dir)
 
 
 def test_what_cannot_be_rebuilt_is_told(run_dir, tmp_path, capsys):

@@ -83,19 +83,25 @@ def check_idle(config: Config) -> None:
     Raises:
       UserError: where it does not.
     """
+    _check_guidance(config)
     drawn = FLAGS.mode in ("sample", "eval", "report", "upscale")
     if not drawn and not (FLAGS.mode == "figure" and FLAGS.figure in ("samples", "progressive")):
-        return  # callers of an export say their weights, and other figures compare some
+        return
     idle = config_lib.idle(config)
     if config.autoencoder.trained and given(("weights",)):
         raise UserError("--weights has no effect here: the scale of an autoencoder's latents is that of the average")
-    if config.sample.guidance == 1.0:
-        for name in given(("guide", "guidance_interval")):
-            raise UserError(f"--{name} has no effect with guidance 1; expected --guidance=W beside it, for example 2")
     for setting in settings():
         key = setting.partition("=")[0].strip()
         if key in idle:
             raise UserError(f"--set={setting} has no effect here: {key} is of {idle[key]}")
+
+
+def _check_guidance(config: Config) -> None:
+    """Callers of an export say their weights, and the figure of guidance compares some."""
+    of_figure = FLAGS.mode == "figure" and "guidance" in FIGURES.get(FLAGS.figure, ())
+    if config.sample.guidance == 1.0 and (of_figure or FLAGS.mode in ("sample", "eval", "report", "upscale")):
+        for name in given(("guide", "guidance_interval")):
+            raise UserError(f"--{name} has no effect with guidance 1; expected --guidance=W beside it, for example 2")
 
 
 def _check_figure() -> None:

@@ -48,7 +48,7 @@ def wanted_pipeline() -> PipelineConfig | None:
     found = pipelines.find(FLAGS.pipeline, FLAGS.run_dir)
     wanted = {name: value for name, value in flags.sampling().items() if value is not None}
     stages = tuple(_used(stage, wanted) for stage in found.stages)
-    if FLAGS.guidance is not None and not any(stage.config.takes_guidance for stage in stages):
+    if FLAGS.guidance is not None and not any(map(_takes_guidance, stages)):
         raise UserError(f"--guidance={FLAGS.guidance:g}: the null class guides no run of this pipeline")
     if FLAGS.guidance_interval is not None and all(stage.config.sample.guidance == 1.0 for stage in stages):
         raise UserError("--guidance_interval has no effect with guidance 1; expected --guidance=W beside it")
@@ -70,12 +70,17 @@ def wanted_pipeline() -> PipelineConfig | None:
 
 def _used(stage: Stage, wanted: dict[str, object]) -> Stage:
     """A stage with what is wanted of all of them, where it is of its kind."""
-    takes = {"augmentation": stage.config.model.enlarges, "guidance": stage.config.takes_guidance}
+    takes = {"augmentation": stage.config.model.enlarges, "guidance": _takes_guidance(stage)}
     own = {name: value for name, value in wanted.items() if takes.get(name, True)}
     try:
         return dataclasses.replace(stage, config=configuration.used(stage.config, flags.settings(), own))
     except UserError as error:
         raise UserError(f"{stage.run_dir}: {error}") from None
+
+
+def _takes_guidance(stage: Stage) -> bool:
+    """Whether `--guidance` is of this stage; the weight of another network that guides it is its own."""
+    return stage.config.takes_guidance and stage.config.sample.guide is None
 
 
 def wanted_label_of(pipeline: PipelineConfig) -> int | None:

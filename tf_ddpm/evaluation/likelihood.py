@@ -18,6 +18,7 @@ from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import provenance
 from tf_ddpm.runtime import memory
 from tf_ddpm.runtime.chunks import Reached, in_chunks
+from tf_ddpm.runtime.digests import digest
 from tf_ddpm.runtime.progress import Progress
 from tf_ddpm.sampling.run import Run
 
@@ -63,7 +64,7 @@ def bits_per_dim(run: Run, images: datasets.ImageSet, folder: Path, seed: int, s
         return rows | {name: column.sum(axis=0, keepdims=True) for name, column in sums.items()}
 
     weights = provenance.weights_digest(run)
-    key = provenance.digest(about, weights, chain.timesteps, settings.batch_size, images.whole(), images.labels)
+    key = digest(about, weights, chain.timesteps, settings.batch_size, images.whole(), images.labels)
     kept, seconds = in_chunks(
         folder / f"bits-{key[:32]}", len(images), measured, "measuring bits/dim", run.all_have, settings.batch_size
     )
@@ -99,6 +100,7 @@ def _about(run: Run, chain: Chain, images: datasets.ImageSet, seed: int) -> dict
         "clip": "static",
         "precision": settings.precision,
         "weights": settings.weights,
+        **({} if settings.ema is None else {"ema": settings.ema}),
         "versions": provenance.versions(),
     }
 

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_ddpm import config as config_lib
+from tf_ddpm.runtime.digests import digest
 from tf_ddpm.sampling.run import Run
 from tf_ddpm.sampling.source import Source
 
@@ -43,19 +44,5 @@ def describe_source(source: Source) -> dict:
 
 
 def weights_digest(*runs: Run) -> str:
-    """sha256 of the weights of all their networks, their guides' too."""
-    networks = [network for run in runs for network in run.networks]
-    return digest(*(np.asarray(part) for network in networks for part in network.get_weights()))
-
-
-def digest(*parts: object) -> str:
-    """sha256 of arrays (their shape, dtype and bytes) and of what prints as text."""
-    found = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            found.update(f"{part.shape} {part.dtype.str}".encode())
-            for start in range(0, len(part), 1000):  # a memory-mapped file is never held whole
-                found.update(part[start : start + 1000].tobytes())
-        else:
-            found.update(repr(part).encode())
-    return found.hexdigest()
+    """sha256 of the weights of their networks; what `facts` say of a guide has its own."""
+    return digest(*(np.asarray(part) for run in runs for part in run.network.get_weights()))

@@ -21,6 +21,7 @@ from tf_ddpm.evaluation.inception import Inception
 from tf_ddpm.runtime import memory
 from tf_ddpm.runtime.chunks import CHUNK, Reached, in_chunks, once
 from tf_ddpm.runtime.collectives import agree, all_have, over_replicas
+from tf_ddpm.runtime.digests import digest
 from tf_ddpm.runtime.paths import home_expanded, touch
 from tf_ddpm.sampling import image_files
 from tf_ddpm.sampling.source import Source, gathered
@@ -135,9 +136,9 @@ def array_features(
     if isinstance(images, LazyImages):
         key, about = images.digest(), about | {"sha256_of": "the files, and how they are decoded"} | decoded_by
     else:
-        key = provenance.digest(images)
+        key = digest(images)
     network.agree(key)
-    made_by = provenance.digest(key, network.sha256, CHUNK, _VERSION, provenance.versions(), *decoded_by.values())
+    made_by = digest(key, network.sha256, CHUNK, _VERSION, provenance.versions(), *decoded_by.values())
     folder = home_expanded(cache_dir, "data.cache_dir") / "features" / made_by[:32]
 
     def features_of(start: int, stop: int, reached: Reached) -> dict[str, np.ndarray]:
@@ -156,7 +157,7 @@ def array_features(
     if len(replaced) and isinstance(images, LazyImages):
         own = np.setdiff1d(np.arange(len(images)), replaced)
         images, features, about = images.chosen(own), features[own], about | {"left_out": len(replaced)}
-        folder = folder / f"without-{provenance.digest(replaced)[:16]}"
+        folder = folder / f"without-{digest(replaced)[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
     return FeatureSet(
         images, features, feature_metrics.moments(features), about | {"images": len(images), "sha256": key}, folder
@@ -190,7 +191,7 @@ def source_features(
         "rounding": "uint8" if rounded else "float",
     }
     weights = provenance.weights_digest(*source.runs) if source.runs else about["autoencoder_sha256"]
-    key = provenance.digest(about, weights, network.sha256, CHUNK, _VERSION, provenance.versions())
+    key = digest(about, weights, network.sha256, CHUNK, _VERSION, provenance.versions())
 
     def draw(start: int, stop: int, reached: Reached) -> dict[str, np.ndarray]:
         seeds = np.arange(seed + start, seed + stop)
@@ -225,7 +226,7 @@ def load_statistics(path: str) -> FeatureSet:
         raise UserError(f"reference={path}: expected mu [{inception.FEATURES}] and sigma of its square")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise UserError(f"reference={path}: mu and sigma hold numbers that are not finite")
-    about = {"statistics": os.path.basename(path), "sha256": provenance.digest(mean, covariance), "images": None}
+    about = {"statistics": os.path.basename(path), "sha256": digest(mean, covariance), "images": None}
     return FeatureSet(None, None, Moments(mean, covariance), about)
 
 

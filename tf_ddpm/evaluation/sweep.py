@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 from tf_ddpm import config as config_lib
@@ -44,7 +45,7 @@ def sweep(
     """
     if config.autoencoder.trained:
         raise UserError(f"sweep={words}: this run is an autoencoder, which draws no images")
-    name, points = _points(words, run_dir)
+    name, points = points_of(words, config, run_dir)
     metrics = tuple(metric for metric in wanted.metrics if metric != "bpd")
     # Wrong values are found before anything is drawn.
     configs = [settings_at(config, name, point) for point in points]
@@ -100,7 +101,17 @@ def _keep_best(pipeline: PipelineConfig, rows: dict[float, dict]) -> None:
     print(f"augmentation {best} is best by {name}; kept in {runs_pipelines.write(kept)}")
 
 
-def _points(words: str, run_dir: str) -> tuple[str, list[float]]:
+def points_of(words: str, config: Config, run_dir: str | os.PathLike) -> tuple[str, list[float]]:
+    """What is swept, and its values.
+
+    Raises:
+      UserError: for a sweep that is not known, or that the run with `config` in `run_dir` has not.
+    """
+    name, points = _points(words, run_dir)
+    return name, _with_their_own_weights(words, config, points) if name == "checkpoint" else points
+
+
+def _points(words: str, run_dir: str | os.PathLike) -> tuple[str, list[float]]:
     name, _, values = words.partition(":")
     if name not in _NAMES or (name != "checkpoint" and not values):
         raise UserError(
@@ -122,6 +133,22 @@ def _points(words: str, run_dir: str) -> tuple[str, list[float]]:
             known = f"one of {', '.join(map(str, kept))}" if kept is not None else "whole numbers"
             raise UserError(f"sweep={words}: {point!r}; expected {known}")
     return name, sorted({int(point) for point in points})
+
+
+def _with_their_own_weights(words: str, config: Config, points: list[float]) -> list[float]:
+    """Those that are drawn with the checkpoint's own weights, guided by an earlier one where a step guides."""
+    guide = config.sample.guide
+    if config.sample.ema is not None:
+        raise UserError(
+            f"sweep={words}: sample.ema={config.sample.ema:g} draws with averages that were kept at other steps; "
+            "expected --set=sample.ema=none"
+        )
+    if ":" in words or guide is None or not guide.isdecimal():
+        return points
+    later = [point for point in points if point > int(guide)]
+    if not later:
+        raise UserError(f"sweep={words}: the run has no checkpoint after guide={guide}")
+    return later
 
 
 def settings_at(config: Config, name: str, point: float) -> Config:

@@ -13,6 +13,7 @@ from tf_ddpm.diffusion import schedules
 from tf_ddpm.errors import NotTrainedError, UserError
 from tf_ddpm.networks.unet import UNet
 from tf_ddpm.runs import checkpoint_files, checkpoints, configuration, kept_labels, probes
+from tf_ddpm.runtime.digests import digest
 from tf_ddpm.runtime.paths import home_expanded
 from tf_ddpm.sampling import first_stage as first_stages
 from tf_ddpm.sampling import rebuilding
@@ -24,17 +25,22 @@ class OpenGuide(NamedTuple):
     """A guide, and where it comes from.
 
     Attributes:
-      config: of its run. checkpoint_step: its own.
+      config: of its run. checkpoint_step: its own. sha256: of its weights.
     """
 
     config: Config
     network: UNet
     checkpoint_step: int
+    sha256: str
 
     def facts(self) -> dict[str, Any]:
         """What a receipt says of it."""
         text = config_lib.to_json(config_lib.portable(self.config))
-        return {"checkpoint_step": self.checkpoint_step, "config_sha256": hashlib.sha256(text.encode()).hexdigest()}
+        return {
+            "checkpoint_step": self.checkpoint_step,
+            "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "weights_sha256": self.sha256,
+        }
 
     @property
     def guide(self) -> build.Guide:
@@ -83,11 +89,11 @@ def open_guide(
         step = probes.best(folder)
     network = build.network(own, "float32", xla)
     step, share = checkpoints.restore_network(network, folder, step, sample.weights)
-    if sample.weights == "ema" and share is not None:
-        rebuilding.warn_of_stale_average(share, f"guide={word}: ")
+    if sample.weights == "ema":
+        rebuilding.warn_of_stale_average(own.train, step, share, f"guide={word}: ")
     if sample.precision != "float32":
         network = build.recast(network, sample.precision)
-    return OpenGuide(own, network, step)
+    return OpenGuide(own, network, step, digest(*network.get_weights()))
 
 
 def check(config: Config, guide: Config, word: str) -> None:
@@ -103,6 +109,16 @@ def check(config: Config, guide: Config, word: str) -> None:
         raise UserError(
             f"guide={word}: {whose} is a consistency student, which says where a path ends and not the mean that "
             "guidance exaggerates"
+        )
+    if guide.distill.own_steps is not None:
+        raise UserError(
+            f"guide={word}: it is a progressive student, which knows the levels of its own {guide.distill.own_steps} "
+            "steps alone; expected a network that knows all"
+        )
+    if guide.distill.guided:
+        raise UserError(
+            f"guide={word}: it is a student that draws with its teacher's guidance, {guide.distill.guidance:g}, and "
+            "no worse network; expected an earlier checkpoint, or a run with less training"
         )
     if config.distill.guided:
         guidance = config.distill.guidance

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_ddpm.config import TrainConfig
 from tf_ddpm.errors import UserError
 from tf_ddpm.networks import averaging
 from tf_ddpm.runs import averages
@@ -52,15 +53,19 @@ def rebuild(network: keras.Model, run_dir: str | os.PathLike, sigma_rel: float, 
     return moments[-1]
 
 
-def warn_of_stale_average(share: float, about: str) -> None:
+def warn_of_stale_average(train: TrainConfig, step: int, share: float | None, about: str = "") -> None:
     """Says that much of the average is still what the run began with, where it is.
 
     Args:
-      share: of the initial weights. about: `up to `, where that is not known exactly.
+      step: of the average.
+      share: of the initial weights; None: the checkpoint, of version 1, does not say, and it is at most as reckoned.
+      about: whose average it is.
     """
-    if share > averaging.STALE and cluster.this_worker().is_chief:
+    most = averaging.initial_share(step, train.ema_decay, train.ema_warmup) if share is None else share
+    about += "up to " if share is None else ""
+    if most > averaging.STALE and cluster.this_worker().is_chief:
         print(
-            f"warning: {about}{share:.0%} of the weights' average are still what the run began with, and its images "
+            f"warning: {about}{most:.0%} of the weights' average are still what the run began with, and its images "
             "mostly noise; the last weights draw better ones: weights=raw (a lower train.ema_decay, or "
             "train.ema_warmup=true, lets the average follow)",
             file=sys.stderr,

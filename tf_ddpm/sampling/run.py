@@ -20,7 +20,6 @@ from tf_ddpm.config import Config, SampleConfig, plans
 from tf_ddpm.diffusion.denoiser import Denoiser
 from tf_ddpm.diffusion.levels import Levels
 from tf_ddpm.errors import UserError
-from tf_ddpm.networks import averaging
 from tf_ddpm.networks.backbone import Condition
 from tf_ddpm.networks.unet import UNet
 from tf_ddpm.runs import checkpoints, configuration, kept_labels, probes
@@ -73,14 +72,16 @@ class Run:
         return lambda *inputs: tf.nest.map_structure(lambda part: part.numpy(), function(*map(tf.constant, inputs)))
 
     def agree(self, *wanted: object) -> None:
-        """Whether all workers have this checkpoint and configuration, and want the same.
+        """Whether all workers have this checkpoint, configuration and guide, and want the same.
 
         Raises:
           UserError: where they do not.
         """
         if self._strategy is not None:
             config = config_lib.portable(self.config)
-            agree(self._strategy, checkpoint_step=self.checkpoint_step, configuration=config, flags=wanted)
+            guide = None if self.guide is None else self.guide.facts()
+            step = self.checkpoint_step
+            agree(self._strategy, checkpoint_step=step, configuration=config, guide=guide, flags=wanted)
 
     def all_have(self, found: bool) -> bool:
         """Whether every worker has `found` something; all ask together."""
@@ -332,13 +333,11 @@ def open_run(
         first_stage = first_stages.of_run(config, run_dir)
         network = build.network(config, "float32")
         step, share = checkpoints.restore_network(network, run_dir, step, config.sample.weights)
-        guide = open_guide(config, run_dir, step)
         if config.sample.ema is not None:
             step, share = rebuilding.rebuild(network, run_dir, config.sample.ema, step), 0.0
+        guide = open_guide(config, run_dir, step)
         if config.sample.precision != "float32":  # weights cast once, and not in every call
             network = build.recast(network, config.sample.precision)
     if config.sample.weights == "ema":
-        train = config.train
-        most = averaging.initial_share(step, train.ema_decay, train.ema_warmup) if share is None else share
-        rebuilding.warn_of_stale_average(most, "up to " if share is None else "")
+        rebuilding.warn_of_stale_average(config.train, step, share)
     return Run(config, network, step, strategy, kept_labels.label_names(run_dir), first_stage, guide)
