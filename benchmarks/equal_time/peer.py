@@ -91,6 +91,7 @@ def train(images: str, seconds: float, out: str | None = None, **settings: objec
     Returns:
       updates, images, seconds, seconds_of_compiling (and of the first updates of other modes), and the last loss.
     """
+    torch.set_num_threads(torch.get_num_threads())  # as in `benchmarks.compare`
     torch.manual_seed(0)
     training = Training(images=torch.from_numpy(np.load(images).transpose(0, 3, 1, 2).copy()), **settings)
     began, last = time.perf_counter(), 0.0
