@@ -1,9 +1,10 @@
 """How good are the samples of a `digits` run?  python -m benchmarks.digits_quality [--run_dir=runs/digits]
 
 A support-vector classifier (RBF, calibrated) is trained on 1,200 real digits. Printed: the share of 1,000
-samples and of the other 597 real digits of which it is sure (p > 0.8), the share of every class among the
-samples, for a run with classes the share of samples that it takes for the class asked for, and distances to
-the nearest real digit (samples against real digits, root mean square in grey levels).
+samples and of the other 597 real digits of which it is sure (p > 0.8) and the ratio of both; the ratio of its
+mean confidence; the share of every class among the samples; for a run with classes the share of samples that it
+takes for the class asked for; and distances to the nearest real digit (samples against real digits, root mean
+square in grey levels).
 """
 
 import json
@@ -44,9 +45,8 @@ def measure(samples: np.ndarray, asked: np.ndarray | None, seed: int = 0) -> dic
         flat, real.labels, train_size=1200, random_state=seed, stratify=real.labels
     )
     classifier = CalibratedClassifierCV(SVC(kernel="rbf", gamma="scale", C=10), ensemble=False).fit(train, labels)
-    sure = {
-        name: (classifier.predict_proba(x).max(1) > 0.8).mean() for name, x in (("real", test), ("samples", drawn))
-    }
+    confidence = {name: classifier.predict_proba(x).max(1) for name, x in (("real", test), ("samples", drawn))}
+    sure = {name: (found > 0.8).mean() for name, found in confidence.items()}
     predicted = classifier.predict(drawn)
     classes = np.bincount(predicted, minlength=10) / len(drawn)
     to_real, among_real = nearest(drawn, flat, same=False), nearest(flat, flat, same=True)
@@ -55,6 +55,7 @@ def measure(samples: np.ndarray, asked: np.ndarray | None, seed: int = 0) -> dic
         "sure_real": round(sure["real"], 4),
         "sure_samples": round(sure["samples"], 4),
         "ratio": round(sure["samples"] / sure["real"], 4),
+        "mean_confidence_ratio": round(confidence["samples"].mean() / confidence["real"].mean(), 4),
         **({} if asked is None else {"as_asked": round(float((predicted == asked).mean()), 4)}),
         "class_shares": classes.round(3).tolist(),
         "nearest_percentiles": list(percentiles),

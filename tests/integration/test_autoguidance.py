@@ -1,5 +1,6 @@
 """Guidance by a worse network, and where there is guidance: from the equation to the export."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -284,12 +285,20 @@ def test_what_does_not_fit_a_guide_is_named():
     sharper = config_lib.with_values(plain, {"distill.guidance": 2.0})
     with pytest.raises(UserError, match="draws with its teacher's guidance, 2, and no worse network"):
         guides.check(plain, sharper, "G")
-    short = make_tiny_config(diffusion__schedule="ve", diffusion__sigma_max=5.0, **images)
+    short = make_tiny_config(diffusion__schedule="ve", diffusion__sigma_max=5.0, diffusion__prediction="v", **images)
     with pytest.raises(
         UserError, match=r"goes from sigma/alpha 0\.01 to 5, and is asked from 0\.0898 to 80; .*interval=0"
     ):
         guides.check(plain, short, "G")
     guides.check(config_lib.with_values(plain, {"sample.guidance_max": 5.0}), short, "G")
+    # Of v the image is bounded beyond the guide's levels, of eps it is not.
+    beyond = make_tiny_config(diffusion__schedule="ve", diffusion__sigma_max=500.0, **images)
+    for prediction, refused in (("v", False), ("eps", True)):
+        usual = make_tiny_config(
+            diffusion__schedule="ve", diffusion__sigma_max=100.0, diffusion__prediction=prediction, **images
+        )
+        with pytest.raises(UserError, match="is asked from") if refused else contextlib.nullcontext():
+            guides.check(beyond, usual, "G")
 
 
 def test_the_paths_of_a_guide_stay_on_the_machine():

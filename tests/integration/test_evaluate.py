@@ -58,6 +58,12 @@ def test_the_terms_add_up_and_come_with_a_receipt(measured):
     assert receipt["data"]["name"] == "digits" and receipt["checkpoint_step"] == 8 and "ema" not in receipt
 
 
+def test_the_bound_is_of_the_whole_chain_whatever_levels_images_are_drawn_at(measured, run_dir, tmp_path):
+    found = bound(run_dir, tmp_path / "metrics.json", spacing="karras")["bits_per_dim"]
+    assert found["timesteps"] == measured["timesteps"]
+    assert found["value"] == pytest.approx(measured["value"], rel=1e-5)
+
+
 def test_the_receipt_names_the_width_of_an_average(run_dir):
     run = load_run(run_dir)
     sample = dataclasses.replace(run.config.sample, ema=0.05)

@@ -306,6 +306,10 @@ def test_a_step_that_an_lcm_scheduler_does_not_make_is_refused(tmp_path):
     assert folders.timesteps(config)[0] == 0
     with pytest.raises(UserError, match="makes no step at timestep 0"):
         scheduler_words.check_levels(config, folders.timesteps(config))
+    between = {"sample.spacing": "karras", "sample.sigmas": (), "sample.sigma_min": 0.82}
+    config = config_lib.validated(config_lib.with_values(config, between))
+    with pytest.raises(UserError, match=r"sample\.spacing=karras visits levels between timesteps"):
+        scheduler_words.check_levels(config, folders.timesteps(config))
 
 
 def test_the_word_with_which_ddim_clips_as_a_progressive_student_is_told_when_it_is_written():

@@ -130,6 +130,7 @@ def test_an_unknown_set_is_one_clear_line_in_spite_of_tensorflow(tmp_path):
         (["--set=sample.guidance_min=1"], ["has no effect here", "sample.guidance"]),
         (["--guidance_interval=1,2"], ["--guidance_interval has no effect with guidance 1"]),
         (["--mode=report", "--guide=450"], ["--guide has no effect with guidance 1"]),
+        (["--mode=export", "--plans=dpmpp-5", "--set=sample.churn=4"], ["--set=sample.churn=4 has no effect", "heun"]),
         (["--mode=figure", "--figure=variation", "--guide=450"], ["--guide has no effect with guidance 1"]),
         (["--eta=0.5"], ["--eta has no effect with --sampler=ddpm", "--sampler=ddim and --sampler=dpmpp"]),
         (["--mode=figure", "--figure=samples", "--eta=0.5"], ["--eta has no effect with --sampler=ddpm"]),

@@ -71,6 +71,11 @@ def test_a_wrong_setting_says_what_would_be_right(setting, words):
         (["diffusion.sigma_data=0.5"], ["diffusion.sigma_data is of diffusion.prediction=edm"]),
         (["train.level_sampling=lognormal", "train.objective=vlb"], ["lognormal", "vlb", "uniform or importance"]),
         (["train.level_mean=-1"], ["train.level_mean is of train.level_sampling=lognormal"]),
+        (["train.timestep_sampling=uniform", "train.level_sampling=lognormal"], ["the former name of", "one of them"]),
+        (
+            ["diffusion.schedule=ve", "diffusion.sigma_max=2"],
+            ["sigma_max=2", "expected 5 at least, or sample.sampler="],
+        ),
         (["train.guide_at=0.1,2"], ["train.guide_at=(0.1, 2.0)", "numbers separated by commas"]),
         (["train.guide_at=0.1,x"], ["train.guide_at=0.1,x", "numbers separated by commas"]),
         (["sample.guidance_min=3", "sample.guidance_max=2"], ["guidance_interval=3,2", "lower end first"]),
@@ -100,6 +105,24 @@ def test_keys_that_do_not_fit_together_are_named(settings, words):
 def test_one_channel_a_group_is_warned_of():
     assert "model.groups=8" in config_lib.warnings(set_("model.groups=32"))[0]
     assert not config_lib.warnings(config_lib.Config())
+
+
+def test_lognormal_levels_with_what_was_made_for_even_ones_are_warned_of():
+    levels = "train.level_sampling=lognormal"
+    (weighed,) = config_lib.warnings(set_(levels, "diffusion.prediction=v", "train.min_snr_gamma=5"))
+    assert "train.min_snr_gamma=5 with train.level_sampling=lognormal: both weigh the levels" in weighed
+    (predicted,) = config_lib.warnings(set_(levels))
+    assert "diffusion.prediction=eps with train.level_sampling=lognormal" in predicted
+    assert not config_lib.warnings(set_("train.min_snr_gamma=5"))
+    for name in presets.PRESETS:
+        assert not any("lognormal" in line for line in config_lib.warnings(presets.preset(name))), name
+
+
+def test_levels_below_noise_alone_and_a_chain_of_one_step_are_for_who_can_use_them():
+    low = ("diffusion.schedule=ve", "diffusion.sigma_max=2", "sample.sampler=annealed_langevin")
+    assert config_lib.validated(set_(*low)).diffusion.sigma_max == 2
+    one = ("diffusion.timesteps=1", "diffusion.beta_end=0.99", "diffusion.beta_start=0.99", "sample.spacing=karras")
+    assert config_lib.validated(set_(*one)).sample.spacing == "karras"
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)

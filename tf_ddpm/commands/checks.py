@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tf_ddpm import config as config_lib
 from tf_ddpm.commands.flags import FLAGS, METRICS, MODES, ROWS, given, metrics, sampling_flags, settings
 from tf_ddpm.config import Config, presets
@@ -85,15 +87,24 @@ def check_idle(config: Config) -> None:
     """
     _check_guidance(config)
     drawn = FLAGS.mode in ("sample", "eval", "report", "upscale")
-    if not drawn and not (FLAGS.mode == "figure" and FLAGS.figure in ("samples", "progressive")):
+    if not drawn and not (FLAGS.mode == "figure" and "sampler" in FIGURES.get(FLAGS.figure, ())):
         return
-    idle = config_lib.idle(config)
     if config.autoencoder.trained and given(("weights",)):
         raise UserError("--weights has no effect here: the scale of an autoencoder's latents is that of the average")
+    check_settings([config])
+
+
+def check_settings(configs: Iterable[Config]) -> None:
+    """Whether what `--set` says of sampling changes something in one of `configs` at least.
+
+    Raises:
+      UserError: where it does not.
+    """
+    idle = [config_lib.idle(config) for config in configs]
     for setting in settings():
         key = setting.partition("=")[0].strip()
-        if key in idle:
-            raise UserError(f"--set={setting} has no effect here: {key} is of {idle[key]}")
+        if all(key in found for found in idle):
+            raise UserError(f"--set={setting} has no effect here: {key} is of {idle[0][key]}")
 
 
 def _check_guidance(config: Config) -> None:

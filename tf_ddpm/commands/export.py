@@ -1,13 +1,15 @@
 """--mode=export"""
 
+import dataclasses
 import importlib.util
 import os
 from pathlib import Path
 
 from tf_ddpm.commands import flags
+from tf_ddpm.commands.checks import check_settings
 from tf_ddpm.commands.flags import FLAGS
 from tf_ddpm.commands.opening import open_run, wanted_config, wanted_pipeline
-from tf_ddpm.config import Config
+from tf_ddpm.config import Config, SampleConfig
 from tf_ddpm.config import plans as plans_lib
 from tf_ddpm.config.distillation import NO_WAY_BACK
 from tf_ddpm.errors import UserError
@@ -48,6 +50,7 @@ def run(run_dir: str) -> None:
     one = bool(FLAGS.sampler or FLAGS.sampling_steps) or config.model.enlarges
     words = plans_lib.own(config) if one and FLAGS.plans is None else FLAGS.plans
     plans = plans_lib.parse(words, config)
+    check_settings(_guided(config, plan.sample) for plan in plans)
     opened = open_run(run_dir, config)
     from export import saved_model
 
@@ -56,6 +59,11 @@ def run(run_dir: str) -> None:
     print(f"wrote {version}")
     if config.distill.jumps:
         print(f"without the signatures encode and decode: {NO_WAY_BACK}")
+
+
+def _guided(config: Config, sample: SampleConfig) -> Config:
+    """A plan's; callers say how strongly they want to be guided."""
+    return dataclasses.replace(config, sample=dataclasses.replace(sample, guidance=2.0))
 
 
 def _of_first_stage(run_dir: str, config: Config) -> None:
@@ -71,6 +79,8 @@ def _of_first_stage(run_dir: str, config: Config) -> None:
 
 def _of_pipeline(config: PipelineConfig) -> None:
     plans = plans_lib.parse_staged(FLAGS.plans, config.configs)
+    stages = [zip(config.configs, plan.stages, strict=True) for plan in plans]
+    check_settings(_guided(stage, part.sample) for plan in stages for stage, part in plan)
     quiet_tensorflow.import_tensorflow()
     from export import saved_model
     from tf_ddpm.sampling.pipeline import open_pipeline

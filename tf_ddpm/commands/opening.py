@@ -60,6 +60,8 @@ def wanted_pipeline() -> PipelineConfig | None:
             dataclasses.replace(stage, config=dataclasses.replace(stage.config, sample=part.sample))
             for stage, part in zip(stages, plan.stages, strict=True)
         )
+    if FLAGS.mode != "export":  # which has plans
+        checks.check_settings(stage.config for stage in stages)
     rounded = found.rounded if FLAGS.between is None else FLAGS.between == "uint8"
     used = dataclasses.replace(found, stages=stages, rounded=rounded)
     wanted_label_of(used)

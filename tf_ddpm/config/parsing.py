@@ -7,7 +7,7 @@ import difflib
 import functools
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from tf_ddpm.config import autoencoder_rules
@@ -90,9 +90,17 @@ def changed(before: Config, after: Config) -> list[str]:
 FORMER = {"train.timestep_sampling": "train.level_sampling"}
 
 
+def _check_names(given: Collection[str]) -> None:
+    """Whether no key is given by both of its names, of which one would be passed over."""
+    for former, name in FORMER.items():
+        if former in given and name in given:
+            raise UserError(f"{former} is the former name of {name}; give one of them")
+
+
 def with_values(config: Config, values: dict[str, Any]) -> Config:
     """A copy with typed `values` (`section.name` -> value), each checked on its own."""
     known = keys()
+    _check_names(values)
     for key, value in values.items():
         key = FORMER.get(key, key)
         if key not in known:
@@ -107,7 +115,8 @@ def with_values(config: Config, values: dict[str, Any]) -> Config:
 
 def with_settings(config: Config, settings: Iterable[str]) -> Config:
     """A copy with each `section.name=value` of the command line applied."""
-    known = keys()
+    known, settings = keys(), tuple(settings)
+    _check_names([setting.partition("=")[0].strip() for setting in settings])
     values = {}
     for setting in settings:
         key, equals, text = setting.partition("=")

@@ -33,6 +33,24 @@ def idle(config: Config) -> dict[str, str]:
     return found
 
 
+def _weighed_twice(config: Config) -> list[str]:
+    """Lognormal levels with what was made for even ones (Karras et al. 2022, section 5)."""
+    train, found = config.train, list[str]()
+    if train.level_sampling != "lognormal" or config.autoencoder.trained:
+        return found
+    if train.min_snr_gamma is not None:
+        found.append(
+            f"train.min_snr_gamma={train.min_snr_gamma:g} with train.level_sampling=lognormal: both weigh the levels; "
+            "expected train.min_snr_gamma=none, or train.level_sampling=uniform"
+        )
+    if config.diffusion.prediction == "eps":
+        found.append(
+            "diffusion.prediction=eps with train.level_sampling=lognormal: the loss of eps hardly counts large noise, "
+            "of which the lognormal draws little; expected v, or train.level_sampling=uniform"
+        )
+    return found
+
+
 def warnings(config: Config) -> list[str]:
     """What is legal but rarely meant, a line each."""
     found = []
@@ -60,6 +78,7 @@ def warnings(config: Config) -> list[str]:
             f"{without} has none"
         )
     found += [f"{key} has no effect: it is of {known}" for key, known in idle(config).items()]
+    found += _weighed_twice(config)
     if config.autoencoder.trained and config.train.averages:
         found.append("train.averages has no effect: it is of networks that denoise")
     if config.train.averages_every and not config.train.averages:

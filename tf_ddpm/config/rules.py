@@ -149,6 +149,8 @@ def _check_levels(config: Config) -> None:
         raise UserError("sample.sigmas is of sample.spacing=sigmas")
     if sample.spacing == "sigmas" and (sample.sigmas or sample.steps is not None):
         _check_sigmas(sample, diffusion)
+    if diffusion.schedule == "ve" and sample.sampler != "annealed_langevin":  # which forgets where it began
+        _check_top(f"diffusion.sigma_max={diffusion.sigma_max:g}", diffusion.sigma_max)
     if sample.spacing != "karras":
         return
     sigmas = schedules.relative_sigmas(diffusion.betas)
@@ -158,15 +160,20 @@ def _check_levels(config: Config) -> None:
         if value is not None and not 0.999999 * least <= value <= 1.000001 * most:
             raise UserError(f"sample.{name}={value:g}: this chain's levels go from {least:.4g} to {most:.4g}")
     lowest, highest = schedules.karras_ends(sigmas, sample.sigma_min, sample.sigma_max)
-    if lowest >= highest:
+    if lowest >= highest and len(sigmas) > 1:
         raise UserError(f"sample.sigma_min={lowest:g} is not below sample.sigma_max={highest:g}")
     _check_top(f"sample.sigma_max={highest:g}", highest, most)
 
 
-def _check_top(said: str, sigma: float, most: float) -> None:
-    """Whether images may begin there: they do as noise alone, which they are at the noisiest levels."""
+def _check_top(said: str, sigma: float, most: float = math.inf) -> None:
+    """Whether images may begin there: they do as noise alone, which they are at the noisiest levels.
+
+    Args:
+      most: the noisiest of the chain, with which a shorter one may begin whatever it is.
+    """
     if sigma < min(_LEAST_TOP, 0.99 * most):
-        raise UserError(f"{said}: no level at which an image is noise alone; expected {_LEAST_TOP:g} at least")
+        other = ", or sample.sampler=annealed_langevin" if most == math.inf else ""
+        raise UserError(f"{said}: no level at which an image is noise alone; expected {_LEAST_TOP:g} at least{other}")
 
 
 def _check_lognormal(diffusion: DiffusionConfig, train: TrainConfig) -> None:

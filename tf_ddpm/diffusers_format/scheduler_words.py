@@ -181,14 +181,19 @@ def check_levels(config: Config, timesteps: Sequence[int]) -> None:
       timesteps: of the run's sampler.
 
     Raises:
-      UserError: for a student that visits timestep 0, where an LCMScheduler returns what it was given, or one whose
-        steps differ in length, which a DDIMScheduler makes from t to t - T // S.
+      UserError: for a student that visits timestep 0, where an LCMScheduler returns what it was given, or levels
+        between timesteps, or one whose steps differ in length, which a DDIMScheduler makes from t to t - T // S.
     """
     own, count = config.distill.own_steps, config.diffusion.timesteps
     if own is not None and count % own:
         raise UserError(
             f"distill.steps={own} does not divide diffusion.timesteps={count}: diffusers' DDIMScheduler makes steps "
             "of one length alone"
+        )
+    if config.distill.jumps and config.sample.spacing == "karras":
+        raise UserError(
+            "sample.spacing=karras visits levels between timesteps, which diffusers' LCMScheduler does not know; "
+            "expected sample.spacing=sigmas"
         )
     if config.distill.jumps and 0 in timesteps:
         raise UserError("sample.sigmas: diffusers' LCMScheduler makes no step at timestep 0; expected larger levels")

@@ -52,7 +52,9 @@ def bits_per_dim(run: Run, images: datasets.ImageSet, folder: Path, seed: int, s
       T), `eps_squared_error`, `x_0_squared_error` and `timesteps` by step, and the `receipt`.
     """
     settings = run.config.sample
-    chain = build.shorter_chain(dataclasses.replace(settings, steps=steps), run.chain)
+    chain = run.chain  # whatever levels images are drawn at
+    if steps is not None:
+        chain = build.shorter_chain(dataclasses.replace(settings, steps=steps), chain)
     terms, about = _compiled_terms(run, chain), _about(run, chain, images, seed)
 
     def measured(start: int, stop: int, _: Reached) -> dict[str, np.ndarray]:

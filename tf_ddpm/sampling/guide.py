@@ -149,7 +149,9 @@ def check_levels(config: Config, guide: Config) -> None:
     (low, high), (least, largest) = (
         schedules.relative_sigmas(part.diffusion.betas)[[0, -1]] for part in (config, guide)
     )
-    low, high = max(low, config.sample.guidance_min, _USUAL[0]), min(high, config.sample.guidance_max, _USUAL[1])
+    # (Beyond its noisiest level the image that follows from a predicted eps is off by sigma times its error.)
+    most = float("inf") if guide.diffusion.prediction == "eps" else _USUAL[1]
+    low, high = max(low, config.sample.guidance_min, _USUAL[0]), min(high, config.sample.guidance_max, most)
     if least > low * 1.01 or largest < high / 1.01:
         raise UserError(
             f"guide={config.sample.guide}: its chain goes from sigma/alpha {least:.3g} to {largest:.3g}, and is asked "

@@ -246,6 +246,10 @@ class Run:
         if changes.get("steps") is not None:
             values = plans.in_steps(self.config.sample, changes["steps"]) | values
         wanted = config_lib.validated(config_lib.with_values(self.config, values))
+        idle = config_lib.idle(wanted)
+        for key in values:
+            if key in idle and config_lib.get(wanted, key) != config_lib.get(self.config, key):
+                raise UserError(f"{key.partition('.')[2]} has no effect here: it is of {idle[key]}")
         if self.guide is not None:
             check_levels(wanted, self.guide.config)
         return wanted.sample
