@@ -24,6 +24,7 @@ from tf_ddpm.evaluation.feature_metrics import frechet_distance, moments
 from tf_ddpm.runtime.chunks import Reached, in_chunks
 from tf_ddpm.runtime.digests import digest
 from tf_ddpm.sampling.run import Run
+from tf_ddpm.sampling.source import facts_of
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run_dir", "runs/fashion_mnist", "The run to measure.")
@@ -81,7 +82,7 @@ def drawn(run: Run, settings: dict, folder: Path) -> np.ndarray:
         return {"images": run.sample(range(1000 + start, 1000 + stop), batch_size=_BATCH, **settings)}
 
     weights = digest(*run.network.get_weights())
-    made_by = digest(weights, provenance.describe_sampling(run, run.settings(**settings)), provenance.versions())
+    made_by = digest(weights, facts_of(run, run.settings(**settings)), provenance.versions())
     rows, _ = in_chunks(folder / made_by[:32], FLAGS.num_images, draw, "drawing")
     return rows["images"]
 
