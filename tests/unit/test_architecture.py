@@ -108,3 +108,38 @@ def test_words_are_read_without_tensorflow():
     code = "import sys; sys.modules['tensorflow'] = None; import tf_ddpm.commands.cli, tf_ddpm.commands.opening"
     code += ", tf_ddpm.config.presets, tf_ddpm.diffusers_format.reading, tf_ddpm.config.plans, export.client"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def defined(file):
+    """The names at the top of a module."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+def test_measurements_and_lessons_ask_modules_for_names_that_these_have():
+    """The type checker passes over benchmarks and examples, and most of these run for hours before they end."""
+    known, missing = modules(), []
+    for file in [*(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]:
+        own, tree = {}, ast.parse(file.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in known:
+                for alias in node.names:
+                    name = f"{node.module}.{alias.name}"
+                    if name in known:
+                        own[alias.asname or alias.name] = known[name]
+                    elif alias.name not in defined(known[node.module]):
+                        missing.append(f"{file}: {name}")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in own:
+                module = own[node.value.id]
+                inside = {path.stem for path in module.parent.glob("*")} if module.stem == "__init__" else set()
+                if node.attr not in defined(module) | inside:
+                    missing.append(f"{file}:{node.lineno}: {node.value.id}.{node.attr}")
+    assert not missing, "\n".join(missing)
