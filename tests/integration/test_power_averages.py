@@ -1,5 +1,6 @@
 """Averages of the weights that are chosen afterwards."""
 
+import json
 import shutil
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 import tensorflow as tf
 from safetensors import SafetensorError
 
+from tests.support import projection
 from tests.support.tiny import make_tiny_config
 from tf_ddpm import config as config_lib
 from tf_ddpm.errors import UserError
-from tf_ddpm.evaluation import sweep
+from tf_ddpm.evaluation import evaluate, sweep
 from tf_ddpm.networks import averaging
 from tf_ddpm.runs import averages, checkpoint_files
 from tf_ddpm.sampling.run import load_run
@@ -108,6 +110,25 @@ def test_a_run_keeps_its_averages_and_is_opened_with_any_width(run_dir):
     between = load_run(run_dir, ema=0.08)
     assert between.checkpoint_step == 30
     assert np.any(between.sample(range(2), steps=3) != plain.sample(range(2), steps=3))
+
+
+def test_a_sweep_of_averages_measures_each_width(run_dir, tmp_path, monkeypatch, capsys):
+    projection.take_its_place(monkeypatch.setattr)
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    config = config_lib.with_values(
+        load_run(copy).config, {"data.cache_dir": str(tmp_path / "cache"), "sample.steps": 3}
+    )
+    wanted = evaluate.EvaluationRequest(("fid",), num_images=20, allow_few=True)
+    rows = json.loads(sweep.sweep(wanted, config, str(copy), "ema:0.05,0.1,0.25").read_text())
+    assert "ema=0.25" in capsys.readouterr().err  # far from what was kept
+    receipts = [row["fid"]["receipt"]["generated"] for row in rows.values()]
+    assert [receipt["ema"] for receipt in receipts] == [0.05, 0.1, 0.25]
+    assert len({receipt["weights_sha256"] for receipt in receipts}) == len(
+        {row["fid"]["value"] for row in rows.values()}
+    )
+    evaluate.evaluate(wanted, config_lib.with_values(config, {"sample.ema": 0.1}), str(copy), tmp_path / "one.json")
+    assert json.loads((tmp_path / "one.json").read_text())["fid"]["value"] == rows["0.1"]["fid"]["value"]
 
 
 def test_an_average_is_guided_by_what_is_earlier_than_the_moment_at_which_it_was_kept(run_dir, tmp_path):

@@ -7,9 +7,11 @@ import subprocess
 
 import pytest
 
+from tests.support.tiny import make_tiny_config
 from tf_ddpm.errors import UserError
 from tf_ddpm.report import charts, page
 from tf_ddpm.sampling.run import load_run
+from tf_ddpm.training import loop
 
 
 @pytest.fixture
@@ -54,6 +56,18 @@ def test_what_the_files_say_is_shown_as_text_and_not_run(reported):
     body = without_plotly(reported[1])
     assert "<script>alert(1)</script>" not in body and "&lt;script&gt;alert(1)" in body
     assert "<i>run" not in reported[1] and "a &lt;i&gt;run" in body
+
+
+def test_the_page_says_which_average_is_drawn_and_what_guides_it(tmp_path):
+    averaged = {"train__averages": (0.05, 0.1), "train__averages_every": 4, "train__guide_at": (0.25,)}
+    loop.run(make_tiny_config(train__steps=8, **averaged), tmp_path)
+    for changes, said in (
+        ({"weights": "raw"}, ["of step 8, not averaged"]),
+        ({"ema": 0.08}, ["of step 8, averaged with a width of 0.08"]),
+        ({"guide": "2", "guidance": 2.0}, ["of step 8, averaged with a decay of", "<dd>of step 2</dd>"]),
+    ):
+        body = without_plotly(page.write_report(load_run(tmp_path, **changes), tmp_path).read_text(encoding="utf-8"))
+        assert all(words in body for words in said) and ("<dt>guide</dt>" in body) == ("guide" in changes)
 
 
 def test_an_imported_run_has_a_page_too(run_dir, tmp_path):
