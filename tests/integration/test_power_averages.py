@@ -124,9 +124,8 @@ def test_a_sweep_of_averages_measures_each_width(run_dir, tmp_path, monkeypatch,
     assert "ema=0.25" in capsys.readouterr().err  # far from what was kept
     receipts = [row["fid"]["receipt"]["generated"] for row in rows.values()]
     assert [receipt["ema"] for receipt in receipts] == [0.05, 0.1, 0.25]
-    assert len({receipt["weights_sha256"] for receipt in receipts}) == len(
-        {row["fid"]["value"] for row in rows.values()}
-    )
+    assert len({receipt["weights_sha256"] for receipt in receipts}) == 3
+    assert len({row["fid"]["value"] for row in rows.values()}) == 3
     evaluate.evaluate(wanted, config_lib.with_values(config, {"sample.ema": 0.1}), str(copy), tmp_path / "one.json")
     assert json.loads((tmp_path / "one.json").read_text())["fid"]["value"] == rows["0.1"]["fid"]["value"]
 

@@ -68,6 +68,8 @@ def test_the_binomial_bound_is_the_expectation_over_all_noised_sequences_and_tig
                 terms = chain.term(denoiser, tf.ones_like(every) * row, every, times)
                 total += float(tf.reduce_sum(tf.where(weights > 0, weights * terms, 0.0))) / len(data)
         found.append(total)
+    drawn = binomial.bound(chain, denoiser, np.tile(data, (500, 1)), 1, seed=0)  # (of the last chain)
+    assert drawn == pytest.approx(total, rel=0.02)
     assert found[0] > found[1] > found[2] > np.log2(length)
     assert found[2] - np.log2(length) < 0.1
 

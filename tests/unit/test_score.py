@@ -68,6 +68,16 @@ def test_a_step_at_a_level_is_algorithm_1():
     assert found.numpy().item() / VE.levels.alpha[t - 1] == pytest.approx(x, rel=1e-9)
 
 
+@pytest.mark.parametrize("denoise", [True, False])
+def test_its_last_step_is_the_papers_or_the_predicted_image(denoise):
+    sampler = samplers.AnnealedLangevin(VE, "none", langevin_steps=1, langevin_size=0.1, langevin_denoise=denoise)
+    x, sigma = 1.3, SIGMA[0]
+    found, _, _ = sampler.step(EXACT, column(VE.levels.alpha[0] * x), tf.constant(0), lambda _: column(0.4), ())
+    score = -(x - MEAN) / (STD**2 + sigma**2)
+    moved = x + 0.1 * sigma**2 / 2 * score + np.sqrt(0.1) * sigma * 0.4
+    assert found.numpy().item() == pytest.approx(x + sigma**2 * score if denoise else moved, rel=1e-9)
+
+
 def test_annealed_langevin_dynamics_have_the_gaussian_noised_to_each_level():
     """Each of the T steps at a level is x -> r x + noise: its variance is r^2T v + s (1 + r^2 + ... + r^(2T - 2))."""
     count, size = 200, 0.05

@@ -24,6 +24,9 @@ class SampleConfig:
     langevin_size: float = sampling_key(
         0.2, "size of a step of annealed_langevin, in units of sigma^2", above=0.0, high=4.0, later=True
     )
+    langevin_denoise: bool = sampling_key(
+        True, "whether annealed_langevin ends with the predicted image; false: with the paper's last step", later=True
+    )
     spacing: str = sampling_key(
         "trailing",
         "which steps a shorter chain visits; karras: levels between them, by sigma_min, sigma_max and rho; sigmas: "

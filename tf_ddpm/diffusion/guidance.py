@@ -48,11 +48,11 @@ def guided(
     learns_variance: bool = False,
     interval: Interval = EVERYWHERE,
 ) -> Network:
-    """The network that exaggerates what the condition adds: out_u + g (out_c - out_u).
+    """The network that exaggerates what the condition adds: out_c + (g - 1) (out_c - out_u).
 
-    Ho & Salimans 2022, eq. 6, with g = 1 + w: 1 is the conditional prediction, 0 the unconditional one. It is
-    written for eps, and holds for x_0 and v alike, which are affine in it. A learned variance is that of the
-    conditional output. Both predictions come from one call of the network.
+    Ho & Salimans 2022, eq. 6, with g = 1 + w: 1 is the conditional prediction, to the bit, and 0 the unconditional
+    one. It is written for eps, and holds for x_0 and v alike, which are affine in it. A learned variance is that of
+    the conditional output. Both predictions come from one call of the network.
 
     Args:
       condition, null: what the two predictions are made under, with the same names.
@@ -64,12 +64,12 @@ def guided(
     def exaggerated(x: tf.Tensor, level: Level) -> tf.Tensor:
         output = network(tf.concat([x, x], axis=0), level.twice(), both)
         with_condition, without = tf.split(output, 2, axis=0)
-        g = _weights(guidance, x, level, interval)
+        beyond = _weights(guidance, x, level, interval) - 1.0
         if not learns_variance:
-            return without + g * (with_condition - without)
+            return with_condition + beyond * (with_condition - without)
         conditional, variance = tf.split(with_condition, 2, axis=-1)
         unconditional, _ = tf.split(without, 2, axis=-1)
-        return tf.concat([unconditional + g * (conditional - unconditional), variance], axis=-1)
+        return tf.concat([conditional + beyond * (conditional - unconditional), variance], axis=-1)
 
     plain = conditioned(network, condition)
     return lambda x, level: _where_guided(interval, level, lambda: exaggerated(x, level), lambda: plain(x, level))

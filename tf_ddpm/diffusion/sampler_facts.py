@@ -52,6 +52,6 @@ SAMPLERS: dict[str, SamplerFacts] = {
         "annealed_langevin",
         "AnnealedLangevin",
         "Langevin steps at each level, of which ten are usual",
-        ("langevin_steps", "langevin_size"),
+        ("langevin_steps", "langevin_size", "langevin_denoise"),
     ),
 }

@@ -14,18 +14,26 @@ class AnnealedLangevin(Sampler):
     """Langevin dynamics at each level, from the noisiest to the least noisy (Song & Ermon 2019, algorithm 1).
 
     It needs the score alone, and neither a forward chain nor a reverse one. The levels are those of `chain`; in the
-    paper ten, whose sigma fall geometrically. The last step of all is not the paper's: it takes the predicted image,
-    without the noise of the last level (Jolicoeur-Martineau et al. 2020, "Adversarial score matching").
+    paper ten, whose sigma fall geometrically.
 
     Args:
       langevin_steps: the paper's T, steps at each level.
       langevin_size: epsilon / sigma_L^2, so that the step size at level i is `langevin_size` sigma_i^2.
+      langevin_denoise: whether the predicted image, without the noise of the last level, takes the place of the last
+        step of all (Jolicoeur-Martineau et al. 2020, "Adversarial score matching"). The paper's algorithm has False.
     """
 
-    def __init__(self, chain: Chain, clip: str = "static", langevin_steps: int = 100, langevin_size: float = 0.2):
+    def __init__(
+        self,
+        chain: Chain,
+        clip: str = "static",
+        langevin_steps: int = 100,
+        langevin_size: float = 0.2,
+        langevin_denoise: bool = True,
+    ):
         super().__init__(chain, clip)
         self.draws = self.calls = langevin_steps
-        self._size = langevin_size
+        self._size, self._denoise = langevin_size, langevin_denoise
 
     def step(
         self, denoiser: Denoiser, x_t: tf.Tensor, step: tf.Tensor, noise: Noise, memory: SolverState
@@ -38,7 +46,7 @@ class AnnealedLangevin(Sampler):
             x_0 = self.predicted_x_0(denoiser, level.alpha * x, level)
             eps = level.eps(level.alpha * x, x_0)
             moved = x - 0.5 * self._size * sigma * eps + (self._size**0.5) * sigma * noise(k)
-            x_next = tf.where((step == 0) & (k + 1 == self.draws), x_0, moved)
+            x_next = tf.where((step == 0) & (k + 1 == self.draws), x_0, moved) if self._denoise else moved
             return k + 1, tf.ensure_shape(x_next, x.shape), tf.ensure_shape(x_0, x.shape)
 
         state = (0, x_t / level.alpha, tf.zeros_like(x_t))
