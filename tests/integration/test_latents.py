@@ -81,6 +81,7 @@ def updated(config, devices, updates=3, codec=None, rows=None):
 
 
 SHAPE = {"data__image_size": (8, 8), "data__channels": 1}
+ONE_LEVEL = {"autoencoder__widths": (8,), "autoencoder__middle_attention": False}  # enough, and compiled faster
 KINDS = {
     "kl": {},
     "kl, judged": {"autoencoder__adversarial": 0.5, "autoencoder__adversarial_channels": 8},
@@ -89,10 +90,18 @@ KINDS = {
 }
 
 
-# (The judged one has all of the plain one.)
-@pytest.mark.parametrize("kind", [pytest.param("kl", marks=pytest.mark.slow), "kl, judged", "vq", "tiny"])
-def test_an_update_of_an_autoencoder_is_the_same_on_two_devices_and_in_parts(kind):
-    config = make_tiny_autoencoder(train__optimizer="sgd", **KINDS[kind], **SHAPE)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(KINDS["kl"], id="kl", marks=pytest.mark.slow),
+        pytest.param(KINDS["kl, judged"], id="kl, judged", marks=pytest.mark.slow),
+        pytest.param(KINDS["kl, judged"] | ONE_LEVEL, id="kl, judged, of one level"),
+        pytest.param(KINDS["vq"] | ONE_LEVEL, id="vq"),
+        pytest.param(KINDS["tiny"], id="tiny"),
+    ],
+)
+def test_an_update_of_an_autoencoder_is_the_same_on_two_devices_and_in_parts(changes):
+    config = make_tiny_autoencoder(train__optimizer="sgd", **changes, **SHAPE)
     alone, means = updated(config, 1)
     shared, same = updated(config, 2)
     in_parts, _ = updated(config_lib.with_values(config, {"train.accumulate": 2}), 1)
@@ -102,10 +111,6 @@ def test_an_update_of_an_autoencoder_is_the_same_on_two_devices_and_in_parts(kin
     assert set(means) == {"loss", "gradient_norm", *autoencoding.further_metrics(config.autoencoder)}
     for name, value in means.items():
         assert np.isclose(same[name], value, rtol=1e-3, atol=1e-5) and np.isfinite(value)
-
-
-# (What is compiled of a codebook is the search of its codes: one level is enough, and compiles faster.)
-ONE_LEVEL = {"autoencoder__widths": (8,), "autoencoder__middle_attention": False}
 
 
 @pytest.mark.parametrize(
@@ -130,8 +135,8 @@ def test_the_loss_is_the_weighted_sum_of_what_is_logged():
 
 
 def test_the_network_that_judges_changes_nothing_before_its_start_and_something_after():
-    plain, _ = updated(make_tiny_autoencoder(**SHAPE), 1)
-    judged = KINDS["kl, judged"] | SHAPE
+    plain, _ = updated(make_tiny_autoencoder(**ONE_LEVEL, **SHAPE), 1)
+    judged = KINDS["kl, judged"] | ONE_LEVEL | SHAPE
     late, _ = updated(make_tiny_autoencoder(autoencoder__adversarial_start=100, **judged), 1)
     early, _ = updated(make_tiny_autoencoder(**judged), 1)
     own = len(plain)
