@@ -11,12 +11,14 @@ from tf_ddpm.training import loop
 
 AUTOENCODER = {
     "autoencoder.kind": "kl",
-    "autoencoder.widths": "8,16",
+    "autoencoder.widths": "8,8",
     "autoencoder.groups": 4,
     "autoencoder.adversarial": 0.5,
-    "autoencoder.adversarial_start": 100,
+    "autoencoder.adversarial_start": 50,
     "autoencoder.adversarial_channels": 8,
     "train.preview_images": 4,
+    "train.steps": 200,
+    "train.batch_size": 64,
 }
 
 
