@@ -250,9 +250,12 @@ def test_a_mean_of_levels_that_are_not_drawn_around_one_is_refused(tmp_path):
 _CHANGED = [(name, i) for name in presets.PRESETS for i in range(len(presets.earlier(name)))]
 
 
-def test_the_first_form_of_a_preset_that_has_changed_predicts_eps():
+def test_the_first_form_of_a_preset_that_has_changed_predicts_eps_or_is_of_pictures():
     names = {"digits", "digits_cond", "mnist", "fashion_mnist", "fashion_mnist_cond"}
-    assert {name for name, _ in _CHANGED} == names | {"autoencoder_flowers128", "flowers128_latent", "emoji64_latent"}
+    latents = {"autoencoder_flowers128", "flowers128_latent", "emoji64_latent"}
+    pictures = {"images32", "images64", "images32_gpu", "images64_gpu"}
+    assert {name for name, _ in _CHANGED} == names | latents | pictures
+    assert {presets.earlier(name)[0].train.level_sampling for name in pictures} == {"uniform"}
     assert {presets.earlier(name)[-1].diffusion.prediction for name in names} == {"eps"}
 
 
@@ -272,7 +275,7 @@ def test_a_run_that_began_with_an_earlier_preset_goes_on_by_its_own_command(tmp_
     assert again.train.log_every == 7 and again.train.steps == before.train.steps
     assert (again.diffusion, again.model) == (before.diffusion, before.model)
     assert again.train.level_sampling == before.train.level_sampling
-    others = ("model.channels=48", "diffusion.prediction=x_0")
+    others = ("model.channels=96", "diffusion.prediction=x_0")
     for settings in [[other] for other in (("autoencoder.blocks=2",) if before.autoencoder.trained else others)]:
         with pytest.raises(UserError, match="another configuration"):
             configuration.training_config(tmp_path, name, settings + path)

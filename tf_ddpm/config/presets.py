@@ -42,11 +42,13 @@ _HO_256: _Values = _HO | {
 }
 
 
-# Noise levels drawn where they matter (Karras et al. 2022): of the same images, two thirds of the FID.
+# Noise levels drawn where they matter (Karras et al. 2022), which of the same images has two thirds of the FID, and
+# checkpoints that can guide the run they come from (Karras et al. 2024).
 _LEVELS: _Values = {
     "diffusion.prediction": "v",
     "train.level_sampling": "lognormal",
     "train.level_mean": -0.85,
+    "train.guide_at": (0.0625, 0.125, 0.25),
 }
 
 
@@ -61,7 +63,6 @@ _SMALL_28: _Values = _LEVELS | {
     **_steps(9600),
     "train.checkpoint_every": 1200,
     "train.preview_every": 2400,
-    "train.guide_at": (0.0625, 0.125, 0.25),
 }
 
 
@@ -70,7 +71,6 @@ _DIGITS: _Values = _LEVELS | {
     **_steps(1800),
     "train.batch_size": 64,
     "train.learning_rate": 2e-3,
-    "train.guide_at": (0.0625, 0.125, 0.25),
     "train.checkpoint_every": 400,
     "train.preview_every": 400,
 }
@@ -191,6 +191,7 @@ PRESETS: dict[str, _Values] = {
     "fashion_mnist": _SMALL_28 | {"data.name": "fashion_mnist"},
     # Pictures of a folder, 32x32: ten minutes of two cores.
     "images32": _IMAGES_CPU
+    | _LEVELS
     | {
         "data.image_size": (32, 32),
         "model.multipliers": (1, 2, 2),
@@ -199,6 +200,7 @@ PRESETS: dict[str, _Values] = {
     },
     # The same, 64x64: hours.
     "images64": _IMAGES_CPU
+    | _LEVELS
     | {
         "data.image_size": (64, 64),
         "model.multipliers": (1, 2, 2, 4),
@@ -234,6 +236,7 @@ PRESETS: dict[str, _Values] = {
     "flowers64": _FLOWERS | _ENLARGING | {"data.image_size": (64, 64), **_steps(4800)},
     # The same for one GPU.
     "images32_gpu": _IMAGES_GPU
+    | _LEVELS
     | {
         "data.image_size": (32, 32),
         "model.multipliers": (1, 2, 2, 2),
@@ -241,6 +244,7 @@ PRESETS: dict[str, _Values] = {
         **_steps(60_000),
     },
     "images64_gpu": _IMAGES_GPU
+    | _LEVELS
     | {
         "data.image_size": (64, 64),
         "model.multipliers": (1, 2, 3, 4),
@@ -306,7 +310,8 @@ PRESETS: dict[str, _Values] = {
 
 
 # What presets of today said before, the newest first: a run that began with one goes on with it.
-_UNIFORM: _Values = {"diffusion.prediction": "eps", "train.level_sampling": "uniform", "train.level_mean": -1.2}
+_EVEN_LEVELS: _Values = {"train.level_sampling": "uniform", "train.level_mean": -1.2}
+_UNIFORM: _Values = _EVEN_LEVELS | {"diffusion.prediction": "eps"}
 _LESS_ATTENTION: _Values = {"model.attention_levels": (2,)}
 _OF_SMALL_28 = (_LESS_ATTENTION, _LESS_ATTENTION | _UNIFORM)
 _EARLIER: dict[str, tuple[_Values, ...]] = {
@@ -315,6 +320,7 @@ _EARLIER: dict[str, tuple[_Values, ...]] = {
     "mnist": _OF_SMALL_28,
     "fashion_mnist": _OF_SMALL_28,
     "fashion_mnist_cond": _OF_SMALL_28,
+    **dict.fromkeys(("images32", "images64", "images32_gpu", "images64_gpu"), (_EVEN_LEVELS,)),
     **EARLIER_LATENTS,
 }
 
