@@ -21,7 +21,7 @@ from tf_ddpm.diffusion.chain import Chain
 from tf_ddpm.diffusion.guidance import Autoguided, Interval, guided
 from tf_ddpm.errors import UserError
 from tf_ddpm.evaluation import provenance
-from tf_ddpm.figures import catalogue
+from tf_ddpm.figures import catalogue, plots
 from tf_ddpm.figures.catalogue import FigureContext
 from tf_ddpm.networks.unet import UNet
 from tf_ddpm.runs import checkpoint_files, configuration
@@ -342,10 +342,13 @@ def test_both_networks_stand_in_one_export_and_each_row_has_its_own_weight(run_d
     assert info["guided"] and info["guide"]["checkpoint_step"] == 10
 
 
-def test_the_figure_of_guidance_is_drawn_of_a_run_without_classes_that_has_a_guide(run_dir, tmp_path):
+def test_the_figure_of_guidance_is_drawn_of_a_run_without_classes_that_has_a_guide(run_dir, tmp_path, monkeypatch):
+    words, sheet = {}, plots.sheet
+    monkeypatch.setattr(plots, "sheet", lambda images, **named: words.update(named) or sheet(images, **named))
     run = load_run(run_dir, guide="10", guidance=2.0, sampler="ddim", steps=3)
     (path,) = catalogue.draw("guidance", FigureContext(run, tmp_path))
     assert Image.open(path).size[0] > 100
+    assert len(words["rows"]) == 4 and not words["columns"]  # numbers above digits would read as their classes
 
 
 def test_the_configuration_says_where_there_is_guidance():

@@ -185,7 +185,7 @@ def _guidance(subject: FigureContext) -> Figure:
             "null class (and no student that draws with its teacher's guidance), or --guide=STEP_OR_RUN"
         )
     drawn = experiments.guided(subject.run, _WEIGHTS, min(config.model.classes or 10, 16), subject.seed)
-    words = [str(label) for label in range(drawn.shape[1])]
+    words = [str(label) for label in range(drawn.shape[1])] if config.model.classes else []
     return plots.sheet(drawn, rows=[f"guidance {weight:g}" for weight in _WEIGHTS], columns=words)
 
 
