@@ -44,7 +44,7 @@ _HO_256: _Values = _HO | {
 
 # Noise levels drawn where they matter (Karras et al. 2022), which of the same images has two thirds of the FID, and
 # checkpoints that can guide the run they come from (Karras et al. 2024).
-_LEVELS: _Values = {
+_LEVELS_AND_GUIDES: _Values = {
     "diffusion.prediction": "v",
     "train.level_sampling": "lognormal",
     "train.level_mean": -0.85,
@@ -52,7 +52,7 @@ _LEVELS: _Values = {
 }
 
 
-_SMALL_28: _Values = _LEVELS | {
+_SMALL_28: _Values = _LEVELS_AND_GUIDES | {
     "model.channels": 32,
     "model.multipliers": (1, 2, 2),
     "model.attention_levels": (1, 2),
@@ -67,7 +67,7 @@ _SMALL_28: _Values = _LEVELS | {
 
 
 # Less than two minutes of two cores.
-_DIGITS: _Values = _LEVELS | {
+_DIGITS: _Values = _LEVELS_AND_GUIDES | {
     **_steps(1800),
     "train.batch_size": 64,
     "train.learning_rate": 2e-3,
@@ -191,7 +191,7 @@ PRESETS: dict[str, _Values] = {
     "fashion_mnist": _SMALL_28 | {"data.name": "fashion_mnist"},
     # Pictures of a folder, 32x32: ten minutes of two cores.
     "images32": _IMAGES_CPU
-    | _LEVELS
+    | _LEVELS_AND_GUIDES
     | {
         "data.image_size": (32, 32),
         "model.multipliers": (1, 2, 2),
@@ -200,7 +200,7 @@ PRESETS: dict[str, _Values] = {
     },
     # The same, 64x64: hours.
     "images64": _IMAGES_CPU
-    | _LEVELS
+    | _LEVELS_AND_GUIDES
     | {
         "data.image_size": (64, 64),
         "model.multipliers": (1, 2, 2, 4),
@@ -236,7 +236,7 @@ PRESETS: dict[str, _Values] = {
     "flowers64": _FLOWERS | _ENLARGING | {"data.image_size": (64, 64), **_steps(4800)},
     # The same for one GPU.
     "images32_gpu": _IMAGES_GPU
-    | _LEVELS
+    | _LEVELS_AND_GUIDES
     | {
         "data.image_size": (32, 32),
         "model.multipliers": (1, 2, 2, 2),
@@ -244,7 +244,7 @@ PRESETS: dict[str, _Values] = {
         **_steps(60_000),
     },
     "images64_gpu": _IMAGES_GPU
-    | _LEVELS
+    | _LEVELS_AND_GUIDES
     | {
         "data.image_size": (64, 64),
         "model.multipliers": (1, 2, 3, 4),
